@@ -1,0 +1,57 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+
+PYTHON ?= python3
+RUNTIME := target/onnxruntime/libonnxruntime.so
+export ORT_DYLIB_PATH := $(CURDIR)/$(RUNTIME)
+export ORT_DISABLE_TELEMETRY := 1
+export ORT_TELEMETRY_DISABLED := 1
+
+# $(call step,what,command): says what runs and how long it took.
+step = @printf '== %s\n' '$(1)'; start=$$(date +%s%N); $(2); \
+	printf '== %s: %d.%01d s\n' '$(1)' $$((($$(date +%s%N) - start) / 1000000000)) $$((($$(date +%s%N) - start) / 100000000 % 10))
+
+.PHONY: help demo test test-rust test-python lint fmt runtime build check bench clean
+
+help: ## List the commands
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+runtime: ## Fetch the pinned ONNX Runtime library, if it is not there
+	$(call step,ONNX Runtime library,deploy/fetch_onnxruntime.sh $(dir $(RUNTIME)) $(PYTHON))
+
+build: runtime ## Build the release binary
+	$(call step,build,cargo build --release --locked --quiet)
+
+demo: build ## Set up, build, and run every demo head on the sample images and clips
+	$(call step,images,target/release/frostline analyze models/demo/samples/*.jpg --out target/demo)
+	$(call step,clips,for clip in models/demo/samples/clip-*/; do target/release/frostline analyze --clip $$clip --out target/demo; done)
+	@echo "annotated pictures are in target/demo"
+
+check: build ## Check the embedded models and measure them on this machine
+	$(call step,check,target/release/frostline check)
+
+test: test-rust test-python ## Run all tests
+
+test-rust: runtime
+	$(call step,rust tests,cargo test --locked --quiet)
+
+tests/.venv/ready: tests/requirements.txt
+	$(call step,python environment,$(PYTHON) -m venv tests/.venv \
+		&& tests/.venv/bin/python -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt \
+		&& touch $@)
+
+test-python: runtime tests/.venv/ready
+	$(call step,debug build,cargo build --locked --quiet)
+	$(call step,reference tests,tests/.venv/bin/python -m pytest -q tests/reference)
+
+lint: ## Check format and lints
+	$(call step,fmt,cargo fmt --check)
+	$(call step,clippy,cargo clippy --locked --quiet --all-targets -- -D warnings)
+
+fmt: ## Format the code
+	cargo fmt
+
+clean: ## Remove everything that was built
+	rm -rf target tests/.venv

@@ -1,0 +1,85 @@
+//! Running graphs. The only module that sees ONNX Runtime, and the only one with `unsafe` code.
+//!
+//! A [`Lane`] is what one thread owns: a backbone session and a session of every head. The backbone's outputs are a
+//! [`FeatureBatch`]; a [`FeatureRow`] is one image's share of it, and a head reads contiguous rows in place.
+
+mod features;
+mod runtime;
+mod session;
+
+use thiserror::Error;
+
+pub use features::{FeatureBatch, FeatureRow, HeadBatch, HeadRow, TensorRow};
+pub use runtime::{LIBRARY_VERSION, Runtime};
+pub use session::{Lane, LaneOptions};
+
+/// Element type of a tensor that crosses the backend's border.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Element {
+    /// IEEE 754 32-bit.
+    F32,
+    /// IEEE 754 16-bit.
+    F16,
+    /// Signed 64-bit.
+    I64,
+    /// Signed 32-bit.
+    I32,
+    /// Unsigned 8-bit.
+    U8,
+}
+
+impl Element {
+    /// Bytes of one element.
+    #[must_use]
+    pub fn size(self) -> usize {
+        match self {
+            Self::I64 => 8,
+            Self::F32 | Self::I32 => 4,
+            Self::F16 => 2,
+            Self::U8 => 1,
+        }
+    }
+}
+
+/// Why a graph does not load or run.
+#[derive(Debug, Error, Clone)]
+pub enum BackendError {
+    /// The ONNX Runtime library is missing or is another version.
+    #[error("{0}")]
+    Library(String),
+    /// The graph is not what its manifest says.
+    #[error("{graph}: {field}: {reason}")]
+    Contract {
+        /// The graph's file.
+        graph: String,
+        /// The input, output or manifest field at fault.
+        field: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// ONNX Runtime refused to load or run the graph.
+    #[error("{graph}: {detail}")]
+    Run {
+        /// The graph's file.
+        graph: String,
+        /// What ONNX Runtime said.
+        detail: String,
+    },
+}
+
+impl BackendError {
+    fn contract(graph: &str, field: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self::Contract {
+            graph: graph.to_owned(),
+            field: field.into(),
+            reason: reason.into(),
+        }
+    }
+
+    fn run(graph: &str, error: impl std::fmt::Display) -> Self {
+        Self::Run {
+            graph: graph.to_owned(),
+            detail: error.to_string(),
+        }
+    }
+}

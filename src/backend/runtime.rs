@@ -1,0 +1,100 @@
+//! Finding and loading the ONNX Runtime library.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+};
+
+use ort::environment::Environment;
+
+use super::BackendError;
+
+/// The ONNX Runtime version that Frostline is built and tested against.
+pub const LIBRARY_VERSION: &str = "1.31.1";
+
+/// The loaded library and its one environment. Cheap to clone.
+#[derive(Clone)]
+pub struct Runtime {
+    pub(super) environment: Environment,
+    library: PathBuf,
+}
+
+impl std::fmt::Debug for Runtime {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Runtime")
+            .field("library", &self.library)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Runtime {
+    /// Loads the library from `library`, or else from the first place where it is found: `ORT_DYLIB_PATH`, the
+    /// executable's folder, `../lib` beside it, and `target/onnxruntime` of a source checkout.
+    ///
+    /// A process has one environment: later calls return it, whatever path they give.
+    ///
+    /// # Errors
+    /// No library, or one that cannot be used, in a sentence that says what to do.
+    pub fn load(library: Option<&Path>) -> Result<Self, BackendError> {
+        static LOADED: std::sync::OnceLock<Result<Runtime, BackendError>> =
+            std::sync::OnceLock::new();
+        LOADED.get_or_init(|| Self::load_once(library)).clone()
+    }
+
+    fn load_once(library: Option<&Path>) -> Result<Self, BackendError> {
+        let library = match library {
+            Some(path) => path.to_path_buf(),
+            None => find().ok_or_else(|| {
+                BackendError::Library(format!(
+                    "the ONNX Runtime {LIBRARY_VERSION} library is not installed: run `make runtime`, or set \
+                     ORT_DYLIB_PATH to libonnxruntime.so"
+                ))
+            })?,
+        };
+        if !library.is_file() {
+            return Err(BackendError::Library(format!(
+                "there is no ONNX Runtime library at {}: run `make runtime`, or set ORT_DYLIB_PATH to \
+                 libonnxruntime.so {LIBRARY_VERSION}",
+                library.display()
+            )));
+        }
+        let unusable = |detail: String| {
+            BackendError::Library(format!(
+                "{} is not a usable ONNX Runtime {LIBRARY_VERSION} library ({detail}): run `make runtime`, or set \
+                 ORT_DYLIB_PATH to the right one",
+                library.display()
+            ))
+        };
+        let environment = ort::init_from(&library)
+            .map_err(|error| unusable(error.to_string()))?
+            .with_name("frostline")
+            .with_telemetry(false)
+            .build()
+            .map_err(|error| unusable(error.to_string()))?;
+        Ok(Self {
+            environment,
+            library,
+        })
+    }
+
+    /// Where the library was found.
+    #[must_use]
+    pub fn library(&self) -> &Path {
+        &self.library
+    }
+}
+
+fn find() -> Option<PathBuf> {
+    if let Some(path) = env::var_os("ORT_DYLIB_PATH").filter(|path| !path.is_empty()) {
+        return Some(path.into());
+    }
+    let executable = env::current_exe().ok()?;
+    let folder = executable.parent()?;
+    let beside = [folder.to_path_buf(), folder.join("../lib")];
+    let checkout = folder.ancestors().take(5).map(|up| up.join("onnxruntime"));
+    beside
+        .into_iter()
+        .chain(checkout)
+        .map(|folder| folder.join("libonnxruntime.so"))
+        .find(|path| path.is_file())
+}

@@ -1,0 +1,143 @@
+//! A typed client, used by the commands and the tests.
+
+use anyhow::Context;
+use bytes::Bytes;
+use tonic::{Status, transport::Channel};
+
+use crate::proto::{
+    self, model_service_client::ModelServiceClient, vision_service_client::VisionServiceClient,
+};
+
+/// A connection to a server. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Client {
+    /// `VisionService`, for calls that have no shorthand here.
+    pub vision: VisionServiceClient<Channel>,
+    /// `ModelService`.
+    pub model: ModelServiceClient<Channel>,
+}
+
+impl Client {
+    /// Connects to `address`, such as `http://127.0.0.1:8461`.
+    ///
+    /// # Errors
+    /// The address is malformed, or nothing listens there.
+    pub async fn connect(address: &str) -> anyhow::Result<Self> {
+        let channel = Channel::from_shared(address.to_owned())
+            .with_context(|| format!("{address:?} is not an address"))?
+            .tcp_nodelay(true)
+            .connect()
+            .await
+            .with_context(|| format!("cannot reach a server at {address}"))?;
+        const MOST: usize = 256 << 20;
+        Ok(Self {
+            vision: VisionServiceClient::new(channel.clone())
+                .max_decoding_message_size(MOST)
+                .max_encoding_message_size(MOST),
+            model: ModelServiceClient::new(channel),
+        })
+    }
+
+    /// Any heads on one image file; none named: all that fit.
+    ///
+    /// # Errors
+    /// What the server answers.
+    pub async fn analyze_image(
+        &mut self,
+        image: Bytes,
+        heads: &[&str],
+    ) -> Result<proto::AnalyzeResponse, Status> {
+        let request = proto::AnalyzeRequest {
+            input: Some(proto::analyze_request::Input::Image(encoded(image))),
+            heads: heads.iter().map(|head| (*head).to_owned()).collect(),
+            ..Default::default()
+        };
+        Ok(self.vision.analyze(request).await?.into_inner())
+    }
+
+    /// Any heads on a clip of image files; none named: all.
+    ///
+    /// # Errors
+    /// What the server answers.
+    pub async fn analyze_clip(
+        &mut self,
+        frames: Vec<Bytes>,
+        heads: &[&str],
+    ) -> Result<proto::AnalyzeResponse, Status> {
+        let request = proto::AnalyzeRequest {
+            input: Some(proto::analyze_request::Input::Clip(clip(frames))),
+            heads: heads.iter().map(|head| (*head).to_owned()).collect(),
+            ..Default::default()
+        };
+        Ok(self.vision.analyze(request).await?.into_inner())
+    }
+
+    /// A detection head on one image file.
+    ///
+    /// # Errors
+    /// What the server answers.
+    pub async fn detect(&mut self, image: Bytes) -> Result<proto::DetectResponse, Status> {
+        let image = Some(encoded(image));
+        let request = proto::DetectRequest {
+            image,
+            ..Default::default()
+        };
+        Ok(self.vision.detect(request).await?.into_inner())
+    }
+
+    /// A segmentation head on one image file.
+    ///
+    /// # Errors
+    /// What the server answers.
+    pub async fn segment(&mut self, image: Bytes) -> Result<proto::SegmentResponse, Status> {
+        let image = Some(encoded(image));
+        let request = proto::SegmentRequest {
+            image,
+            ..Default::default()
+        };
+        Ok(self.vision.segment(request).await?.into_inner())
+    }
+
+    /// An action head on a clip of image files.
+    ///
+    /// # Errors
+    /// What the server answers.
+    pub async fn recognize(
+        &mut self,
+        frames: Vec<Bytes>,
+    ) -> Result<proto::RecognizeActionResponse, Status> {
+        let request = proto::RecognizeActionRequest {
+            input: Some(proto::recognize_action_request::Input::Clip(clip(frames))),
+            ..Default::default()
+        };
+        Ok(self.vision.recognize_action(request).await?.into_inner())
+    }
+}
+
+/// An image file as a message.
+#[must_use]
+pub fn encoded(image: Bytes) -> proto::Image {
+    proto::Image {
+        content: Some(proto::image::Content::Encoded(image)),
+    }
+}
+
+/// Raw RGB pixels as a message.
+#[must_use]
+pub fn raw(width: u32, height: u32, rgb: Bytes) -> proto::Image {
+    proto::Image {
+        content: Some(proto::image::Content::Raw(proto::RawImage {
+            width,
+            height,
+            rgb,
+        })),
+    }
+}
+
+/// Image files as a clip.
+#[must_use]
+pub fn clip(frames: Vec<Bytes>) -> proto::Clip {
+    proto::Clip {
+        frames: frames.into_iter().map(encoded).collect(),
+    }
+}

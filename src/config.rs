@@ -1,0 +1,468 @@
+//! The configuration: a TOML file, environment variables over it, flags over those.
+//!
+//! Every value is known by its path (`engine.max_batch`), so that all three sources speak of the same thing: a file's
+//! `[engine] max_batch = 4`, the variable `FROSTLINE_ENGINE_MAX_BATCH=4`, the flag `--set engine.max_batch=4`. Unknown
+//! paths are errors.
+
+use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, time::Duration};
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::{
+    engine::{AdmissionLimits, EngineConfig},
+    media,
+    server::ServerConfig,
+};
+
+/// Why a configuration is refused.
+#[derive(Debug, Error)]
+#[error("{origin}: {detail}")]
+pub struct ConfigError {
+    origin: String,
+    detail: String,
+}
+
+/// The whole configuration.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// How the server listens.
+    pub server: Server,
+    /// Bounds on requests.
+    pub limits: Limits,
+    /// How the machine is used.
+    pub engine: Engine,
+    /// Where graphs run.
+    pub device: Device,
+    /// Which models are served.
+    pub repository: Repository,
+    /// What is told of the server's work.
+    pub telemetry: Telemetry,
+}
+
+/// `[server]`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Server {
+    /// Address and port.
+    pub listen: SocketAddr,
+    /// Allows an address other than loopback while there is neither TLS nor authorization.
+    pub insecure: bool,
+    /// Seconds that calls under way get to finish after a signal.
+    pub drain_seconds: u64,
+    /// Most calls at once on one connection.
+    pub max_streams: u32,
+}
+
+/// `[limits]`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Largest request in bytes.
+    pub request_bytes: usize,
+    /// Largest response in bytes.
+    pub response_bytes: usize,
+    /// Largest encoded image in bytes.
+    pub image_bytes: usize,
+    /// Most pixels of an image.
+    pub image_pixels: u64,
+    /// Longest side of an image in pixels.
+    pub image_side: u32,
+    /// Most frames of a clip.
+    pub frames: usize,
+    /// Most images and frames inside at once.
+    pub images_in_flight: usize,
+    /// Most bytes of images inside at once.
+    pub bytes_in_flight: usize,
+}
+
+/// `[engine]`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Engine {
+    /// Threads that run graphs; 0 for one per core.
+    pub lanes: usize,
+    /// Threads that one lane's operators use.
+    pub threads_per_lane: usize,
+    /// Threads that decode; 0 for one per core.
+    pub decoders: usize,
+    /// Largest backbone batch.
+    pub max_batch: usize,
+    /// Bytes of finished features to keep; 0 for none.
+    pub cache_bytes: usize,
+}
+
+/// `[device]`
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Device {
+    /// The ONNX Runtime library; found where it was installed if unset.
+    pub library: Option<PathBuf>,
+}
+
+/// `[repository]`
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Repository {
+    /// Folder of the models; the embedded demo models if unset.
+    pub path: Option<PathBuf>,
+}
+
+/// `[telemetry]`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Telemetry {
+    /// Log filter, as `tracing` writes them.
+    pub log: String,
+    /// `text` or `json`.
+    pub format: LogFormat,
+}
+
+/// How log lines are written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// For machines, one object a line.
+    Json,
+}
+
+impl Default for Server {
+    fn default() -> Self {
+        let server = ServerConfig::default();
+        Self {
+            listen: server.listen,
+            insecure: false,
+            drain_seconds: server.drain_timeout.as_secs(),
+            max_streams: server.max_streams,
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        let (server, engine) = (ServerConfig::default(), EngineConfig::default());
+        Self {
+            request_bytes: server.max_request_bytes,
+            response_bytes: server.max_response_bytes,
+            image_bytes: engine.media.max_bytes,
+            image_pixels: engine.media.max_pixels,
+            image_side: engine.media.max_side,
+            frames: engine.max_frames,
+            images_in_flight: engine.admission.images,
+            bytes_in_flight: engine.admission.bytes,
+        }
+    }
+}
+
+impl Default for Engine {
+    fn default() -> Self {
+        let engine = EngineConfig::default();
+        Self {
+            lanes: engine.lanes,
+            threads_per_lane: engine.threads_per_lane,
+            decoders: engine.decoders,
+            max_batch: engine.max_batch,
+            cache_bytes: engine.cache_bytes,
+        }
+    }
+}
+
+impl Default for Telemetry {
+    fn default() -> Self {
+        Self {
+            log: "info,ort=warn".to_owned(),
+            format: LogFormat::Text,
+        }
+    }
+}
+
+impl Config {
+    /// The engine's part.
+    #[must_use]
+    pub fn engine(&self) -> EngineConfig {
+        EngineConfig {
+            lanes: self.engine.lanes,
+            threads_per_lane: self.engine.threads_per_lane,
+            decoders: self.engine.decoders,
+            max_batch: self.engine.max_batch,
+            cache_bytes: self.engine.cache_bytes,
+            admission: AdmissionLimits {
+                images: self.limits.images_in_flight,
+                bytes: self.limits.bytes_in_flight,
+            },
+            media: media::Limits {
+                max_bytes: self.limits.image_bytes,
+                max_pixels: self.limits.image_pixels,
+                max_side: self.limits.image_side,
+            },
+            max_frames: self.limits.frames,
+        }
+    }
+
+    /// The server's part.
+    #[must_use]
+    pub fn server(&self) -> ServerConfig {
+        ServerConfig {
+            listen: self.server.listen,
+            max_request_bytes: self.limits.request_bytes,
+            max_response_bytes: self.limits.response_bytes,
+            drain_timeout: Duration::from_secs(self.server.drain_seconds),
+            max_streams: self.server.max_streams,
+        }
+    }
+
+    fn check(&self) -> Result<(), (&'static str, String)> {
+        let at_least_one = [
+            ("limits.request_bytes", self.limits.request_bytes),
+            ("limits.response_bytes", self.limits.response_bytes),
+            ("limits.image_bytes", self.limits.image_bytes),
+            ("limits.frames", self.limits.frames),
+            ("limits.images_in_flight", self.limits.images_in_flight),
+            ("limits.bytes_in_flight", self.limits.bytes_in_flight),
+            ("engine.threads_per_lane", self.engine.threads_per_lane),
+            ("engine.max_batch", self.engine.max_batch),
+        ];
+        if let Some((path, _)) = at_least_one.iter().find(|(_, value)| *value == 0) {
+            return Err((path, "is 0, but must be at least 1".to_owned()));
+        }
+        for (path, value) in [
+            ("engine.lanes", self.engine.lanes),
+            ("engine.decoders", self.engine.decoders),
+        ] {
+            if value > 256 {
+                return Err((path, format!("is {value}, but must be at most 256")));
+            }
+        }
+        if self.engine.max_batch > 1024 {
+            let detail = format!("is {}, but must be at most 1024", self.engine.max_batch);
+            return Err(("engine.max_batch", detail));
+        }
+        if !self.server.listen.ip().is_loopback() && !self.server.insecure {
+            let detail = format!(
+                "is {}, which others can reach without TLS or authorization: listen on loopback, or set \
+                 server.insecure",
+                self.server.listen
+            );
+            return Err(("server.listen", detail));
+        }
+        Ok(())
+    }
+}
+
+/// Where a value is from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// Nobody set it.
+    Default,
+    /// The configuration file.
+    File(PathBuf),
+    /// An environment variable.
+    Variable(String),
+    /// A flag on the command line.
+    Flag(String),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::File(path) => write!(f, "file {}", path.display()),
+            Self::Variable(name) => write!(f, "variable {name}"),
+            Self::Flag(flag) => write!(f, "flag {flag}"),
+        }
+    }
+}
+
+/// Collects values from their sources; later ones win.
+#[derive(Debug, Default)]
+pub struct Builder {
+    values: BTreeMap<String, (toml::Value, Origin)>,
+}
+
+impl Builder {
+    /// Adds a file.
+    ///
+    /// # Errors
+    /// The file cannot be read or is not TOML.
+    pub fn file(&mut self, path: PathBuf) -> Result<(), ConfigError> {
+        let fail = |detail: String| ConfigError {
+            origin: path.display().to_string(),
+            detail,
+        };
+        let text = std::fs::read_to_string(&path).map_err(|error| fail(error.to_string()))?;
+        let table: toml::Table = toml::from_str(&text).map_err(|error| fail(error.to_string()))?;
+        for (section, value) in table {
+            match value {
+                toml::Value::Table(values) => {
+                    for (key, value) in values {
+                        let origin = Origin::File(path.clone());
+                        self.values
+                            .insert(format!("{section}.{key}"), (value, origin));
+                    }
+                }
+                value => {
+                    self.values
+                        .insert(section, (value, Origin::File(path.clone())));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds the variables that are called `FROSTLINE_<SECTION>_<KEY>`. `FROSTLINE_CONFIG` names the file and is left out.
+    pub fn variables(&mut self, variables: impl Iterator<Item = (String, String)>) {
+        for (name, value) in variables {
+            let Some(rest) = name.strip_prefix("FROSTLINE_") else {
+                continue;
+            };
+            if rest == "CONFIG" {
+                continue;
+            }
+            let path = rest.to_lowercase().replacen('_', ".", 1);
+            self.values
+                .insert(path, (scalar(&value), Origin::Variable(name)));
+        }
+    }
+
+    /// Adds one value from a flag.
+    pub fn flag(&mut self, flag: &str, path: &str, value: &str) {
+        let origin = Origin::Flag(flag.to_owned());
+        self.values.insert(path.to_owned(), (scalar(value), origin));
+    }
+
+    /// The configuration, checked, and each value with its origin.
+    ///
+    /// # Errors
+    /// An unknown path, a value of the wrong type or out of range, with its origin.
+    pub fn build(self) -> Result<(Config, Vec<(String, String, Origin)>), ConfigError> {
+        let mut root = toml::Table::new();
+        for (path, (value, origin)) in &self.values {
+            // One value at a time, so that an error can say where it comes from.
+            let one = nest(path, value.clone());
+            if let Err(error) = one.clone().try_into::<Config>() {
+                let detail = format!("{path}: {}", error.message().trim());
+                return Err(ConfigError {
+                    origin: origin.to_string(),
+                    detail,
+                });
+            }
+            for (section, value) in one {
+                let slot = root
+                    .entry(section)
+                    .or_insert_with(|| toml::Value::Table(toml::Table::new()));
+                if let (toml::Value::Table(into), toml::Value::Table(from)) = (slot, value) {
+                    into.extend(from);
+                }
+            }
+        }
+        let fail = |origin: String, detail: String| ConfigError { origin, detail };
+        let config: Config = root.try_into().map_err(|error: toml::de::Error| {
+            fail("configuration".to_owned(), error.to_string())
+        })?;
+        let origin_of = |path: &str| {
+            self.values
+                .get(path)
+                .map_or(Origin::Default, |(_, origin)| origin.clone())
+        };
+        config.check().map_err(|(path, detail)| {
+            fail(origin_of(path).to_string(), format!("{path} {detail}"))
+        })?;
+        let shown = toml::Table::try_from(&config)
+            .map_err(|error| fail("configuration".to_owned(), error.to_string()))?;
+        let mut listing = Vec::new();
+        for (section, values) in shown {
+            for (key, value) in values.as_table().into_iter().flatten() {
+                let path = format!("{section}.{key}");
+                let origin = origin_of(&path);
+                listing.push((path, value.to_string(), origin));
+            }
+        }
+        Ok((config, listing))
+    }
+}
+
+fn nest(path: &str, value: toml::Value) -> toml::Table {
+    let mut table = toml::Table::new();
+    match path.split_once('.') {
+        Some((section, key)) => {
+            let mut inner = toml::Table::new();
+            inner.insert(key.to_owned(), value);
+            table.insert(section.to_owned(), toml::Value::Table(inner));
+        }
+        None => {
+            table.insert(path.to_owned(), value);
+        }
+    }
+    table
+}
+
+/// A number or boolean where the text is one, else a string.
+fn scalar(text: &str) -> toml::Value {
+    if let Ok(value) = text.parse::<bool>() {
+        return toml::Value::Boolean(value);
+    }
+    if let Ok(value) = text.parse::<i64>() {
+        return toml::Value::Integer(value);
+    }
+    toml::Value::String(text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn build(add: impl FnOnce(&mut Builder)) -> Result<Config, String> {
+        let mut builder = Builder::default();
+        add(&mut builder);
+        builder
+            .build()
+            .map(|(config, _)| config)
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_flag_wins_over_a_variable() {
+        let config = build(|builder| {
+            let variable = ("FROSTLINE_ENGINE_MAX_BATCH".to_owned(), "4".to_owned());
+            builder.variables([variable].into_iter());
+            builder.flag("--set", "engine.max_batch", "2");
+        });
+        assert_eq!(config.map(|c| c.engine.max_batch), Ok(2));
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_with_its_origin() {
+        let error = build(|builder| builder.flag("--set", "engine.max_bach", "2")).err();
+        let error = error.unwrap_or_default();
+        assert!(
+            error.contains("flag --set") && error.contains("max_bach"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn an_address_that_others_reach_needs_a_word() {
+        let listen = |builder: &mut Builder| builder.flag("--listen", "server.listen", "0.0.0.0:1");
+        assert!(build(listen).is_err());
+        let allowed = build(|builder| {
+            listen(builder);
+            builder.flag("--set", "server.insecure", "true");
+        });
+        assert!(allowed.is_ok());
+    }
+
+    #[test]
+    fn defaults_are_valid_and_listed_with_their_origin() {
+        let listing = Builder::default()
+            .build()
+            .map(|(_, listing)| listing)
+            .unwrap_or_default();
+        assert!(listing.iter().any(|(path, _, origin)| {
+            path == "limits.images_in_flight" && *origin == Origin::Default
+        }));
+    }
+}

@@ -1,0 +1,158 @@
+//! From a head's raw outputs to results in the original image's geometry, off the async threads.
+
+use std::sync::Arc;
+
+use ndarray::{ArrayViewD, Ix1, Ix2, Ix3};
+
+use super::Head;
+use crate::{
+    backend::{HeadRow, TensorRow},
+    error::{Error, Kind, Result},
+    media::Geometry,
+    repository::{MaskSpace, Task},
+    task::{
+        self, Detection, DetectionOutputs, DetectionParams, LabelMap, MaskKind, ScoredLabel,
+        TaskError,
+    },
+};
+
+/// What a caller asks for beyond the manifest; checked before it gets here.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Options {
+    /// Least score of a detection.
+    pub score_threshold: Option<f32>,
+    /// Most detections.
+    pub max_detections: Option<usize>,
+    /// Leave instance masks out.
+    pub omit_masks: bool,
+    /// Labels in a classification.
+    pub top_k: Option<usize>,
+}
+
+/// What a head found.
+#[derive(Debug)]
+pub enum Outcome {
+    /// Objects, highest score first.
+    Detection(Vec<Detection>),
+    /// A label for each pixel of the original image.
+    Segmentation(LabelMap),
+    /// The most probable labels.
+    Classification(Vec<ScoredLabel>),
+    /// Raw outputs.
+    Tensors(HeadRow),
+}
+
+/// Turns each head's output into its result.
+pub(super) async fn run_all(
+    heads: Vec<Arc<Head>>,
+    rows: Vec<(usize, Result<HeadRow>)>,
+    geometry: Geometry,
+    options: Options,
+) -> Result<Vec<(Arc<Head>, Result<Outcome>)>> {
+    if heads.is_empty() {
+        return Ok(Vec::new());
+    }
+    let work = move || {
+        let one = |head: &Head, row: Result<HeadRow>| outcome(head, row?, &geometry, &options);
+        heads
+            .into_iter()
+            .zip(rows)
+            .map(|(head, (_, row))| {
+                let result = one(&head, row);
+                (head, result)
+            })
+            .collect()
+    };
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| Error::new(Kind::Internal, format!("postprocessing failed: {error}")))
+}
+
+fn outcome(head: &Head, row: HeadRow, geometry: &Geometry, options: &Options) -> Result<Outcome> {
+    let manifest = &head.manifest;
+    let failed = |error: TaskError| {
+        let message = format!(
+            "the head {:?} gave an unusable output: {error}",
+            manifest.name
+        );
+        Error::new(Kind::HeadFailed, message)
+    };
+    match manifest.task {
+        Task::Detection => {
+            let post = &manifest.postprocess;
+            let masks = (!options.omit_masks).then_some(post.mask).flatten();
+            let most = post.max_detections.unwrap_or(100);
+            let params = DetectionParams {
+                score_threshold: options
+                    .score_threshold
+                    .or(post.score_threshold)
+                    .unwrap_or(0.0),
+                nms_iou: post.nms_iou,
+                max_detections: options.max_detections.unwrap_or(most).min(most),
+                mask: masks.map(|space| match space {
+                    MaskSpace::Image => MaskKind::Image,
+                    MaskSpace::Box => MaskKind::Box,
+                }),
+                mask_threshold: post.mask_threshold.unwrap_or(0.5),
+            };
+            let labels = tensor(&row, "labels", |t| t.i64())?;
+            let outputs = DetectionOutputs {
+                boxes: dims::<_, Ix2>(tensor(&row, "boxes", |t| t.f32())?)?,
+                scores: dims::<_, Ix1>(tensor(&row, "scores", |t| t.f32())?)?,
+                labels: dims::<_, Ix1>(labels)?,
+                masks: match masks {
+                    Some(_) => Some(dims::<_, Ix3>(tensor(&row, "masks", |t| t.f32())?)?),
+                    None => None,
+                },
+            };
+            task::detect(&outputs, &params, geometry, manifest.labels.len())
+                .map(Outcome::Detection)
+                .map_err(failed)
+        }
+        Task::Segmentation => {
+            let map = match row.tensor("label_map") {
+                Some(map) => {
+                    let map = map.i64().ok_or_else(|| missing("label_map"))?;
+                    let labels = manifest.labels.len();
+                    task::segment_labels(dims::<_, Ix2>(map)?, geometry, labels)
+                }
+                None => {
+                    let logits = tensor(&row, "logits", |t| t.f32())?;
+                    task::segment_logits(dims::<_, Ix3>(logits)?, geometry)
+                }
+            };
+            map.map(Outcome::Segmentation).map_err(failed)
+        }
+        Task::Action | Task::Classification => {
+            let logits = tensor(&row, "logits", |t| t.f32())?;
+            let probabilities = task::softmax(dims::<_, Ix1>(logits)?).map_err(failed)?;
+            let count = options.top_k.or(manifest.postprocess.top_k).unwrap_or(5);
+            Ok(Outcome::Classification(task::top_k(&probabilities, count)))
+        }
+        Task::Embedding | Task::Tensor => Ok(Outcome::Tensors(row)),
+    }
+}
+
+/// The output `name`, of the type that `read` takes. The contract check saw to both; a failure is a defect.
+fn tensor<'a, T>(
+    row: &'a HeadRow,
+    name: &str,
+    read: impl Fn(&TensorRow<'a>) -> Option<ArrayViewD<'a, T>>,
+) -> Result<ArrayViewD<'a, T>> {
+    row.tensor(name)
+        .as_ref()
+        .and_then(read)
+        .ok_or_else(|| missing(name))
+}
+
+fn missing(name: &str) -> Error {
+    Error::new(
+        Kind::Internal,
+        format!("the head's output {name:?} is missing or of another type"),
+    )
+}
+
+fn dims<T, D: ndarray::Dimension>(view: ArrayViewD<'_, T>) -> Result<ndarray::ArrayView<'_, T, D>> {
+    view.into_dimensionality()
+        .map_err(|error| Error::new(Kind::Internal, format!("a head's output has {error}")))
+}

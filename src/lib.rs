@@ -1,0 +1,23 @@
+//! Frostline: one frozen vision backbone, many light heads, one gRPC service.
+//!
+//! Layers, imports going downward only:
+//!
+//! ```text
+//! main, cli       commands
+//! server, client  the protocol
+//! engine          sharing, batching, scheduling
+//! backend         ONNX Runtime          task   outputs to results      media  images
+//! repository      manifests and files   error, config, proto
+//! ```
+
+pub mod backend;
+pub mod cli;
+pub mod client;
+pub mod config;
+pub mod engine;
+pub mod error;
+pub mod media;
+pub mod proto;
+pub mod repository;
+pub mod server;
+pub mod task;

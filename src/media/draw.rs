@@ -1,0 +1,156 @@
+//! Results drawn for people: masks, boxes, labels, label maps.
+
+use ab_glyph::{Font, FontRef, PxScale, ScaleFont};
+
+use super::Image;
+
+/// Printable ASCII of DejaVu Sans Bold; its licence lies beside it.
+const FONT: &[u8] = include_bytes!("font/DejaVuSans-Bold-ascii.ttf");
+
+/// Colours that stay apart beside each other (Tableau 10, and lighter ones of the same hues).
+const PALETTE: [[u8; 3]; 20] = [
+    [31, 119, 180],
+    [255, 127, 14],
+    [44, 160, 44],
+    [214, 39, 40],
+    [148, 103, 189],
+    [140, 86, 75],
+    [227, 119, 194],
+    [188, 189, 34],
+    [23, 190, 207],
+    [127, 127, 127],
+    [255, 187, 120],
+    [152, 223, 138],
+    [255, 152, 150],
+    [197, 176, 213],
+    [196, 156, 148],
+    [247, 182, 210],
+    [219, 219, 141],
+    [158, 218, 229],
+    [174, 199, 232],
+    [199, 199, 199],
+];
+
+/// The colour of a label.
+#[must_use]
+pub fn color(label: u32) -> [u8; 3] {
+    PALETTE[label as usize % PALETTE.len()]
+}
+
+/// Tints the pixels of `mask` (row by row, `width x height` of them).
+pub fn tint(image: &mut Image, mask: &[bool], color: [u8; 3], opacity: f32) {
+    for (pixel, _) in image
+        .data_mut()
+        .chunks_exact_mut(3)
+        .zip(mask)
+        .filter(|(_, set)| **set)
+    {
+        blend(pixel, color, opacity);
+    }
+}
+
+/// Tints every pixel with its label's colour; `labels` lie row by row.
+pub fn tint_labels(image: &mut Image, labels: &[u16], opacity: f32) {
+    for (pixel, &label) in image.data_mut().chunks_exact_mut(3).zip(labels) {
+        blend(pixel, color(u32::from(label)), opacity);
+    }
+}
+
+/// Fills the rectangle from (`left`, `top`) of `width` x `height` pixels; what is outside the image is left out.
+pub fn fill(
+    image: &mut Image,
+    (left, top): (i64, i64),
+    (width, height): (i64, i64),
+    color: [u8; 3],
+    opacity: f32,
+) {
+    let (w, h) = (i64::from(image.width()), i64::from(image.height()));
+    for y in top.max(0)..(top + height).min(h) {
+        for x in left.max(0)..(left + width).min(w) {
+            let at = ((y * w + x) * 3) as usize;
+            blend(&mut image.data_mut()[at..at + 3], color, opacity);
+        }
+    }
+}
+
+/// The outline of an xyxy box, `stroke` pixels wide, inside it.
+pub fn outline(image: &mut Image, bbox: [f32; 4], stroke: i64, color: [u8; 3]) {
+    let [left, top, right, bottom] = bbox.map(|side| side.round() as i64);
+    let (width, height) = (right - left, bottom - top);
+    fill(image, (left, top), (width, stroke), color, 1.0);
+    fill(image, (left, bottom - stroke), (width, stroke), color, 1.0);
+    fill(image, (left, top), (stroke, height), color, 1.0);
+    fill(image, (right - stroke, top), (stroke, height), color, 1.0);
+}
+
+/// White text on a ground of `color`, its top left corner at (`left`, `top`), moved to stay inside the image.
+/// Characters outside printable ASCII are left out.
+pub fn tag(image: &mut Image, (left, top): (i64, i64), text: &str, size: f32, color: [u8; 3]) {
+    // The font is part of the binary: that it parses is held by a test.
+    let Ok(font) = FontRef::try_from_slice(FONT) else {
+        return;
+    };
+    let font = font.as_scaled(PxScale::from(size));
+    let glyphs: Vec<_> = text.chars().filter(|c| (' '..='~').contains(c)).collect();
+    let advance: f32 = glyphs
+        .iter()
+        .map(|&c| font.h_advance(font.glyph_id(c)))
+        .sum();
+    let pad = (size / 5.0).ceil();
+    let (width, height) = ((advance + 2.0 * pad) as i64, (font.height() + pad) as i64);
+    let left = left.min(i64::from(image.width()) - width).max(0);
+    let top = top.min(i64::from(image.height()) - height).max(0);
+    fill(image, (left, top), (width, height), color, 0.85);
+    let mut x = left as f32 + pad;
+    let baseline = top as f32 + pad / 2.0 + font.ascent();
+    for c in glyphs {
+        let id = font.glyph_id(c);
+        let glyph = id.with_scale_and_position(size, ab_glyph::point(x, baseline));
+        if let Some(shape) = font.outline_glyph(glyph) {
+            let corner = shape.px_bounds().min;
+            shape.draw(|dx, dy, coverage| {
+                let at = (
+                    corner.x as i64 + i64::from(dx),
+                    corner.y as i64 + i64::from(dy),
+                );
+                fill(image, at, (1, 1), [255; 3], coverage.min(1.0));
+            });
+        }
+        x += font.h_advance(id);
+    }
+}
+
+fn blend(pixel: &mut [u8], color: [u8; 3], opacity: f32) {
+    for (level, target) in pixel.iter_mut().zip(color) {
+        let mixed = f32::from(*level) + (f32::from(target) - f32::from(*level)) * opacity;
+        *level = mixed.round() as u8;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gray() -> Image {
+        Image::from_raw(40, 30, vec![100; 40 * 30 * 3]).unwrap()
+    }
+
+    #[test]
+    fn text_is_drawn_and_stays_inside() {
+        let mut image = gray();
+        tag(&mut image, (1000, -50), "cat 0.9", 12.0, [0, 0, 0]);
+        assert!(image.data().contains(&255), "no glyph was drawn");
+        outline(&mut image, [-10.0, -10.0, 500.0, 500.0], 2, [1, 2, 3]);
+    }
+
+    #[test]
+    fn an_outline_covers_its_edge_and_not_its_inside() {
+        let mut image = gray();
+        outline(&mut image, [5.0, 5.0, 20.0, 15.0], 2, [255, 0, 0]);
+        let at = |x: usize, y: usize| &image.data()[(y * 40 + x) * 3..][..3];
+        assert_eq!(at(5, 5), [255, 0, 0]);
+        assert_eq!(at(19, 14), [255, 0, 0]);
+        assert_eq!(at(10, 10), [100, 100, 100]);
+        assert_eq!(at(20, 10), [100, 100, 100]);
+    }
+}

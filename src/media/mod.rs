@@ -1,0 +1,25 @@
+//! Images in and out: bounded decoding, resizing to a network's input, drawing and encoding.
+//!
+//! Everything here is synchronous and pure. A caller's bytes are hostile until proven otherwise: limits are
+//! checked against the header before a pixel is allocated, and a damaged file is an error, never a grey picture.
+//! Third-party decoders may still panic on inputs nobody has met yet, so callers that must survive run
+//! [`decode`] behind `catch_unwind`.
+//!
+//! - `decode`: encoded bytes to an upright RGB [`Image`]
+//! - `geometry`, `preprocess`: an image to a network's input, and coordinates there and back
+//! - `draw`, `encode`: results for people
+
+mod decode;
+pub mod draw;
+mod encode;
+mod error;
+mod geometry;
+mod image;
+mod preprocess;
+
+pub use self::decode::{Format, Header, decode, probe};
+pub use self::encode::{encode_gray8_png, encode_gray16_png, encode_jpeg, encode_png};
+pub use self::error::{MediaError, MediaErrorKind};
+pub use self::geometry::{Geometry, Region, geometry};
+pub use self::image::{Image, Limits, RgbView};
+pub use self::preprocess::{Filter, Preprocess, ResizeMode, preprocess_into};

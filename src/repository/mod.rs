@@ -1,0 +1,256 @@
+//! The model repository: a folder with one backbone and any number of heads.
+//!
+//! ```text
+//! backbone.toml  backbone.onnx
+//! heads/<name>/head.toml  heads/<name>/head.onnx
+//! ```
+//!
+//! Everything read from disk is checked before it is used: unknown keys, values out of range, file names that leave
+//! the folder, and the hash of every file. What the graphs themselves take and give is checked by the backend.
+
+mod embedded;
+mod manifest;
+
+use std::{
+    borrow::Cow,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use sha2::{Digest, Sha256};
+use thiserror::Error;
+
+pub use manifest::{
+    BackboneManifest, Feature, Filter, HeadManifest, Layout, MaskSpace, Postprocess, Resize, Task,
+};
+
+/// Why a repository is refused. Names the file, and the field where one is at fault.
+#[derive(Debug, Error)]
+pub enum RepositoryError {
+    /// A file cannot be read.
+    #[error("{file}: cannot be read: {source}")]
+    Read {
+        /// Path inside the repository.
+        file: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A manifest is not TOML of the expected form.
+    #[error("{file}: {detail}")]
+    Syntax {
+        /// Path inside the repository.
+        file: String,
+        /// What the parser said.
+        detail: String,
+    },
+    /// A field has a value that cannot work.
+    #[error("{file}: {field}: {reason}")]
+    Field {
+        /// Path inside the repository.
+        file: String,
+        /// Name of the field.
+        field: String,
+        /// What is wrong and what would do.
+        reason: String,
+    },
+}
+
+impl RepositoryError {
+    /// A field that cannot work.
+    pub fn field(
+        file: impl Into<String>,
+        field: impl Into<String>,
+        reason: impl Into<String>,
+    ) -> Self {
+        Self::Field {
+            file: file.into(),
+            field: field.into(),
+            reason: reason.into(),
+        }
+    }
+}
+
+/// A graph whose hash has been checked.
+#[derive(Debug, Clone)]
+pub struct Graph {
+    /// Path inside the repository, for messages.
+    pub name: String,
+    /// The serialized model.
+    pub bytes: Cow<'static, [u8]>,
+    /// Where it lies on disk, if it does: graphs with external data are loaded from there.
+    pub path: Option<PathBuf>,
+}
+
+/// A head with its graph.
+#[derive(Debug, Clone)]
+pub struct HeadEntry {
+    /// What `head.toml` says.
+    pub manifest: HeadManifest,
+    /// What `head.onnx` holds.
+    pub graph: Graph,
+}
+
+/// A backbone and its heads, read and checked.
+#[derive(Debug, Clone)]
+pub struct Repository {
+    /// What `backbone.toml` says.
+    pub backbone: BackboneManifest,
+    /// What `backbone.onnx` holds.
+    pub graph: Graph,
+    /// The heads by name.
+    pub heads: Vec<HeadEntry>,
+}
+
+impl Repository {
+    /// Reads the folder `root`.
+    ///
+    /// # Errors
+    /// The first file or field that is wrong.
+    pub fn open(root: &Path) -> Result<Self, RepositoryError> {
+        let root = root
+            .canonicalize()
+            .map_err(|source| RepositoryError::Read {
+                file: root.display().to_string(),
+                source,
+            })?;
+        let files = Folder { root: root.clone() };
+        let mut names = Vec::new();
+        let heads = root.join("heads");
+        if heads.is_dir() {
+            let unreadable = |source| RepositoryError::Read {
+                file: "heads".to_owned(),
+                source,
+            };
+            for entry in fs::read_dir(&heads).map_err(unreadable)? {
+                let entry = entry.map_err(unreadable)?;
+                let name = entry.file_name().to_string_lossy().into_owned();
+                // Hidden folders are where a copy in progress hides until it is renamed into place.
+                if !name.starts_with('.') && entry.path().is_dir() {
+                    names.push(name);
+                }
+            }
+        }
+        names.sort();
+        Self::load(&files, &names)
+    }
+
+    /// The demo models that are part of the binary.
+    ///
+    /// # Errors
+    /// As [`Repository::open`]; a test holds that there are none.
+    pub fn embedded() -> Result<Self, RepositoryError> {
+        let names: Vec<String> = embedded::HEADS
+            .iter()
+            .map(|name| (*name).to_owned())
+            .collect();
+        Self::load(&embedded::Embedded, &names)
+    }
+
+    fn load(files: &dyn Files, heads: &[String]) -> Result<Self, RepositoryError> {
+        let file = "backbone.toml";
+        let backbone = BackboneManifest::parse(file, &read_text(files, file)?)?;
+        let graph = read_graph(files, "", file, &backbone.file, &backbone.sha256)?;
+        let heads = heads
+            .iter()
+            .map(|name| load_head(files, name, &backbone))
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            backbone,
+            graph,
+            heads,
+        })
+    }
+}
+
+fn load_head(
+    files: &dyn Files,
+    name: &str,
+    backbone: &BackboneManifest,
+) -> Result<HeadEntry, RepositoryError> {
+    let folder = format!("heads/{name}/");
+    let file = format!("{folder}head.toml");
+    let manifest = HeadManifest::parse(&file, &read_text(files, &file)?)?;
+    if manifest.name != name {
+        let reason = format!("is {:?}, but the folder is called {name:?}", manifest.name);
+        return Err(RepositoryError::field(file, "name", reason));
+    }
+    manifest.check_against(&file, backbone)?;
+    let graph = read_graph(files, &folder, &file, &manifest.file, &manifest.sha256)?;
+    Ok(HeadEntry { manifest, graph })
+}
+
+/// Where a repository's files come from.
+trait Files {
+    /// The bytes at `path` inside the repository.
+    fn read(&self, path: &str) -> io::Result<Cow<'static, [u8]>>;
+    /// Where `path` lies on disk, if it does.
+    fn locate(&self, path: &str) -> Option<PathBuf>;
+}
+
+struct Folder {
+    root: PathBuf,
+}
+
+impl Files for Folder {
+    fn read(&self, path: &str) -> io::Result<Cow<'static, [u8]>> {
+        let full = self.root.join(path).canonicalize()?;
+        if !full.starts_with(&self.root) {
+            return Err(io::Error::new(
+                io::ErrorKind::PermissionDenied,
+                "links to a file outside the repository",
+            ));
+        }
+        fs::read(full).map(Cow::Owned)
+    }
+
+    fn locate(&self, path: &str) -> Option<PathBuf> {
+        Some(self.root.join(path))
+    }
+}
+
+impl Files for embedded::Embedded {
+    fn read(&self, path: &str) -> io::Result<Cow<'static, [u8]>> {
+        embedded::get(path)
+            .map(Cow::Borrowed)
+            .ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    fn locate(&self, _path: &str) -> Option<PathBuf> {
+        None
+    }
+}
+
+fn read_text(files: &dyn Files, file: &str) -> Result<String, RepositoryError> {
+    let bytes = files.read(file).map_err(|source| RepositoryError::Read {
+        file: file.to_owned(),
+        source,
+    })?;
+    String::from_utf8(bytes.into_owned()).map_err(|error| RepositoryError::Syntax {
+        file: file.to_owned(),
+        detail: format!("is not UTF-8: {error}"),
+    })
+}
+
+fn read_graph(
+    files: &dyn Files,
+    folder: &str,
+    manifest: &str,
+    file: &str,
+    expected: &str,
+) -> Result<Graph, RepositoryError> {
+    let name = format!("{folder}{file}");
+    let bytes = files.read(&name).map_err(|source| RepositoryError::Read {
+        file: name.clone(),
+        source,
+    })?;
+    let actual = hex::encode(Sha256::digest(&bytes));
+    if actual != expected {
+        let reason = format!("is {expected}, but {name} hashes to {actual}");
+        return Err(RepositoryError::field(manifest, "sha256", reason));
+    }
+    Ok(Graph {
+        path: files.locate(&name),
+        name,
+        bytes,
+    })
+}

@@ -1,0 +1,311 @@
+//! Between the protocol's messages and the engine's types.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::status::code;
+use crate::{
+    backend::{Element, TensorRow},
+    engine::{self, FeatureSource, Head, Options, Outcome, Source},
+    error::{Error, Result},
+    proto::{self, LabelMapFormat},
+    repository::{BackboneManifest, HeadManifest, Layout, Task},
+    task::{Detection, LabelMap, Rle, ScoredLabel},
+};
+
+// === requests ===
+
+/// An image and the path of its field.
+pub(super) fn image(image: Option<proto::Image>, field: &str) -> Result<(Source, String)> {
+    match image.and_then(|image| image.content) {
+        Some(proto::image::Content::Encoded(bytes)) => {
+            let field = format!("{field}.encoded");
+            if bytes.is_empty() {
+                return Err(Error::invalid(field, "is empty"));
+            }
+            Ok((Source::Encoded(bytes), field))
+        }
+        Some(proto::image::Content::Raw(raw)) => {
+            let proto::RawImage { width, height, rgb } = raw;
+            Ok((Source::Raw { width, height, rgb }, format!("{field}.raw")))
+        }
+        None => Err(Error::invalid(field, "is missing: set encoded or raw")),
+    }
+}
+
+/// A clip's frames, each with the path of its field.
+pub(super) fn clip(clip: Option<proto::Clip>) -> Result<Vec<(Source, String)>> {
+    let frames = clip.map(|clip| clip.frames).unwrap_or_default();
+    if frames.is_empty() {
+        return Err(Error::invalid("clip.frames", "has no frame"));
+    }
+    frames
+        .into_iter()
+        .enumerate()
+        .map(|(index, frame)| image(Some(frame), &format!("clip.frames[{index}]")))
+        .collect()
+}
+
+pub(super) fn detection_options(
+    options: Option<&proto::DetectionOptions>,
+    field: &str,
+    out: &mut Options,
+) -> Result<()> {
+    let Some(options) = options else {
+        return Ok(());
+    };
+    if let Some(threshold) = options.score_threshold {
+        if !(0.0..=1.0).contains(&threshold) {
+            let message = format!("is {threshold}, but must be from 0 to 1");
+            return Err(Error::invalid(format!("{field}.score_threshold"), message));
+        }
+        out.score_threshold = Some(threshold);
+    }
+    if let Some(most) = options.max_detections {
+        if !(1..=10_000).contains(&most) {
+            let message = format!("is {most}, but must be from 1 to 10000");
+            return Err(Error::invalid(format!("{field}.max_detections"), message));
+        }
+        out.max_detections = Some(most as usize);
+    }
+    out.omit_masks = options.omit_masks;
+    Ok(())
+}
+
+pub(super) fn classification_options(
+    options: Option<&proto::ClassificationOptions>,
+    field: &str,
+    out: &mut Options,
+) -> Result<()> {
+    if let Some(count) = options.and_then(|options| options.top_k) {
+        if !(1..=100_000).contains(&count) {
+            let message = format!("is {count}, but must be from 1 to 100000");
+            return Err(Error::invalid(format!("{field}.top_k"), message));
+        }
+        out.top_k = Some(count as usize);
+    }
+    Ok(())
+}
+
+pub(super) fn label_map_format(
+    options: proto::SegmentationOptions,
+    field: &str,
+) -> Result<LabelMapFormat> {
+    match LabelMapFormat::try_from(options.format) {
+        Ok(LabelMapFormat::Unspecified) => Ok(LabelMapFormat::Png),
+        Ok(format) => Ok(format),
+        Err(_) => {
+            let message = format!("{} is not a label map format", options.format);
+            Err(Error::invalid(field, message))
+        }
+    }
+}
+
+// === answers ===
+
+pub(super) fn head_result(
+    head: &Head,
+    outcome: Result<Outcome>,
+    format: LabelMapFormat,
+) -> proto::HeadResult {
+    use proto::head_result::Result as Answer;
+    let converted = outcome.and_then(|outcome| {
+        Ok(match outcome {
+            Outcome::Detection(found) => Answer::Detection(detections(found, head)),
+            Outcome::Segmentation(map) => Answer::Segmentation(label_map(&map, head, format)?),
+            Outcome::Classification(top) => Answer::Classification(classification(&top, head)),
+            Outcome::Tensors(row) => Answer::Tensors(proto::TensorResult {
+                tensors: row.tensors().map(tensor).collect(),
+            }),
+        })
+    });
+    let result = converted.unwrap_or_else(|error| {
+        Answer::Error(proto::HeadError {
+            code: code(error.kind()) as i32,
+            reason: error.kind().reason().to_owned(),
+            message: error.to_string(),
+        })
+    });
+    proto::HeadResult {
+        head: head.manifest.name.clone(),
+        version: head.manifest.version.clone(),
+        result: Some(result),
+    }
+}
+
+pub(super) fn detections(found: Vec<Detection>, head: &Head) -> proto::DetectionResult {
+    let detections = found
+        .into_iter()
+        .map(|detection| {
+            let [x_min, y_min, x_max, y_max] = detection.bbox;
+            proto::Detection {
+                bbox: Some(proto::Box {
+                    x_min,
+                    y_min,
+                    x_max,
+                    y_max,
+                }),
+                score: detection.score,
+                label: detection.label,
+                name: name(&head.manifest, detection.label),
+                mask: detection.mask.as_ref().map(mask),
+            }
+        })
+        .collect();
+    proto::DetectionResult { detections }
+}
+
+pub(super) fn label_map(
+    map: &LabelMap,
+    head: &Head,
+    format: LabelMapFormat,
+) -> Result<proto::SegmentationResult> {
+    let rle = format == LabelMapFormat::Rle;
+    let masks = if rle { map.to_rle() } else { Vec::new() };
+    let segments = map
+        .counts()
+        .into_iter()
+        .map(|(label, pixels)| proto::Segment {
+            label,
+            name: name(&head.manifest, label),
+            pixels,
+            mask: masks
+                .iter()
+                .find(|(other, _)| *other == label)
+                .map(|(_, rle)| mask(rle)),
+        })
+        .collect();
+    Ok(proto::SegmentationResult {
+        width: map.width(),
+        height: map.height(),
+        png: if rle {
+            Bytes::new()
+        } else {
+            map.to_png()?.into()
+        },
+        segments,
+    })
+}
+
+pub(super) fn classification(top: &[ScoredLabel], head: &Head) -> proto::ClassificationResult {
+    let top = top
+        .iter()
+        .map(|scored| proto::ScoredLabel {
+            label: scored.label,
+            name: name(&head.manifest, scored.label),
+            probability: scored.probability,
+        })
+        .collect();
+    let frames = u32::try_from(head.manifest.frames()).unwrap_or(u32::MAX);
+    proto::ClassificationResult { top, frames }
+}
+
+pub(super) fn tensor(row: TensorRow<'_>) -> proto::Tensor {
+    let data_type = match row.element {
+        Element::F32 => proto::DataType::Float32,
+        Element::F16 => proto::DataType::Float16,
+        Element::I64 => proto::DataType::Int64,
+        Element::I32 => proto::DataType::Int32,
+        Element::U8 => proto::DataType::Uint8,
+    };
+    proto::Tensor {
+        name: row.name.to_owned(),
+        data_type: data_type.into(),
+        shape: row
+            .shape
+            .iter()
+            .map(|&d| i64::try_from(d).unwrap_or(i64::MAX))
+            .collect(),
+        data: Bytes::copy_from_slice(row.bytes()),
+    }
+}
+
+pub(super) fn provenance(made: &engine::Provenance, backbone: &str) -> proto::Provenance {
+    let source = match made.source {
+        FeatureSource::Computed => proto::FeatureSource::Computed,
+        FeatureSource::Shared => proto::FeatureSource::Shared,
+        FeatureSource::Cached => proto::FeatureSource::Cached,
+    };
+    let micros = |duration: Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+    let timing = proto::Timing {
+        queue_us: micros(made.timing.queue),
+        decode_us: micros(made.timing.decode),
+        backbone_us: micros(made.timing.backbone),
+        head_us: micros(made.timing.head),
+        postprocess_us: micros(made.timing.postprocess),
+        total_us: micros(made.timing.total),
+    };
+    proto::Provenance {
+        backbone: backbone.to_owned(),
+        features: source.into(),
+        backbone_rows: u32::try_from(made.backbone_rows).unwrap_or(u32::MAX),
+        batch_size: u32::try_from(made.batch_size).unwrap_or(u32::MAX),
+        timing: Some(timing),
+    }
+}
+
+pub(super) fn backbone(manifest: &BackboneManifest) -> proto::Backbone {
+    let size = |&[height, width]: &[u32; 2]| proto::Size { height, width };
+    let features = manifest.features.iter().map(|feature| proto::FeatureMap {
+        name: feature.name.clone(),
+        stride: feature.stride,
+        channels: feature.channels,
+        layout: match feature.layout {
+            Layout::Nchw => "NCHW".to_owned(),
+            Layout::Nhwc => "NHWC".to_owned(),
+        },
+    });
+    proto::Backbone {
+        name: manifest.name.clone(),
+        version: manifest.version.clone(),
+        fingerprint: manifest.sha256.clone(),
+        architecture: manifest.source.architecture.clone(),
+        checkpoint: manifest.source.checkpoint.clone(),
+        licence: manifest.source.licence.clone(),
+        precision: manifest.precision.clone(),
+        sizes: manifest.input.sizes.iter().map(size).collect(),
+        resize: manifest.input.resize.to_string(),
+        features: features.collect(),
+    }
+}
+
+pub(super) fn head(manifest: &HeadManifest) -> proto::Head {
+    let task = match manifest.task {
+        Task::Detection => proto::Task::Detection,
+        Task::Segmentation => proto::Task::Segmentation,
+        Task::Action => proto::Task::Action,
+        Task::Classification => proto::Task::Classification,
+        Task::Embedding => proto::Task::Embedding,
+        Task::Tensor => proto::Task::Tensor,
+    };
+    let [height, width] = manifest.input_size;
+    proto::Head {
+        name: manifest.name.clone(),
+        version: manifest.version.clone(),
+        task: task.into(),
+        fingerprint: manifest.sha256.clone(),
+        input_size: Some(proto::Size { height, width }),
+        features: manifest.features.clone(),
+        labels: manifest.labels.clone(),
+        frames: u32::try_from(manifest.frames()).unwrap_or(u32::MAX),
+        trained: manifest.trained.clone().into_iter().collect(),
+        metrics: manifest.metrics.clone().into_iter().collect(),
+    }
+}
+
+fn name(manifest: &HeadManifest, label: u32) -> String {
+    manifest
+        .labels
+        .get(label as usize)
+        .cloned()
+        .unwrap_or_else(|| label.to_string())
+}
+
+fn mask(rle: &Rle) -> proto::Mask {
+    proto::Mask {
+        height: rle.height(),
+        width: rle.width(),
+        counts: rle.to_coco_string().into_bytes().into(),
+    }
+}

@@ -1,0 +1,123 @@
+//! The gRPC server: listeners, services, shutdown. The only module besides the client that sees tonic.
+//!
+//! An adapter extracts a request, calls the engine and converts the answer; nothing else happens here.
+
+mod convert;
+mod model;
+mod status;
+mod vision;
+
+use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
+
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::{service::Routes, transport::Server};
+
+use crate::{
+    engine::Engine,
+    proto::{
+        FILE_DESCRIPTOR_SET, model_service_server::ModelServiceServer,
+        vision_service_server::VisionServiceServer,
+    },
+};
+
+/// How the server listens.
+#[derive(Debug, Clone)]
+pub struct ServerConfig {
+    /// Address to listen on; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Largest request, bytes.
+    pub max_request_bytes: usize,
+    /// Largest response, bytes.
+    pub max_response_bytes: usize,
+    /// Longest time that calls under way get to finish after a signal.
+    pub drain_timeout: Duration,
+    /// Most calls at once on one connection.
+    pub max_streams: u32,
+}
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8461)),
+            max_request_bytes: 64 << 20,
+            max_response_bytes: 256 << 20,
+            drain_timeout: Duration::from_secs(30),
+            max_streams: 1024,
+        }
+    }
+}
+
+/// Serves `engine` on `listener` until `shutdown` completes, then lets calls under way finish.
+///
+/// # Errors
+/// The transport's failure, the engine's death, or a drain that took too long.
+pub async fn serve(
+    listener: TcpListener,
+    engine: Arc<Engine>,
+    config: ServerConfig,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> anyhow::Result<()> {
+    let (reporter, health) = tonic_health::server::health_reporter();
+    reporter
+        .set_serving::<VisionServiceServer<vision::Vision>>()
+        .await;
+    reporter
+        .set_serving::<ModelServiceServer<model::Model>>()
+        .await;
+    let limit_in = config.max_request_bytes;
+    let limit_out = config.max_response_bytes;
+    let vision = VisionServiceServer::new(vision::Vision::new(Arc::clone(&engine)))
+        .max_decoding_message_size(limit_in)
+        .max_encoding_message_size(limit_out);
+    let model = ModelServiceServer::new(model::Model::new(Arc::clone(&engine)));
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()?;
+    let routes = Routes::new(vision)
+        .add_service(model)
+        .add_service(health)
+        .add_service(reflection);
+
+    let (draining, mut drained) = tokio::sync::watch::channel(false);
+    let dying = Arc::clone(&engine);
+    let stop = async move {
+        tokio::select! {
+            () = shutdown => tracing::info!("draining"),
+            () = dying.failed() => tracing::error!("the device thread died"),
+        }
+        reporter
+            .set_not_serving::<VisionServiceServer<vision::Vision>>()
+            .await;
+        reporter
+            .set_not_serving::<ModelServiceServer<model::Model>>()
+            .await;
+        reporter
+            .set_service_status("", tonic_health::ServingStatus::NotServing)
+            .await;
+        draining.send_replace(true);
+    };
+    let serving = Server::builder()
+        .tcp_nodelay(true)
+        .max_concurrent_streams(config.max_streams)
+        .initial_stream_window_size(1 << 20)
+        .initial_connection_window_size(4 << 20)
+        .http2_keepalive_interval(Some(Duration::from_secs(60)))
+        .add_routes(routes)
+        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), stop);
+    let overdue = async {
+        // The sender lives until the drain begins.
+        let _ = drained.wait_for(|draining| *draining).await;
+        tokio::time::sleep(config.drain_timeout).await;
+    };
+    tokio::select! {
+        result = serving => result?,
+        () = overdue => anyhow::bail!("calls were still under way {:?} after the drain began", config.drain_timeout),
+    }
+    let died = tokio::time::timeout(Duration::ZERO, engine.failed())
+        .await
+        .is_ok();
+    anyhow::ensure!(!died, "the device thread died");
+    Ok(())
+}

@@ -1,0 +1,40 @@
+//! The one place where errors become gRPC statuses.
+
+use std::collections::HashMap;
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+
+use crate::error::{Error, Kind};
+
+const DOMAIN: &str = "frostline.v1";
+
+/// The gRPC code of a kind of error.
+pub(super) fn code(kind: Kind) -> Code {
+    match kind {
+        Kind::InvalidArgument | Kind::InvalidImage | Kind::LimitExceeded | Kind::WrongTask => {
+            Code::InvalidArgument
+        }
+        Kind::UnknownHead => Code::NotFound,
+        Kind::Overloaded => Code::ResourceExhausted,
+        Kind::DeadlineExceeded => Code::DeadlineExceeded,
+        Kind::Cancelled => Code::Cancelled,
+        Kind::Unavailable => Code::Unavailable,
+        Kind::BackboneFailed | Kind::HeadFailed | Kind::Internal => Code::Internal,
+    }
+}
+
+/// A status with `google.rpc` details: the reason always, the field and the delay where there are any.
+pub(super) fn status(error: &Error) -> Status {
+    let mut details = ErrorDetails::with_error_info(error.kind().reason(), DOMAIN, HashMap::new());
+    if let Some(field) = error.field() {
+        details.add_bad_request_violation(field, error.message());
+    }
+    if let Some(delay) = error.retry_delay() {
+        details.set_retry_info(Some(delay));
+    }
+    if error.kind() == Kind::Internal {
+        tracing::error!(%error, "internal error");
+    }
+    Status::with_error_details(code(error.kind()), error.to_string(), details)
+}

@@ -1,0 +1,373 @@
+//! `VisionService`.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tonic::{Request, Response, Status, metadata::MetadataMap};
+
+use super::{convert, status::status};
+use crate::{
+    engine::{self, Analysis, Engine, Head, Options},
+    error::{Error, Kind, Result},
+    proto::{self, vision_service_server::VisionService},
+    repository::Task,
+};
+
+/// Answers calls with an engine.
+#[derive(Clone)]
+pub(super) struct Vision {
+    engine: Arc<Engine>,
+}
+
+impl Vision {
+    pub(super) fn new(engine: Arc<Engine>) -> Self {
+        Self { engine }
+    }
+
+    /// The head that a call of one task means.
+    fn head(&self, name: &str, task: Task) -> Result<Arc<Head>> {
+        if name.is_empty() {
+            let mut heads = self.engine.heads();
+            heads.retain(|head| head.manifest.task == task);
+            return match heads.len() {
+                1 => Ok(heads.remove(0)),
+                0 => {
+                    let message = format!("no {task} head is loaded");
+                    Err(Error::new(Kind::UnknownHead, message).at("head"))
+                }
+                count => {
+                    let message =
+                        format!("is empty, but {count} {task} heads are loaded: name one");
+                    Err(Error::invalid("head", message))
+                }
+            };
+        }
+        let head = self.named(name, "head")?;
+        if head.manifest.task != task {
+            let message = format!("the head {name:?} does {}, not {task}", head.manifest.task);
+            return Err(Error::new(Kind::WrongTask, message).at("head"));
+        }
+        Ok(head)
+    }
+
+    fn named(&self, name: &str, field: &str) -> Result<Arc<Head>> {
+        self.engine.head(name).ok_or_else(|| {
+            let loaded: Vec<_> = self
+                .engine
+                .heads()
+                .iter()
+                .map(|head| head.manifest.name.clone())
+                .collect();
+            let shown: String = name.chars().take(64).collect();
+            let message = format!("no head is called {shown:?}; loaded are {loaded:?}");
+            Error::new(Kind::UnknownHead, message).at(field)
+        })
+    }
+
+    /// The heads that `Analyze` means: those named, or all that the input fits.
+    fn heads(&self, names: &[String], clip: bool) -> Result<Vec<Arc<Head>>> {
+        if names.is_empty() {
+            let mut heads = self.engine.heads();
+            heads.retain(|head| clip || head.manifest.task != Task::Action);
+            if heads.is_empty() {
+                let message = "no loaded head takes this input";
+                return Err(Error::new(Kind::UnknownHead, message).at("heads"));
+            }
+            return Ok(heads);
+        }
+        let mut heads = Vec::with_capacity(names.len());
+        for (index, name) in names.iter().enumerate() {
+            let field = format!("heads[{index}]");
+            if names[..index].contains(name) {
+                return Err(Error::invalid(field, "is named twice"));
+            }
+            let head = self.named(name, &field)?;
+            if head.manifest.task == Task::Action && !clip {
+                let message =
+                    format!("the head {name:?} does action, which needs a clip, not an image");
+                return Err(Error::new(Kind::WrongTask, message).at(field));
+            }
+            heads.push(head);
+        }
+        Ok(heads)
+    }
+
+    async fn run_one(
+        &self,
+        images: Vec<(engine::Source, String)>,
+        head: Arc<Head>,
+        options: Options,
+        deadline: Option<Instant>,
+    ) -> Result<(Arc<Head>, engine::Outcome, engine::Provenance)> {
+        let request = engine::Request {
+            images,
+            heads: vec![head],
+            options,
+            features: None,
+            deadline,
+        };
+        let Analysis {
+            mut heads,
+            provenance,
+            ..
+        } = self.engine.run(request).await?;
+        match heads.pop() {
+            Some((head, outcome)) => Ok((head, outcome?, provenance)),
+            None => Err(Error::new(Kind::Internal, "the engine gave no answer")),
+        }
+    }
+
+    fn provenance(&self, provenance: &engine::Provenance) -> Option<proto::Provenance> {
+        Some(convert::provenance(
+            provenance,
+            &self.engine.backbone().sha256,
+        ))
+    }
+
+    async fn analyze_inner(
+        &self,
+        request: Request<proto::AnalyzeRequest>,
+    ) -> Result<proto::AnalyzeResponse> {
+        let deadline = deadline(request.metadata())?;
+        let request = request.into_inner();
+        let (images, clip) = match request.input {
+            Some(proto::analyze_request::Input::Image(image)) => {
+                (vec![convert::image(Some(image), "image")?], false)
+            }
+            Some(proto::analyze_request::Input::Clip(clip)) => (convert::clip(Some(clip))?, true),
+            None => return Err(Error::invalid("input", "is missing: set image or clip")),
+        };
+        let heads = self.heads(&request.heads, clip)?;
+        let format = convert::label_map_format(
+            request.segmentation.unwrap_or_default(),
+            "segmentation.format",
+        )?;
+        let mut options = Options::default();
+        convert::detection_options(request.detection.as_ref(), "detection", &mut options)?;
+        convert::classification_options(
+            request.classification.as_ref(),
+            "classification",
+            &mut options,
+        )?;
+        let request = engine::Request {
+            images,
+            heads,
+            options,
+            features: None,
+            deadline,
+        };
+        let analysis = self.engine.run(request).await?;
+        let provenance = self.provenance(&analysis.provenance);
+        let results = analysis
+            .heads
+            .into_iter()
+            .map(|(head, outcome)| convert::head_result(&head, outcome, format))
+            .collect();
+        Ok(proto::AnalyzeResponse {
+            results,
+            provenance,
+        })
+    }
+
+    async fn detect_inner(
+        &self,
+        request: Request<proto::DetectRequest>,
+    ) -> Result<proto::DetectResponse> {
+        let deadline = deadline(request.metadata())?;
+        let request = request.into_inner();
+        let head = self.head(&request.head, Task::Detection)?;
+        let images = vec![convert::image(request.image, "image")?];
+        let mut options = Options::default();
+        convert::detection_options(request.options.as_ref(), "options", &mut options)?;
+        let (head, outcome, made) = self.run_one(images, head, options, deadline).await?;
+        let engine::Outcome::Detection(detections) = outcome else {
+            return Err(mixed_up());
+        };
+        Ok(proto::DetectResponse {
+            result: Some(convert::detections(detections, &head)),
+            head: head.manifest.name.clone(),
+            version: head.manifest.version.clone(),
+            provenance: self.provenance(&made),
+        })
+    }
+
+    async fn segment_inner(
+        &self,
+        request: Request<proto::SegmentRequest>,
+    ) -> Result<proto::SegmentResponse> {
+        let deadline = deadline(request.metadata())?;
+        let request = request.into_inner();
+        let head = self.head(&request.head, Task::Segmentation)?;
+        let images = vec![convert::image(request.image, "image")?];
+        let format =
+            convert::label_map_format(request.options.unwrap_or_default(), "options.format")?;
+        let (head, outcome, made) = self
+            .run_one(images, head, Options::default(), deadline)
+            .await?;
+        let engine::Outcome::Segmentation(map) = outcome else {
+            return Err(mixed_up());
+        };
+        Ok(proto::SegmentResponse {
+            result: Some(convert::label_map(&map, &head, format)?),
+            head: head.manifest.name.clone(),
+            version: head.manifest.version.clone(),
+            provenance: self.provenance(&made),
+        })
+    }
+
+    async fn recognize_inner(
+        &self,
+        request: Request<proto::RecognizeActionRequest>,
+    ) -> Result<proto::RecognizeActionResponse> {
+        let deadline = deadline(request.metadata())?;
+        let request = request.into_inner();
+        let head = self.head(&request.head, Task::Action)?;
+        let clip = request
+            .input
+            .map(|proto::recognize_action_request::Input::Clip(clip)| clip);
+        let images = convert::clip(clip)?;
+        let mut options = Options::default();
+        convert::classification_options(request.options.as_ref(), "options", &mut options)?;
+        let (head, outcome, made) = self.run_one(images, head, options, deadline).await?;
+        let engine::Outcome::Classification(top) = outcome else {
+            return Err(mixed_up());
+        };
+        Ok(proto::RecognizeActionResponse {
+            result: Some(convert::classification(&top, &head)),
+            head: head.manifest.name.clone(),
+            version: head.manifest.version.clone(),
+            provenance: self.provenance(&made),
+        })
+    }
+
+    async fn features_inner(
+        &self,
+        request: Request<proto::ExtractFeaturesRequest>,
+    ) -> Result<proto::ExtractFeaturesResponse> {
+        let deadline = deadline(request.metadata())?;
+        let request = request.into_inner();
+        let backbone = self.engine.backbone();
+        let size = match (request.height, request.width) {
+            (0, 0) => backbone.input.sizes[0],
+            (height, width) => [height, width],
+        };
+        if !backbone.input.sizes.contains(&size) {
+            let sizes = &backbone.input.sizes;
+            let message = format!("{size:?} is not among the backbone's sizes {sizes:?}");
+            return Err(Error::invalid("height", message));
+        }
+        for (index, name) in request.features.iter().enumerate() {
+            if !backbone
+                .features
+                .iter()
+                .any(|feature| feature.name == *name)
+            {
+                let known: Vec<_> = backbone.features.iter().map(|f| f.name.as_str()).collect();
+                let message = format!("is not among the backbone's features {known:?}");
+                return Err(Error::invalid(format!("features[{index}]"), message));
+            }
+        }
+        let images = vec![convert::image(request.image, "image")?];
+        let analysis = self
+            .engine
+            .run(engine::Request {
+                images,
+                heads: Vec::new(),
+                options: Options::default(),
+                features: Some(size),
+                deadline,
+            })
+            .await?;
+        let wanted = |name: &str| {
+            request.features.is_empty() || request.features.iter().any(|other| other == name)
+        };
+        let row = analysis.features.ok_or_else(mixed_up)?;
+        Ok(proto::ExtractFeaturesResponse {
+            features: row
+                .maps()
+                .filter(|map| wanted(map.name))
+                .map(convert::tensor)
+                .collect(),
+            provenance: self.provenance(&analysis.provenance),
+        })
+    }
+}
+
+fn mixed_up() -> Error {
+    Error::new(Kind::Internal, "the engine gave another kind of answer")
+}
+
+/// When the caller stops waiting, from the `grpc-timeout` header.
+fn deadline(metadata: &MetadataMap) -> Result<Option<Instant>> {
+    let Some(value) = metadata.get("grpc-timeout") else {
+        return Ok(None);
+    };
+    let bad = || {
+        Error::invalid(
+            "grpc-timeout",
+            "is not up to 8 digits and one of the units H, M, S, m, u, n",
+        )
+    };
+    let text = value.to_str().map_err(|_| bad())?;
+    let (digits, unit) = text
+        .split_at_checked(text.len().saturating_sub(1))
+        .ok_or_else(bad)?;
+    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(bad());
+    }
+    let count: u64 = digits.parse().map_err(|_| bad())?;
+    let timeout = match unit {
+        "H" => Duration::from_secs(count * 3600),
+        "M" => Duration::from_secs(count * 60),
+        "S" => Duration::from_secs(count),
+        "m" => Duration::from_millis(count),
+        "u" => Duration::from_micros(count),
+        "n" => Duration::from_nanos(count),
+        _ => return Err(bad()),
+    };
+    Ok(Instant::now().checked_add(timeout))
+}
+
+fn reply<T>(result: Result<T>) -> Result<Response<T>, Status> {
+    result.map(Response::new).map_err(|error| status(&error))
+}
+
+#[tonic::async_trait]
+impl VisionService for Vision {
+    async fn analyze(
+        &self,
+        request: Request<proto::AnalyzeRequest>,
+    ) -> Result<Response<proto::AnalyzeResponse>, Status> {
+        reply(self.analyze_inner(request).await)
+    }
+
+    async fn detect(
+        &self,
+        request: Request<proto::DetectRequest>,
+    ) -> Result<Response<proto::DetectResponse>, Status> {
+        reply(self.detect_inner(request).await)
+    }
+
+    async fn segment(
+        &self,
+        request: Request<proto::SegmentRequest>,
+    ) -> Result<Response<proto::SegmentResponse>, Status> {
+        reply(self.segment_inner(request).await)
+    }
+
+    async fn recognize_action(
+        &self,
+        request: Request<proto::RecognizeActionRequest>,
+    ) -> Result<Response<proto::RecognizeActionResponse>, Status> {
+        reply(self.recognize_inner(request).await)
+    }
+
+    async fn extract_features(
+        &self,
+        request: Request<proto::ExtractFeaturesRequest>,
+    ) -> Result<Response<proto::ExtractFeaturesResponse>, Status> {
+        reply(self.features_inner(request).await)
+    }
+}

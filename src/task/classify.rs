@@ -1,0 +1,75 @@
+//! Probabilities over labels.
+
+use ndarray::ArrayView1;
+
+use super::TaskError;
+
+/// A label with its probability.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ScoredLabel {
+    /// Index into the head's labels.
+    pub label: u32,
+    /// 0 to 1.
+    pub probability: f32,
+}
+
+/// Softmax of `logits`, summed in double precision.
+///
+/// # Errors
+/// [`TaskError::NotFinite`] for a NaN or an infinity.
+pub fn softmax(logits: ArrayView1<'_, f32>) -> Result<Vec<f32>, TaskError> {
+    if logits.iter().any(|value| !value.is_finite()) {
+        return Err(TaskError::NotFinite { tensor: "logits" });
+    }
+    let most = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+    let powers: Vec<f64> = logits
+        .iter()
+        .map(|&value| (f64::from(value) - most).exp())
+        .collect();
+    let sum: f64 = powers.iter().sum();
+    Ok(powers
+        .into_iter()
+        .map(|power| (power / sum) as f32)
+        .collect())
+}
+
+/// The `count` most probable labels, most probable first; equal ones by index.
+#[must_use]
+pub fn top_k(probabilities: &[f32], count: usize) -> Vec<ScoredLabel> {
+    let mut labels: Vec<_> = probabilities
+        .iter()
+        .enumerate()
+        .map(|(label, &probability)| ScoredLabel {
+            label: label as u32,
+            probability,
+        })
+        .collect();
+    labels.sort_by(|a, b| b.probability.total_cmp(&a.probability));
+    labels.truncate(count);
+    labels
+}
+
+#[cfg(test)]
+mod tests {
+    use ndarray::arr1;
+
+    use super::*;
+
+    #[test]
+    fn softmax_of_large_logits_is_a_distribution() {
+        let p = softmax(arr1(&[1000.0, 1000.0, -1000.0]).view()).unwrap();
+        assert_eq!(p, [0.5, 0.5, 0.0]);
+    }
+
+    #[test]
+    fn softmax_refuses_what_is_not_finite() {
+        let error = softmax(arr1(&[0.0, f32::NAN]).view()).unwrap_err();
+        assert_eq!(error, TaskError::NotFinite { tensor: "logits" });
+    }
+
+    #[test]
+    fn top_k_orders_by_probability_then_index() {
+        let top = top_k(&[0.2, 0.3, 0.2, 0.3], 3);
+        assert_eq!(top.iter().map(|t| t.label).collect::<Vec<_>>(), [1, 3, 0]);
+    }
+}

@@ -1,0 +1,13 @@
+//! From a head's tensors to results in the original image's geometry. Pure and synchronous.
+
+mod classify;
+mod detection;
+mod error;
+mod rle;
+mod segmentation;
+
+pub use classify::{ScoredLabel, softmax, top_k};
+pub use detection::{Detection, DetectionOutputs, DetectionParams, MaskKind, detect};
+pub use error::TaskError;
+pub use rle::{Rle, RleError};
+pub use segmentation::{LabelMap, segment_labels, segment_logits};

@@ -1,0 +1,82 @@
+//! A server on a free port, and pictures to send.
+
+use std::{io::Cursor, net::SocketAddr, sync::Arc};
+
+use bytes::Bytes;
+use frostline::{
+    backend::Runtime,
+    client::Client,
+    engine::{Engine, EngineConfig},
+    repository::Repository,
+    server::{self, ServerConfig},
+};
+use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
+
+/// A running server. Stop it to see that it drains.
+pub(crate) struct Running {
+    pub(crate) engine: Arc<Engine>,
+    pub(crate) address: SocketAddr,
+    stop: oneshot::Sender<()>,
+    serving: JoinHandle<anyhow::Result<()>>,
+}
+
+impl Running {
+    pub(crate) async fn start(config: EngineConfig) -> Self {
+        let runtime = Runtime::load(None).unwrap();
+        let repository = Repository::embedded().unwrap();
+        let engine = Arc::new(Engine::start(&runtime, &repository, config).unwrap());
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let shutdown = async {
+            let _ = stopped.await;
+        };
+        let config = ServerConfig::default();
+        let serving = tokio::spawn(server::serve(
+            listener,
+            Arc::clone(&engine),
+            config,
+            shutdown,
+        ));
+        Self {
+            engine,
+            address,
+            stop,
+            serving,
+        }
+    }
+
+    pub(crate) async fn client(&self) -> Client {
+        Client::connect(&format!("http://{}", self.address))
+            .await
+            .unwrap()
+    }
+
+    /// Asks the server to stop and waits until it has.
+    pub(crate) async fn stop(self) {
+        drop(self.stop);
+        self.serving.await.unwrap().unwrap();
+    }
+}
+
+/// One lane, so that counts of batches do not depend on the machine.
+pub(crate) fn one_lane() -> EngineConfig {
+    EngineConfig {
+        lanes: 1,
+        decoders: 1,
+        ..EngineConfig::default()
+    }
+}
+
+/// A PNG of `width` x `height` pixels that depends on `seed`.
+pub(crate) fn png(width: u32, height: u32, seed: u32) -> Bytes {
+    let image = image::RgbImage::from_fn(width, height, |x, y| {
+        let wave = |a: u32, b: u32| ((x * a + y * b + seed * 37) % 256) as u8;
+        image::Rgb([wave(3, 1), wave(1, 5), wave(7, 2)])
+    });
+    let mut bytes = Vec::new();
+    image
+        .write_to(&mut Cursor::new(&mut bytes), image::ImageFormat::Png)
+        .unwrap();
+    bytes.into()
+}

@@ -1,0 +1,58 @@
+"""A real server process on a free port, and a client made from the protocol files."""
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import grpc
+import pytest
+from grpc_tools import protoc
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="session")
+def proto(tmp_path_factory):
+    """The generated modules: `proto.vision`, `proto.types`, `proto.stub(channel)`."""
+    out = tmp_path_factory.mktemp("proto")
+    names = [f"frostline/v1/{name}.proto" for name in ("types", "vision", "model")]
+    flags = [f"-I{ROOT / 'proto'}", f"--python_out={out}", f"--grpc_python_out={out}"]
+    assert protoc.main(["protoc", *flags, *names]) == 0
+    sys.path.insert(0, str(out))
+
+    class Proto:
+        types = importlib.import_module("frostline.v1.types_pb2")
+        vision = importlib.import_module("frostline.v1.vision_pb2")
+        services = importlib.import_module("frostline.v1.vision_pb2_grpc")
+
+    return Proto
+
+
+@pytest.fixture(scope="session")
+def server():
+    """Address of a running server with the embedded models."""
+    binary = os.environ.get("FROSTLINE_BINARY", ROOT / "target/debug/frostline")
+    command = [binary, "serve", "--listen", "127.0.0.1:0", "--set", "telemetry.format=json"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    address = None
+    for line in process.stderr:
+        fields = json.loads(line)["fields"]
+        if fields.get("message") == "ready":
+            address = fields["address"]
+            break
+    assert address, "the server ended before it was ready"
+    yield address
+    process.terminate()
+    assert process.wait(timeout=30) == 0, "the server did not drain"
+    process.stderr.close()
+
+
+@pytest.fixture(scope="session")
+def vision(server, proto):
+    """A client of VisionService."""
+    options = [("grpc.max_receive_message_length", 256 << 20), ("grpc.max_send_message_length", 64 << 20)]
+    with grpc.insecure_channel(server, options=options) as channel:
+        yield proto.services.VisionServiceStub(channel)

@@ -42,8 +42,8 @@ tests/.venv/ready: tests/requirements.txt
 		&& tests/.venv/bin/python -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt \
 		&& touch $@)
 
-test-python: runtime tests/.venv/ready
-	$(call step,debug build,cargo build --locked --quiet)
+# The binary is the one that the Rust tests built.
+test-python: test-rust tests/.venv/ready
 	$(call step,reference tests,tests/.venv/bin/python -m pytest -q tests/reference)
 
 lint: ## Check format and lints

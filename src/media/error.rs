@@ -72,12 +72,6 @@ pub enum MediaError {
         /// Length of the buffer.
         actual: usize,
     },
-    /// Pixels could not be resized; a defect, the inputs were checked before.
-    #[error("cannot resize: {detail}")]
-    Resize {
-        /// What the resizer said.
-        detail: String,
-    },
     /// An image could not be encoded, for instance one too large for the format.
     #[error("cannot encode as {format}: {detail}")]
     Encode {
@@ -113,7 +107,7 @@ impl MediaError {
             Self::TooManyBytes { .. } | Self::TooManyPixels { .. } | Self::SideTooLong { .. } => {
                 MediaErrorKind::LimitExceeded
             }
-            Self::Resize { .. } | Self::Encode { .. } => MediaErrorKind::Internal,
+            Self::Encode { .. } => MediaErrorKind::Internal,
         }
     }
 }

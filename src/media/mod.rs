@@ -16,6 +16,7 @@ mod error;
 mod geometry;
 mod image;
 mod preprocess;
+mod resample;
 
 pub use self::decode::{Format, Header, decode, probe};
 pub use self::encode::{encode_gray8_png, encode_gray16_png, encode_jpeg, encode_png};

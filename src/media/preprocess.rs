@@ -1,16 +1,10 @@
 //! From an image of any size to the fixed input of a network.
 
-use std::cell::RefCell;
-
-use fast_image_resize::{
-    FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer,
-    images::{CroppedImageMut, Image as Target, ImageRef},
-};
-
 use super::{
     error::MediaError,
     geometry::{Geometry, geometry},
     image::{RgbView, buffer_len},
+    resample::{Weights, resample},
 };
 
 /// How an image of another aspect ratio is made to fit.
@@ -24,18 +18,14 @@ pub enum ResizeMode {
     CenterCrop,
 }
 
-/// What a resized pixel is made of. All but `Nearest` widen their kernel when shrinking (antialiasing), as Pillow
+/// What a resized pixel is made of. The kernel widens when shrinking (antialiasing), as Pillow
 /// and torchvision with `antialias=True` do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Filter {
-    /// The pixel under the centre.
-    Nearest,
     /// Triangle kernel: Pillow's `BILINEAR`.
     Bilinear,
     /// Catmull-Rom kernel, a = -0.5: Pillow's `BICUBIC`.
     Bicubic,
-    /// Windowed sinc over three lobes: Pillow's `LANCZOS`.
-    Lanczos3,
 }
 
 /// A network's input and how to fill it.
@@ -52,13 +42,6 @@ pub struct Preprocess {
     /// Columns of the input, in pixels.
     pub width: u32,
 }
-
-thread_local! {
-    static RESIZER: RefCell<Resizer> = RefCell::new(Resizer::new());
-}
-
-/// A thread's scratch space above this is given back after use, so that one huge image is not paid for until exit.
-const KEPT_SCRATCH_BYTES: usize = 8 << 20;
 
 /// Fills `out`, one row of an `NHWC uint8 RGB` batch (`height x width x 3` bytes), and says where the image went.
 ///
@@ -89,68 +72,27 @@ pub fn preprocess_into(
     if valid.width() < width || valid.height() < height {
         out.fill(preprocess.pad);
     }
-    resize_into(image, &geometry, preprocess.filter, out)
-        .map_err(|detail| MediaError::Resize { detail })?;
+    resize_into(image, &geometry, preprocess.filter, out);
     Ok(geometry)
 }
 
-/// Resizes straight into the valid part of `out`, without a picture in between.
-fn resize_into(
-    image: RgbView<'_>,
-    geometry: &Geometry,
-    filter: Filter,
-    out: &mut [u8],
-) -> Result<(), String> {
-    let source = ImageRef::new(image.width(), image.height(), image.data(), PixelType::U8x3)
-        .map_err(|e| e.to_string())?;
-    let (input_width, input_height) = (geometry.input_width(), geometry.input_height());
-    let mut whole = Target::from_slice_u8(input_width, input_height, out, PixelType::U8x3)
-        .map_err(|e| e.to_string())?;
+/// Resizes straight into the valid part of `out`, without a picture in between; what a crop cuts away is not computed.
+fn resize_into(image: RgbView<'_>, geometry: &Geometry, filter: Filter, out: &mut [u8]) {
     let valid = geometry.valid();
-    let mut target = CroppedImageMut::new(
-        &mut whole,
-        valid.left,
-        valid.top,
-        valid.width(),
-        valid.height(),
-    )
-    .map_err(|e| e.to_string())?;
-    let algorithm = match filter {
-        Filter::Nearest => ResizeAlg::Nearest,
-        Filter::Bilinear => ResizeAlg::Convolution(FilterType::Bilinear),
-        Filter::Bicubic => ResizeAlg::Convolution(FilterType::CatmullRom),
-        Filter::Lanczos3 => ResizeAlg::Convolution(FilterType::Lanczos3),
+    let (resized_width, resized_height) = geometry.resized();
+    let (left, top) = geometry.offset();
+    let window = |from: u32, to: u32, offset: i64| {
+        let place = |edge: u32| u32::try_from(i64::from(edge) - offset).unwrap_or(0);
+        place(from)..place(to)
     };
-    let options = source_box(geometry, &ResizeOptions::new().resize_alg(algorithm));
-    RESIZER.with_borrow_mut(|resizer| {
-        let result = resizer
-            .resize(&source, &mut target, &options)
-            .map_err(|e| e.to_string());
-        if resizer.size_of_internal_buffers() > KEPT_SCRATCH_BYTES {
-            resizer.reset_internal_buffers();
-        }
-        result
-    })
-}
-
-/// The part of the original that the valid region shows. Kernels read across its edges, so cropping here gives the
-/// same pixels as resizing the whole image and cropping after, without computing what is cut away.
-fn source_box(geometry: &Geometry, options: &ResizeOptions) -> ResizeOptions {
-    let valid = geometry.valid();
-    let (original_width, original_height) = (
-        f64::from(geometry.original_width()),
-        f64::from(geometry.original_height()),
-    );
-    if geometry.resized() == (valid.width(), valid.height()) {
-        return *options;
-    }
-    let (left, top) = geometry.to_original(f64::from(valid.left), f64::from(valid.top));
-    let (right, bottom) = geometry.to_original(f64::from(valid.right), f64::from(valid.bottom));
-    let (left, top) = (left.max(0.0), top.max(0.0));
-    options.crop(
-        left,
-        top,
-        right.min(original_width) - left,
-        bottom.min(original_height) - top,
-    )
+    let across = window(valid.left, valid.right, left);
+    let down = window(valid.top, valid.bottom, top);
+    let across = Weights::new(image.width(), resized_width, across, filter);
+    let down = Weights::new(image.height(), resized_height, down, filter);
+    let stride = geometry.input_width() as usize * 3;
+    let start = valid.top as usize * stride + valid.left as usize * 3;
+    let size = (image.width() as usize, image.height() as usize);
+    resample(image.data(), size, &across, &down, |row, pixels| {
+        out[start + row * stride..][..pixels.len()].copy_from_slice(pixels);
+    });
 }

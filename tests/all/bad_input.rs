@@ -122,7 +122,7 @@ async fn images_that_cannot_be_read() {
     }
     assert_eq!(server.engine.counters().backbone_rows, 0);
     client.detect(png(1, 1, 0)).await.unwrap();
-    assert_eq!(server.engine.in_flight(), 0);
+    server.settled().await;
     server.stop().await;
 }
 
@@ -222,6 +222,6 @@ async fn heads_and_options_that_do_not_exist() {
     );
 
     client.detect(png(32, 32, 0)).await.unwrap();
-    assert_eq!(server.engine.in_flight(), 0);
+    server.settled().await;
     server.stop().await;
 }

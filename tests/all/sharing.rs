@@ -129,7 +129,7 @@ async fn every_call_is_answered_once_and_every_place_is_given_back() {
     let counters = server.engine.counters();
     assert_eq!(counters.backbone_rows + counters.shared, 24);
     assert!(counters.backbone_rows >= 6, "{counters:?}");
-    assert_eq!(server.engine.in_flight(), 0);
+    server.settled().await;
     server.stop().await;
 }
 
@@ -163,7 +163,7 @@ async fn a_full_server_refuses_with_a_delay_and_goes_on() {
     }
     assert_eq!(answered + refused, 40);
     assert!(answered >= 1);
-    assert_eq!(server.engine.in_flight(), 0);
+    server.settled().await;
     server.client().await.detect(png(50, 50, 1)).await.unwrap();
     server.stop().await;
 }

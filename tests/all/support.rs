@@ -52,6 +52,17 @@ impl Running {
             .unwrap()
     }
 
+    /// Waits until every place at the door is given back: a lane lets go of an image just after its answer is sent.
+    pub(crate) async fn settled(&self) {
+        let idle = async {
+            while self.engine.in_flight() > 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        let limit = std::time::Duration::from_secs(20);
+        tokio::time::timeout(limit, idle).await.expect("a place at the door leaked");
+    }
+
     /// Asks the server to stop and waits until it has.
     pub(crate) async fn stop(self) {
         drop(self.stop);

@@ -1,0 +1,111 @@
+# syntax=docker/dockerfile:1
+#
+# Targets: `cpu` (default, last) and `gpu`. Both hold the binary, the ONNX Runtime library and the few system libraries
+# that these load: no shell, no package manager. The demo models are inside the binary.
+#
+#   docker build --target cpu -t frostline:cpu .
+#   docker build --target gpu -t frostline:gpu .
+#   docker run --rm --read-only --cap-drop=ALL -p 127.0.0.1:8461:8461 -e FROSTLINE_SERVER_INSECURE=true frostline:cpu
+#
+# The server refuses to listen beyond loopback without TLS or authorization unless it is told so, in a container too.
+
+ARG RUST_IMAGE=docker.io/library/rust:1.95-slim-bookworm
+ARG PYTHON_IMAGE=docker.io/library/python:3.13-slim-bookworm
+ARG DEBIAN_IMAGE=docker.io/library/debian:bookworm-slim
+# `build` compiles here; `prebuilt` takes target/image/frostline and target/image/libonnxruntime.so as they are.
+ARG BINARY=build
+ARG LIBRARY=onnxruntime
+
+# --- the binary -------------------------------------------------------------------------------------------------------
+FROM ${RUST_IMAGE} AS build
+WORKDIR /src
+ENV CARGO_PROFILE_RELEASE_STRIP=symbols
+# The dependencies are a layer of their own: it is kept until the manifests or the protocol change.
+COPY Cargo.toml Cargo.lock ./
+COPY proto proto
+RUN mkdir -p src tests/all \
+    && echo 'fn main() {}' | tee src/main.rs > tests/all/main.rs \
+    && touch src/lib.rs \
+    && cargo build --release --locked \
+    && rm -rf src tests
+COPY src src
+COPY tests/all tests/all
+COPY models/demo models/demo
+RUN touch src/main.rs src/lib.rs \
+    && cargo build --release --locked --bin frostline \
+    && cp target/release/frostline /frostline
+
+FROM scratch AS prebuilt
+COPY target/image/ /
+
+FROM ${BINARY} AS binary
+
+# --- ONNX Runtime, from its wheels ------------------------------------------------------------------------------------
+FROM ${PYTHON_IMAGE} AS onnxruntime
+COPY deploy/fetch_onnxruntime.sh /fetch_onnxruntime.sh
+RUN mkdir /out && /fetch_onnxruntime.sh /out && mv /out/libonnxruntime.so /libonnxruntime.so
+
+FROM ${LIBRARY} AS library
+
+FROM ${PYTHON_IMAGE} AS onnxruntime-gpu
+COPY deploy/image/gpu-requirements.txt deploy/image/fetch_gpu.sh /
+RUN /fetch_gpu.sh /gpu-requirements.txt /opt/frostline/lib
+
+# --- root file systems: what the two load, and nothing else -----------------------------------------------------------
+FROM ${DEBIAN_IMAGE} AS rootfs-cpu
+COPY deploy/image/rootfs.sh /rootfs.sh
+COPY --from=binary /frostline /opt/frostline/bin/frostline
+COPY --from=library /libonnxruntime.so /opt/frostline/lib/libonnxruntime.so
+RUN /rootfs.sh /rootfs
+
+FROM ${DEBIAN_IMAGE} AS rootfs-gpu
+COPY deploy/image/rootfs.sh /rootfs.sh
+COPY --from=binary /frostline /opt/frostline/bin/frostline
+COPY --from=onnxruntime-gpu /opt/frostline/lib /opt/frostline/lib
+RUN /rootfs.sh /rootfs
+
+# --- the images -------------------------------------------------------------------------------------------------------
+FROM scratch AS gpu
+ARG VERSION=0.0.0-dev
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="frostline" \
+      org.opencontainers.image.description="One frozen vision backbone, many light heads, one gRPC service (CUDA)" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
+COPY --from=rootfs-gpu /rootfs/ /
+ENV PATH=/opt/frostline/bin \
+    LD_LIBRARY_PATH=/opt/frostline/lib \
+    ORT_DYLIB_PATH=/opt/frostline/lib/libonnxruntime.so \
+    NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility \
+    FROSTLINE_SERVER_LISTEN=0.0.0.0:8461
+USER 65532:65532
+WORKDIR /
+EXPOSE 8461 8462
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=3s --start-period=120s --retries=3 \
+    CMD ["/opt/frostline/bin/frostline", "health", "--addr", "http://127.0.0.1:8461"]
+ENTRYPOINT ["/opt/frostline/bin/frostline"]
+CMD ["serve"]
+
+FROM scratch AS cpu
+ARG VERSION=0.0.0-dev
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="frostline" \
+      org.opencontainers.image.description="One frozen vision backbone, many light heads, one gRPC service (CPU)" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
+COPY --from=rootfs-cpu /rootfs/ /
+ENV PATH=/opt/frostline/bin \
+    ORT_DYLIB_PATH=/opt/frostline/lib/libonnxruntime.so \
+    FROSTLINE_SERVER_LISTEN=0.0.0.0:8461
+USER 65532:65532
+WORKDIR /
+EXPOSE 8461 8462
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=3s --start-period=60s --retries=3 \
+    CMD ["/opt/frostline/bin/frostline", "health", "--addr", "http://127.0.0.1:8461"]
+ENTRYPOINT ["/opt/frostline/bin/frostline"]
+CMD ["serve"]

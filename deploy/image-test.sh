@@ -1,0 +1,116 @@
+#!/bin/bash
+# Builds the container image with buildah and runs it for real with runc: non-root, read-only, without capabilities.
+#
+# usage: deploy/image-test.sh [cpu|gpu]
+#
+#   IMAGE_BINARY=FILE    take this binary instead of compiling in the container (beside it, ORT_DYLIB_PATH's library)
+#   IMAGE_LIBRARY=FILE   the ONNX Runtime library that goes with it (default target/onnxruntime/libonnxruntime.so)
+#   IMAGE_STORE=FOLDER   where images and layers are kept (default target/image-store)
+#
+# Base images come from their registry; where none can be reached, a Debian of the same release is made with
+# debootstrap and the host's Rust toolchain and Python are put on it.
+set -euo pipefail
+
+root=$(cd "$(dirname "$0")/.." && pwd)
+cd "$root"
+target=${1:-cpu}
+store=${IMAGE_STORE:-$root/target/image-store}
+image=localhost/frostline:$target
+driver=${STORAGE_DRIVER:-vfs}
+export BUILDAH_ISOLATION=chroot
+mkdir -p "$store"
+buildah() { command buildah --storage-driver "$driver" --root "$store/$driver" --runroot "$store/run-$driver" "$@"; }
+say() { printf '== %s\n' "$*"; }
+fail() { printf 'image-test: %s\n' "$*" >&2; exit 1; }
+
+for tool in buildah runc python3; do
+    command -v "$tool" >/dev/null || fail "$tool is missing: apt-get install buildah runc debootstrap"
+done
+
+# === base images ===
+
+debian=docker.io/library/debian:bookworm-slim
+arguments=()
+volumes=()
+
+make_debian() {
+    debian=localhost/frostline-debian:bookworm
+    buildah images --quiet "$debian" >/dev/null 2>&1 && return
+    say "no registry can be reached: making Debian with debootstrap"
+    [ -d "$store/debian/usr/bin" ] || {
+        rm -rf "$store/debian"
+        debootstrap --variant=minbase --include=ca-certificates,python3-pip bookworm "$store/debian" \
+            http://deb.debian.org/debian >"$store/debootstrap.log" 2>&1 || fail "debootstrap: see $store/debootstrap.log"
+    }
+    local container
+    container=$(buildah from scratch)
+    buildah add --quiet "$container" "$store/debian" / >/dev/null
+    buildah commit --quiet "$container" "$debian" >/dev/null
+    buildah rm "$container" >/dev/null
+}
+
+make_rust() {
+    local rust=localhost/frostline-rust:bookworm container
+    arguments+=(--build-arg "RUST_IMAGE=$rust")
+    buildah images --quiet "$rust" >/dev/null 2>&1 && return
+    say "making the Rust image from the host's toolchain"
+    container=$(buildah from "$debian")
+    buildah run "$container" -- sh -c 'apt-get update -qq && apt-get install -y -qq --no-install-recommends gcc libc6-dev' \
+        >/dev/null
+    buildah copy --quiet "$container" "$(rustc --print sysroot)" /opt/rust >/dev/null
+    buildah config --env PATH=/opt/rust/bin:/usr/local/bin:/usr/bin:/bin "$container"
+    buildah commit --quiet "$container" "$rust" >/dev/null
+    buildah rm "$container" >/dev/null
+}
+
+if ! buildah pull --quiet "$debian" >/dev/null 2>&1; then
+    make_debian
+    arguments+=(--build-arg "DEBIAN_IMAGE=$debian" --build-arg "PYTHON_IMAGE=$debian")
+    volumes+=(--volume /etc/ssl/certs:/etc/ssl/certs:ro)
+    [ -n "${IMAGE_BINARY:-}" ] || make_rust
+fi
+
+# === build ===
+
+# Old buildah builds every stage, needed or not: leave out those of the other way and the other target.
+rm -rf target/image
+mkdir -p target/image
+if [ -n "${IMAGE_BINARY:-}" ]; then
+    install -m 755 "$IMAGE_BINARY" target/image/frostline
+    strip target/image/frostline
+    install -m 755 "${IMAGE_LIBRARY:-target/onnxruntime/libonnxruntime.so}" target/image/libonnxruntime.so
+    arguments+=(--build-arg BINARY=prebuilt)
+    without='build'
+    [ "$target" = gpu ] || { without="$without onnxruntime"; arguments+=(--build-arg LIBRARY=prebuilt); }
+else
+    without='prebuilt'
+fi
+case $target in
+cpu) without="$without onnxruntime-gpu rootfs-gpu gpu" ;;
+gpu) without="$without onnxruntime library rootfs-cpu cpu" ;;
+*) fail "no target $target: cpu or gpu" ;;
+esac
+awk -v without=" $without " '/^FROM / { skip = index(without, " " $NF " ") } !skip' Dockerfile >"$store/Dockerfile.$target"
+
+say "build $image"
+start=$SECONDS
+buildah build --quiet --layers --format docker --target "$target" --file "$store/Dockerfile.$target" --tag "$image" \
+    ${volumes[@]+"${volumes[@]}"} ${arguments[@]+"${arguments[@]}"} \
+    --build-arg "VERSION=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)" \
+    --build-arg "REVISION=$(git rev-parse HEAD 2>/dev/null || echo unknown)" \
+    . >"$store/build.log" 2>&1 || { tail -40 "$store/build.log" >&2; fail "the build failed: see $store/build.log"; }
+say "built in $((SECONDS - start)) s"
+
+# === run ===
+
+container=$(buildah from --pull-never "$image")
+mounted=$(buildah mount "$container")
+buildah inspect --type image "$image" >"$store/inspect.json"
+cleanup() {
+    runc --root "$store/runc" delete --force frostline-image-test >/dev/null 2>&1 || true
+    buildah umount "$container" >/dev/null 2>&1 || true
+    buildah rm "$container" >/dev/null 2>&1 || true
+}
+trap cleanup EXIT
+IMAGE_ROOTFS=$mounted IMAGE_INSPECT=$store/inspect.json IMAGE_TARGET=$target IMAGE_RUNC=$store/runc \
+    python3 deploy/image/run_test.py

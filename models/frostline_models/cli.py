@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from dataclasses import fields
 from pathlib import Path
 
+from .backbones import command as backbones
 from .demo import Demo, Settings
+from .errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -20,6 +23,9 @@ STAGES = {
     "evaluate": (Demo.evaluate, "measure on held-out data; write METRICS.md and metrics.json"),
     "all": (Demo.run_all, "everything above, skipping what is done"),
 }
+
+#: Command groups beside ``demo``; each adds its own parsers.
+GROUPS = (backbones,)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -35,7 +41,16 @@ def parser() -> argparse.ArgumentParser:
         stage.add_argument("--from-scratch", action="store_true", help="heads start from nothing")
         for option in ("seed", "workers", "scenes", "heldout-scenes", "clips", "heldout-clips"):
             stage.add_argument(f"--{option}", type=int, default=_default(option))
+        stage.set_defaults(run=_demo)
+    for group in GROUPS:
+        group.add(groups)
     return top
+
+
+def _demo(arguments: argparse.Namespace) -> None:
+    settings = {k: v for k, v in vars(arguments).items() if k != "run"}
+    run, _ = STAGES[settings.pop("stage")]
+    run(Demo(Settings(**settings)))
 
 
 def _default(option: str) -> int:
@@ -43,9 +58,12 @@ def _default(option: str) -> int:
 
 
 def main() -> None:
-    arguments = vars(parser().parse_args())
-    run, _ = STAGES[arguments.pop("stage")]
-    run(Demo(Settings(**arguments)))
+    arguments = parser().parse_args()
+    try:
+        arguments.run(arguments)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

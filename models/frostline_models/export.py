@@ -118,7 +118,8 @@ def _toml(value) -> str:
         escaped = value.replace("\\", "\\\\").replace('"', '\\"')
         return f'"{escaped}"'
     if isinstance(value, float):
-        return str(round(value, 4))
+        text = f"{value:.7g}"
+        return text if set(text) & set(".einf") else text + ".0"
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(_toml(v) for v in value) + "]"
     return str(value)

@@ -44,6 +44,9 @@ class SwinV2Config:
     mlp_ratio: float = 4.0
     pretrained_windows: tuple[int, ...] = (0, 0, 0, 0)
     drop_path: float = 0.0
+    #: A third norm, on the residual branch itself, after every so many blocks of a stage;
+    #: 0 for none.  The paper adds it to H and G "at every 6 layers".
+    extra_norm_every: int = 0
 
     def channels(self) -> list[int]:
         return [self.dim * 2**i for i in range(len(self.depths))]
@@ -182,7 +185,10 @@ class Mlp(nn.Module):
 class Block(nn.Module):
     """``x + norm1(attention(x))`` then ``x + norm2(mlp(x))``, on ``[B, H, W, C]``."""
 
-    def __init__(self, cfg: SwinV2Config, dim: int, heads: int, size: int, odd: bool, pre: int):
+    def __init__(
+        self, cfg: SwinV2Config, dim: int, heads: int, size: int, odd: bool, pre: int,
+        extra_norm: bool = False,
+    ):  # fmt: skip
         super().__init__()
         self.window = min(cfg.window, size)
         if size % self.window:
@@ -194,6 +200,7 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(dim)
         self.mlp = Mlp(dim, int(dim * cfg.mlp_ratio))
         self.norm2 = nn.LayerNorm(dim)
+        self.norm3 = nn.LayerNorm(dim) if extra_norm else None
 
     def forward(self, x: Tensor) -> Tensor:
         y = x
@@ -203,7 +210,8 @@ class Block(nn.Module):
         if self.shift:
             y = torch.roll(y, (self.shift, self.shift), (1, 2))
         x = x + self.norm1(y)
-        return x + self.norm2(self.mlp(x))
+        x = x + self.norm2(self.mlp(x))
+        return x if self.norm3 is None else self.norm3(x)
 
 
 class PatchMerging(nn.Module):
@@ -227,8 +235,10 @@ class Stage(nn.Module):
         super().__init__()
         dim, size = cfg.channels()[index], cfg.image_size // cfg.strides()[index]
         pre, heads = cfg.pretrained_windows[index], cfg.heads[index]
+        every = cfg.extra_norm_every
         self.blocks = nn.ModuleList(
-            Block(cfg, dim, heads, size, bool(j % 2), pre) for j in range(cfg.depths[index])
+            Block(cfg, dim, heads, size, bool(j % 2), pre, bool(every) and (j + 1) % every == 0)
+            for j in range(cfg.depths[index])
         )
         last = index + 1 == len(cfg.depths)
         self.downsample = None if last else PatchMerging(dim, size)

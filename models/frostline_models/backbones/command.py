@@ -1,0 +1,151 @@
+"""``frostline-models backbone``: export, measure, list sizes."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from ..errors import InputError, at
+from ..postprocess import letterbox
+
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
+
+
+def add(groups) -> None:
+    group = groups.add_parser("backbone", help="export a backbone to a model repository")
+    commands = group.add_subparsers(required=True, metavar="COMMAND")
+
+    one = commands.add_parser("export", help="checkpoint or name to backbone.onnx, checked")
+    _weights(one)
+    one.add_argument("--out", type=Path, required=True, help="model repository to write into")
+    one.add_argument("--precision", default="fp32", help="fp32, fp16, bf16 or int8")
+    one.add_argument("--attention", default="matmul", help="matmul or fused (ONNX Attention)")
+    one.add_argument("--resize", default="letterbox", help="letterbox, stretch or center_crop")
+    one.add_argument("--filter", default="bilinear", help="bilinear or bicubic")
+    one.add_argument("--licence", default="unknown", help="of the weights, for the manifest")
+    one.add_argument("--version", default="1", help="for the manifest")
+    one.add_argument("--provider", default="CPUExecutionProvider", help="that checks the graph")
+    one.add_argument("--force", action="store_true", help="write even if parity misses its gate")
+    _calibration(one)
+    one.set_defaults(run=_export)
+
+    two = commands.add_parser("bench", help="speed against PyTorch and the plain exporter's graph")
+    _weights(two)
+    two.add_argument("--precisions", default="fp32,int8")
+    two.add_argument("--attentions", default="matmul,fused")
+    two.add_argument("--batch", type=int, default=1)
+    two.add_argument("--rounds", type=int, default=15)
+    _calibration(two)
+    two.set_defaults(run=_bench)
+
+    three = commands.add_parser("sizes", help="input sizes that a SwinV2 window takes")
+    three.add_argument("--window", type=int, required=True)
+    three.add_argument("--most", type=int, default=2048, help="largest size in pixels")
+    three.set_defaults(run=_sizes)
+
+
+def _weights(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", help="swinv2-{n,t,s,b,l,h,g}, or any timm model with feature maps")
+    parser.add_argument("--size", type=int, required=True, help="input side in pixels")
+    parser.add_argument("--window", type=int, default=8, help="SwinV2: tokens a side")
+    parser.add_argument("--pretrained-size", type=int, help="SwinV2: pixels at pretraining")
+    parser.add_argument("--pretrained-window", type=int, help="SwinV2: window at pretraining")
+    parser.add_argument("--checkpoint", type=Path, help="weights file, or Hugging Face folder")
+    parser.add_argument("--random", type=int, metavar="SEED", help="random weights instead")
+    parser.add_argument("--threads", type=int, default=1)
+
+
+def _calibration(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--calibration", metavar="FOLDER", help="int8: images to take ranges from, or 'generated'"
+    )
+    parser.add_argument("--calibration-count", type=int, default=32)
+    parser.add_argument("--percentile", type=float, help="int8: of activations; unset: all of them")
+
+
+def request(arguments: argparse.Namespace):
+    from .sources import Request
+
+    return Request(
+        name=arguments.name,
+        size=arguments.size,
+        window=arguments.window,
+        pretrained_size=arguments.pretrained_size,
+        pretrained_window=arguments.pretrained_window,
+        checkpoint=arguments.checkpoint,
+        seed=arguments.random,
+    )
+
+
+def calibration_images(source: str | None, size: int, count: int) -> np.ndarray | None:
+    """uint8 ``[N, size, size, 3]``, letterboxed as the server does; ``None`` without a source."""
+    from .parity import pictures
+
+    if source is None:
+        return None
+    if source == "generated":
+        return pictures(count, size, seed=3)
+    folder = Path(source)
+    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+    if not files:
+        raise at(folder, "holds no images to calibrate on")
+    chosen = files[:: max(1, len(files) // count)][:count]
+    rows = []
+    for file in chosen:
+        try:
+            with Image.open(file) as image:
+                rows.append(letterbox(image, size))
+        except (OSError, UnidentifiedImageError, ValueError) as error:
+            raise at(file, f"is not a readable image: {error}") from None
+    return np.stack(rows)
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    import torch
+
+    from . import export, sources
+
+    torch.set_num_threads(arguments.threads)
+    options = export.Options(
+        precision=arguments.precision,
+        attention=arguments.attention,
+        resize=arguments.resize,
+        filter=arguments.filter,
+        licence=arguments.licence,
+        version=arguments.version,
+        provider=arguments.provider,
+        threads=arguments.threads,
+        percentile=arguments.percentile,
+        force=arguments.force,
+    )
+    backbone = sources.load(request(arguments))
+    images = calibration_images(
+        arguments.calibration, arguments.size, arguments.calibration_count
+    )
+    export.export(backbone, arguments.out, options, images)
+    print(f"wrote {arguments.out / 'backbone.onnx'} and backbone.toml")
+
+
+def _bench(arguments: argparse.Namespace) -> None:
+    from . import bench
+
+    images = calibration_images(
+        arguments.calibration or "generated", arguments.size, arguments.calibration_count
+    )
+    times = bench.run(
+        request(arguments), arguments.precisions.split(","), arguments.attentions.split(","),
+        arguments.batch, arguments.rounds, arguments.threads, images,
+    )  # fmt: skip
+    print(bench.table(times))
+
+
+def _sizes(arguments: argparse.Namespace) -> None:
+    from .variants import fits
+
+    if arguments.window < 2:
+        raise InputError(f"--window {arguments.window}: must be at least 2")
+    sizes = [s for s in range(32, arguments.most + 1, 32) if fits(s, arguments.window)]
+    print(" ".join(map(str, sizes)))

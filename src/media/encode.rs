@@ -4,13 +4,10 @@ use std::io::Cursor;
 
 use image::{
     ExtendedColorType, ImageEncoder,
-    codecs::{
-        jpeg::JpegEncoder,
-        png::{CompressionType, FilterType, PngEncoder},
-    },
+    codecs::png::{CompressionType, FilterType, PngEncoder},
 };
 
-use super::{Format, Image, MediaError};
+use super::{Format, Image, MediaError, jpeg};
 
 /// An RGB image as a PNG file.
 ///
@@ -51,19 +48,12 @@ pub fn encode_gray16_png(width: u32, height: u32, levels: &[u16]) -> Result<Vec<
 /// # Errors
 /// The encoder's failure.
 pub fn encode_jpeg(image: &Image, quality: u8) -> Result<Vec<u8>, MediaError> {
-    let mut out = Vec::new();
-    JpegEncoder::new_with_quality(Cursor::new(&mut out), quality.clamp(1, 100))
-        .write_image(
-            image.data(),
-            image.width(),
-            image.height(),
-            ExtendedColorType::Rgb8,
-        )
-        .map_err(|error| MediaError::Encode {
+    jpeg::encode(image.data(), image.width(), image.height(), quality).map_err(|error| {
+        MediaError::Encode {
             format: Format::Jpeg,
             detail: error.to_string(),
-        })?;
-    Ok(out)
+        }
+    })
 }
 
 fn png(

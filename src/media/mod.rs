@@ -15,6 +15,7 @@ mod encode;
 mod error;
 mod geometry;
 mod image;
+mod jpeg;
 mod preprocess;
 mod resample;
 

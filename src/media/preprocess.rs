@@ -4,7 +4,7 @@ use super::{
     error::MediaError,
     geometry::{Geometry, geometry},
     image::{RgbView, buffer_len},
-    resample::{Weights, resample},
+    resample::{Weights, down_first, resample},
 };
 
 /// How an image of another aspect ratio is made to fit.
@@ -92,7 +92,11 @@ fn resize_into(image: RgbView<'_>, geometry: &Geometry, filter: Filter, out: &mu
     let stride = geometry.input_width() as usize * 3;
     let start = valid.top as usize * stride + valid.left as usize * 3;
     let size = (image.width() as usize, image.height() as usize);
-    resample(image.data(), size, &across, &down, |row, pixels| {
+    let order = down_first(
+        (image.width(), image.height()),
+        (resized_width, resized_height),
+    );
+    resample(image.data(), size, &across, &down, order, |row, pixels| {
         out[start + row * stride..][..pixels.len()].copy_from_slice(pixels);
     });
 }

@@ -1,0 +1,277 @@
+"""What trains each head: ``objective(head, maps, truth)`` gives named losses to be summed.
+
+``truth`` of a batch, in input pixels:
+
+* detection: ``boxes`` list of ``[G, 4]``, ``classes`` list of ``[G]`` int64, ``masks`` list
+  of ``[G, S, S]`` float (0 or 1);
+* segmentation: ``labels [N, S, S]`` int64, :data:`IGNORE` where nothing is known;
+* action: ``classes [N]`` int64.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..losses import box_iou_pairs, mask_loss
+from . import boxes as geometry
+from .action import ActionHead
+from .detection import Dense, RoiHead, SingleStage
+from .segmentation import MaskFormer
+
+IGNORE = 255
+#: Cells within this many strides of a box's centre are its positives.
+RADIUS = 1.5
+MOST_MASKS = 64  # positives whose masks are trained, per image
+SAMPLED_ROIS, POSITIVE_SHARE = 128, 0.25
+
+Losses = dict[str, Tensor]
+Truth = dict[str, list[Tensor] | Tensor]
+
+
+def objective(head: nn.Module, maps: list[Tensor], truth: Truth) -> Losses:
+    """The head's losses on a batch."""
+    if isinstance(head, SingleStage):
+        return single_stage(head, head(maps), truth)
+    if isinstance(head, RoiHead):
+        return roi(head, maps, truth)
+    if isinstance(head, MaskFormer):
+        return mask_former(head(maps), truth["labels"], head.classes)
+    if isinstance(head, ActionHead):
+        return {"class": F.cross_entropy(head(maps), truth["classes"], label_smoothing=0.05)}
+    return {"class": segmentation(head(maps), truth["labels"])}
+
+
+# === dense detection ===
+
+
+def assign(dense: Dense, boxes: Tensor) -> Tensor:
+    """The box each cell answers for, ``[L]``: a row of ``boxes [G, 4]`` or -1.
+
+    A box belongs to the level whose stride suits its longer side (4 to 8 strides) and to the
+    cells near its centre there, smaller boxes first; every box gets at least one cell.
+    """
+    if not len(boxes):
+        return torch.full((len(dense.centres),), -1, device=boxes.device)
+    strides = torch.tensor(dense.strides, dtype=boxes.dtype, device=boxes.device)
+    longer = (boxes[:, 2:] - boxes[:, :2]).amax(1)
+    level = (longer[:, None] > 8 * strides[None, :-1]).sum(1)  # [G]
+    x, y = dense.centres[:, 0, None], dense.centres[:, 1, None]  # [L, 1]
+    x0, y0, x1, y1 = (boxes[None, :, i] for i in range(4))
+    inside = (x > x0) & (x < x1) & (y > y0) & (y < y1)
+    far = torch.maximum((x - (x0 + x1) / 2).abs(), (y - (y0 + y1) / 2).abs())  # [L, G]
+    here = dense.steps[:, None] == strides[level][None]
+    far = far.masked_fill(~here, float("inf"))
+    nearest = far == far.amin(0, keepdim=True)
+    area = geometry.areas(boxes)[None].expand_as(far)
+    cost = torch.where(nearest, area - 1e9, area)
+    allowed = here & ((inside & (far < RADIUS * dense.steps[:, None])) | nearest)
+    best, owner = cost.masked_fill(~allowed, float("inf")).min(1)
+    return torch.where(best.isinf(), -1, owner)
+
+
+def dense_losses(
+    dense: Dense, raw: dict[str, Tensor], truth: Truth, one_class: bool = False
+) -> tuple[Losses, list[Tensor]]:
+    """Score loss towards the box's IoU (quality focal), generalized IoU of boxes; and owners."""
+    owners = [assign(dense, boxes) for boxes in truth["boxes"]]
+    target = torch.zeros_like(raw["logits"])
+    gious, count = [], max(1, sum(int((o >= 0).sum()) for o in owners))
+    for i, owner in enumerate(owners):
+        cell = (owner >= 0).nonzero()[:, 0]
+        if not len(cell):
+            continue
+        thing = owner[cell]
+        iou, giou = box_iou_pairs(raw["boxes"][i, cell].float(), truth["boxes"][i][thing])
+        label = torch.zeros_like(thing) if one_class else truth["classes"][i][thing]
+        target[i, cell, label] = iou.detach().clamp(min=0.05).to(target.dtype)
+        gious.append(1 - giou)
+    gap = (target - raw["logits"].sigmoid()).abs().square().detach()
+    score = F.binary_cross_entropy_with_logits(raw["logits"], target, gap, reduction="sum") / count
+    box = torch.cat(gious).mean() if gious else raw["boxes"].sum() * 0
+    return {"score": score, "box": 2 * box}, owners
+
+
+def single_stage(head: SingleStage, raw: dict[str, Tensor], truth: Truth) -> Losses:
+    losses, owners = dense_losses(head.dense, raw, truth)
+    parts = []
+    for i, owner in enumerate(owners):
+        cell = (owner >= 0).nonzero()[:, 0]
+        if not len(cell):
+            continue
+        cell = cell[torch.randperm(len(cell), device=cell.device)[:MOST_MASKS]]
+        thing = owner[cell]
+        logits = torch.einsum("pc,chw->phw", raw["coefficients"][i, cell], raw["prototypes"][i])
+        scale = head.size // head.side
+        # Only the masks asked for: a full-size mask is a hundred times a box.
+        kinds, back = thing.unique(return_inverse=True)
+        small = F.avg_pool2d(truth["masks"][i][kinds].unsqueeze(1), scale)[:, 0]
+        parts.append(mask_loss(logits.float(), small[back], truth["boxes"][i][thing] / scale))
+    losses["mask"] = torch.stack(parts).mean() if parts else raw["prototypes"].sum() * 0
+    return losses
+
+
+# === RoI heads ===
+
+
+def roi(head: RoiHead, maps: list[Tensor], truth: Truth) -> Losses:
+    levels, raw = head(maps)
+    losses, _ = dense_losses(head.dense, raw, truth, one_class=True)
+    losses = {f"proposal_{k}": v for k, v in losses.items()}
+    with torch.no_grad():
+        proposals = head.propose({k: v.detach() for k, v in raw.items()})
+    boxes = _sample_rois(proposals, truth, head.STAGES[0][1])
+    for s, stage in enumerate(head.stages):
+        weights, least = head.STAGES[s]
+        owner, label = _match(boxes, truth, least, head.classes)
+        logits, delta = stage(levels, boxes, head.size)
+        name = f"_{s + 1}" if len(head.stages) > 1 else ""
+        losses[f"class{name}"] = F.cross_entropy(logits.flatten(0, 1).float(), label.flatten())
+        positive = owner >= 0
+        if positive.any():
+            want = torch.cat([truth["boxes"][i][o[o >= 0]] for i, o in enumerate(owner)])
+            goal = geometry.encode(boxes[positive], want, weights)
+            value = F.smooth_l1_loss(delta[positive].float(), goal, beta=1.0, reduction="sum")
+            losses[f"delta{name}"] = value / label.numel()
+        else:
+            losses[f"delta{name}"] = delta.sum() * 0
+        if s == 0:
+            losses["mask"] = _mask_loss(head, levels, boxes, owner, truth)
+        with torch.no_grad():
+            boxes = geometry.decode(boxes, delta.detach().float(), weights, float(head.size))
+    return losses
+
+
+def _sample_rois(proposals: Tensor, truth: Truth, least: float) -> Tensor:
+    """Proposals and true boxes, ``[N, 128, 4]``: up to a quarter positives, the rest others."""
+    rows = []
+    for i, boxes in enumerate(truth["boxes"]):
+        every = torch.cat((boxes, proposals[i]))
+        overlap = geometry.iou(every, boxes).amax(1) if len(boxes) else every[:, 0] * 0
+        good, other = ((overlap >= least).nonzero()[:, 0], (overlap < least).nonzero()[:, 0])
+        good = good[torch.randperm(len(good), device=good.device)]
+        good = good[: int(SAMPLED_ROIS * POSITIVE_SHARE)]
+        other = other[torch.randperm(len(other), device=other.device)[: SAMPLED_ROIS - len(good)]]
+        index = torch.cat((good, other))
+        # Every image gives the same number: repeats fill up small sets.
+        index = index[torch.arange(SAMPLED_ROIS, device=index.device) % len(index)]
+        rows.append(every[index])
+    return torch.stack(rows)
+
+
+def _match(boxes: Tensor, truth: Truth, least: float, none: int) -> tuple[Tensor, Tensor]:
+    """For each box ``[N, K]``: the row of its true box or -1, and its class or ``none``."""
+    owners, labels = [], []
+    for row, things, classes in zip(boxes, truth["boxes"], truth["classes"]):
+        if not len(things):
+            owners.append(torch.full((len(row),), -1, device=row.device))
+            labels.append(torch.full((len(row),), none, device=row.device))
+            continue
+        overlap, owner = geometry.iou(row, things).max(1)
+        owner = torch.where(overlap >= least, owner, -1)
+        owners.append(owner)
+        labels.append(torch.where(owner >= 0, classes[owner.clamp(min=0)], none))
+    return torch.stack(owners), torch.stack(labels)
+
+
+def _mask_loss(
+    head: RoiHead, levels: list[Tensor], boxes: Tensor, owner: Tensor, truth: Truth
+) -> Tensor:
+    """Cross-entropy of box-relative masks, for an equal number of boxes of every image."""
+    count = int((owner >= 0).sum(1).max())
+    if not count:
+        return sum(p.sum() for p in head.mask.parameters()) * 0
+    order = (owner < 0).to(torch.int64).argsort(dim=1, stable=True)[:, :count]
+    rois, which = geometry.take(boxes, order), owner.gather(1, order)
+    labels, targets, valid = [], [], which >= 0
+    side = 2 * head.mask.BINS
+    for i, things in enumerate(which):
+        safe = things.clamp(min=0)
+        if not len(truth["classes"][i]):
+            labels.append(safe * 0)
+            targets.append(torch.zeros(count, side, side, device=boxes.device))
+            continue
+        labels.append(truth["classes"][i][safe])
+        masks = truth["masks"][i][safe].unsqueeze(1).to(boxes.dtype)
+        got = geometry.sample(masks, rois[i].unsqueeze(1), side, float(head.size))
+        targets.append((got[:, 0] >= 0.5).to(boxes.dtype))
+    logits = head.mask(levels, rois, torch.stack(labels), head.size).float()
+    loss = F.binary_cross_entropy_with_logits(
+        logits, torch.cat(targets).to(logits.dtype), reduction="none"
+    ).mean((1, 2))
+    valid = valid.flatten()
+    return (loss * valid).sum() / valid.sum()
+
+
+# === segmentation ===
+
+
+def segmentation(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy at twice the logits' resolution, labels taken at the cells' centres."""
+    side = min(2 * logits.shape[-1], labels.shape[-1])
+    up = F.interpolate(logits.float(), size=(side, side), mode="bilinear", align_corners=False)
+    step = labels.shape[-1] // side
+    labels = labels[:, step // 2 :: step, step // 2 :: step]
+    if not (labels != IGNORE).any():
+        return logits.sum() * 0
+    return F.cross_entropy(up, labels, ignore_index=IGNORE)
+
+
+def mask_former(out: list[tuple[Tensor, Tensor]], labels: Tensor, classes: int) -> Losses:
+    """Hungarian matching of queries to the classes present, after every layer."""
+    side = out[-1][1].shape[-1]
+    step = labels.shape[-1] // side
+    labels = labels[:, step // 2 :: step, step // 2 :: step]
+    known = (labels != IGNORE).to(torch.float32).flatten(1)
+    present = [row[row != IGNORE].unique() for row in labels]
+    masks = [(row[None] == kinds[:, None, None]).float().flatten(1) for row, kinds in zip(labels, present)]
+    total: Losses = {}
+    for logits, maps in out:
+        for name, value in _matched(logits.float(), maps.float(), present, masks, known, classes):
+            total[name] = total.get(name, 0.0) + value / len(out)
+    return total
+
+
+def _matched(logits, maps, present, masks, known, classes):
+    wanted = torch.full(logits.shape[:2], classes, device=logits.device)
+    entropy, dice, count = [], [], 0
+    maps = maps.flatten(2)
+    for i, (kinds, truth) in enumerate(zip(present, masks)):
+        if not len(kinds):
+            continue
+        row, column = _hungarian(logits[i], maps[i], kinds, truth, known[i])
+        wanted[i, row] = kinds[column]
+        got, want, where = maps[i, row], truth[column], known[i]
+        pixel = F.binary_cross_entropy_with_logits(got, want, reduction="none") * where
+        entropy.append((pixel.sum(1) / where.sum().clamp(min=1)).sum())
+        dice.append(_dice(got.sigmoid() * where, want * where).sum())
+        count += len(row)
+    weight = torch.ones(classes + 1, device=logits.device)
+    weight[classes] = 0.1  # most queries match nothing
+    yield "class", 2 * F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), weight)
+    zero = maps.sum() * 0
+    yield "mask", 5 * (torch.stack(entropy).sum() / count if count else zero)
+    yield "dice", 5 * (torch.stack(dice).sum() / count if count else zero)
+
+
+def _dice(a: Tensor, b: Tensor) -> Tensor:
+    return 1 - (2 * (a * b).sum(-1) + 1) / (a.sum(-1) + b.sum(-1) + 1)
+
+
+@torch.no_grad()
+def _hungarian(logits, maps, kinds, truth, known) -> tuple[Tensor, Tensor]:
+    """The cheapest one-to-one matching of queries ``[Q]`` to classes ``[K]``."""
+    from scipy.optimize import linear_sum_assignment
+
+    chance = logits.softmax(-1)[:, kinds]
+    area = known.sum().clamp(min=1)
+    on, off = F.softplus(-maps) * known, F.softplus(maps) * known
+    entropy = (on @ truth.T + off @ (1 - truth).T) / area
+    soft, truth = maps.sigmoid() * known, truth * known
+    dice = 1 - (2 * soft @ truth.T + 1) / (soft.sum(1, keepdim=True) + truth.sum(1) + 1)
+    cost = (-2 * chance + 5 * entropy + 5 * dice).cpu().numpy()
+    row, column = linear_sum_assignment(np.nan_to_num(cost, nan=1e6, posinf=1e6, neginf=-1e6))
+    device = logits.device
+    return torch.from_numpy(row).to(device), torch.from_numpy(column).to(device)

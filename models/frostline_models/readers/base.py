@@ -1,0 +1,106 @@
+"""What every data set offers, and reading of images with errors that name the file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from ..errors import at
+
+IGNORE = 255
+Image.MAX_IMAGE_PIXELS = 1 << 28
+
+
+@dataclass
+class Things:
+    """Instances of one image, in its pixels: ``boxes [G, 4]`` xyxy, ``classes [G]``,
+    ``masks [G, H, W]`` bool."""
+
+    boxes: np.ndarray
+    classes: np.ndarray
+    masks: np.ndarray
+
+
+class Dataset:
+    """Samples by index.  ``tasks`` says for which tasks there is truth."""
+
+    tasks: tuple[str, ...] = ()
+    labels: list[str] = []
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def key(self, index: int) -> str:
+        """The sample's name within the data set, stable between runs."""
+        raise NotImplementedError
+
+    def fingerprint(self) -> str:
+        """Changes when the samples or their order do; feature caches are kept by it."""
+        raise NotImplementedError
+
+
+class Images(Dataset):
+    """Still images."""
+
+    def image(self, index: int) -> np.ndarray:
+        """uint8 ``[H, W, 3]``."""
+        raise NotImplementedError
+
+    def size(self, index: int) -> tuple[int, int]:
+        """``(width, height)``, without reading pixels where possible."""
+        height, width = self.image(index).shape[:2]
+        return width, height
+
+    def things(self, index: int) -> Things:
+        raise NotImplementedError
+
+    def label_map(self, index: int) -> np.ndarray:
+        """uint8 ``[H, W]``, :data:`IGNORE` where unknown."""
+        raise NotImplementedError
+
+
+class Clips(Dataset):
+    """Videos with one class each."""
+
+    tasks = ("action",)
+
+    def frames(self, index: int, count: int, stride: int, place: float) -> list[np.ndarray]:
+        """``count`` frames, ``stride`` apart, from ``place`` (0 start to 1 end) of the video;
+        uint8 ``[H, W, 3]`` each.  Short videos repeat their last frame."""
+        raise NotImplementedError
+
+    def target(self, index: int) -> int:
+        raise NotImplementedError
+
+
+def read_image(path: Path) -> np.ndarray:
+    """uint8 RGB ``[H, W, 3]``, upright."""
+    try:
+        with Image.open(path) as image:
+            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    except FileNotFoundError:
+        raise at(path, "no such image") from None
+    except (OSError, ValueError, Image.DecompressionBombError, SyntaxError) as error:
+        raise at(path, f"is not a readable image: {error}") from None
+
+
+def read_labels(path: Path) -> np.ndarray:
+    """A label image of one channel, uint8 ``[H, W]``."""
+    try:
+        with Image.open(path) as image:
+            if image.mode not in ("L", "P", "1"):
+                raise at(path, f"is of mode {image.mode}; labels need one 8-bit channel (L or P)")
+            return np.asarray(image, dtype=np.uint8)
+    except FileNotFoundError:
+        raise at(path, "no such label image") from None
+    except (OSError, SyntaxError) as error:
+        raise at(path, f"is not a readable image: {error}") from None
+
+
+def folder(path: Path, what: str) -> Path:
+    if not path.is_dir():
+        raise at(path, f"no such folder ({what})")
+    return path

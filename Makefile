@@ -13,7 +13,7 @@ export ORT_TELEMETRY_DISABLED := 1
 step = @printf '== %s\n' '$(1)'; start=$$(date +%s%N); $(2); \
 	printf '== %s: %d.%01d s\n' '$(1)' $$((($$(date +%s%N) - start) / 1000000000)) $$((($$(date +%s%N) - start) / 100000000 % 10))
 
-.PHONY: help demo test test-rust test-python lint fmt runtime build check bench clean
+.PHONY: help demo serve test test-rust test-python test-models lint fmt runtime build check bench clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -25,14 +25,15 @@ build: runtime ## Build the release binary
 	$(call step,build,cargo build --release --locked --quiet)
 
 demo: build ## Set up, build, and run every demo head on the sample images and clips
-	$(call step,images,target/release/frostline analyze models/demo/samples/*.jpg --out target/demo)
-	$(call step,clips,for clip in models/demo/samples/clip-*/; do target/release/frostline analyze --clip $$clip --out target/demo; done)
-	@echo "annotated pictures are in target/demo"
+	$(call step,demo,deploy/demo.sh target/release/frostline target/demo)
+
+serve: build ## Leave a server with the demo models running on 127.0.0.1:8461
+	@target/release/frostline serve
 
 check: build ## Check the embedded models and measure them on this machine
 	$(call step,check,target/release/frostline check)
 
-test: test-rust test-python ## Run all tests
+test: test-rust test-python test-models ## Run all tests
 
 test-rust: runtime
 	$(call step,rust tests,cargo test --locked --quiet)
@@ -45,6 +46,17 @@ tests/.venv/ready: tests/requirements.txt
 # The binary is the one that the Rust tests built.
 test-python: test-rust tests/.venv/ready
 	$(call step,reference tests,tests/.venv/bin/python -m pytest -q tests/reference)
+
+models/.venv/ready: models/pyproject.toml
+	$(call step,models environment,$(PYTHON) -m venv models/.venv \
+		&& models/.venv/bin/python -m pip install --quiet --disable-pip-version-check -e "models[test]" \
+		&& touch $@)
+
+test-models: models/.venv/ready
+	$(call step,models tests,cd models && .venv/bin/python -m pytest -q)
+
+bench: runtime ## Compare a bare ONNX Runtime loop, the engine and gRPC in one run; writes target/bench/summary.json
+	$(call step,bench,cargo bench --locked --quiet --bench serving)
 
 lint: ## Check format and lints
 	$(call step,fmt,cargo fmt --check)

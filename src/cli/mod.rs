@@ -1,23 +1,37 @@
 //! Commands. Each reads as a list of steps; a bad configuration ends it before any port is bound.
 
-mod analyze;
+mod annotate;
+mod call;
 mod check;
+mod input;
 mod serve;
+mod show;
 
 use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Context;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::{
     backend::Runtime,
-    config::{Builder, Config, LogFormat, Origin},
-    repository::Repository,
+    config::{Builder, Config, ConfigError, LogFormat, Origin},
+    repository::{Repository, RepositoryError},
 };
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  failed
+  2  a wrong command line or configuration
+  3  the server cannot be reached
+  4  the model repository is refused
+  5  some inputs failed, the others are done
+
+Every setting can also be given as FROSTLINE_<SECTION>_<KEY> or in a file; `frostline config` lists them.";
 
 /// One frozen vision backbone, many light heads, one gRPC service.
 #[derive(Debug, Parser)]
-#[command(version, about)]
+#[command(version, about, after_help = EXIT_CODES)]
 struct Cli {
     #[command(flatten)]
     settings: Settings,
@@ -52,18 +66,23 @@ enum Command {
         /// The folder; the embedded demo models if unset.
         dir: Option<PathBuf>,
     },
+    /// Print a shell's completions; for bash: source <(frostline completions bash)
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
     /// Print the effective configuration and where each value is from.
     Config,
     /// List a server's heads.
-    Heads(analyze::Target),
+    Heads(call::Target),
     /// Run every head that fits, or those named, on images or on a clip.
-    Analyze(analyze::Analyze),
+    Analyze(call::Analyze),
     /// Detect objects in images.
-    Detect(analyze::Single),
+    Detect(call::Single),
     /// Label every pixel of images.
-    Segment(analyze::Single),
+    Segment(call::Single),
     /// Recognize the action in a clip: frames in order, or one folder of them.
-    Recognize(analyze::Single),
+    Recognize(call::Single),
 }
 
 /// Runs the command line; the process's exit code.
@@ -74,8 +93,35 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("frostline: {error:#}");
-            ExitCode::FAILURE
+            ExitCode::from(code(&error))
         }
+    }
+}
+
+/// Some of a command's inputs failed, each with its own message.
+#[derive(Debug, thiserror::Error)]
+#[error("{failed} of {all} inputs failed")]
+struct Partial {
+    failed: usize,
+    all: usize,
+}
+
+/// The exit code that tells scripts what kind of failure it was.
+fn code(error: &anyhow::Error) -> u8 {
+    let is = |kind: fn(&(dyn std::error::Error + 'static)) -> bool| error.chain().any(kind);
+    if is(|e| e.is::<ConfigError>()) {
+        2
+    } else if is(|e| e.is::<tonic::transport::Error>()) {
+        3
+    } else if is(|e| e.is::<RepositoryError>()) {
+        4
+    } else if error
+        .downcast_ref::<Partial>()
+        .is_some_and(|p| p.failed < p.all)
+    {
+        5
+    } else {
+        1
     }
 }
 
@@ -84,7 +130,15 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Serve { listen } => listen.as_deref(),
         _ => None,
     };
-    let (config, listing) = load(&cli.settings, listen)?;
+    let (mut config, listing) = load(&cli.settings, listen)?;
+    let unset = |path: &str| {
+        listing
+            .iter()
+            .any(|row| row.0 == path && row.2 == Origin::Default)
+    };
+    if !matches!(cli.command, Command::Serve { .. }) && unset("telemetry.log") {
+        "warn".clone_into(&mut config.telemetry.log);
+    }
     log(&config)?;
     match cli.command {
         Command::Serve { .. } => serve::run(config),
@@ -95,15 +149,24 @@ fn run(cli: Cli) -> anyhow::Result<()> {
                 ..config
             })
         }
+        Command::Completions { shell } => {
+            clap_complete::generate(
+                shell,
+                &mut Cli::command(),
+                "frostline",
+                &mut std::io::stdout(),
+            );
+            Ok(())
+        }
         Command::Config => {
             print(&listing);
             Ok(())
         }
-        Command::Heads(target) => analyze::heads(&config, &target),
-        Command::Analyze(command) => analyze::analyze(&config, &command),
-        Command::Detect(command) => analyze::detect(&config, &command),
-        Command::Segment(command) => analyze::segment(&config, &command),
-        Command::Recognize(command) => analyze::recognize(&config, &command),
+        Command::Heads(target) => call::heads(&config, &target),
+        Command::Analyze(command) => call::analyze(&config, &command),
+        Command::Detect(command) => call::detect(&config, &command),
+        Command::Segment(command) => call::segment(&config, &command),
+        Command::Recognize(command) => call::recognize(&config, &command),
     }
 }
 

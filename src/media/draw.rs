@@ -86,24 +86,32 @@ pub fn outline(image: &mut Image, bbox: [f32; 4], stroke: i64, color: [u8; 3]) {
 /// White text on a ground of `color`, its top left corner at (`left`, `top`), moved to stay inside the image.
 /// Characters outside printable ASCII are left out.
 pub fn tag(image: &mut Image, (left, top): (i64, i64), text: &str, size: f32, color: [u8; 3]) {
+    let (advance, line) = extent(text, size);
+    let pad = (size / 5.0).ceil();
+    let (width, height) = ((advance + 2.0 * pad) as i64, (line + pad) as i64);
+    let left = left.min(i64::from(image.width()) - width).max(0);
+    let top = top.min(i64::from(image.height()) - height).max(0);
+    fill(image, (left, top), (width, height), color, 0.85);
+    self::text(
+        image,
+        (left + pad as i64, top + (pad / 2.0) as i64),
+        text,
+        size,
+        [255; 3],
+    );
+}
+
+/// Text without a ground, its top left corner at (`left`, `top`); what is outside the image is left out, and so are
+/// characters outside printable ASCII.
+pub fn text(image: &mut Image, (left, top): (i64, i64), text: &str, size: f32, color: [u8; 3]) {
     // The font is part of the binary: that it parses is held by a test.
     let Ok(font) = FontRef::try_from_slice(FONT) else {
         return;
     };
     let font = font.as_scaled(PxScale::from(size));
-    let glyphs: Vec<_> = text.chars().filter(|c| (' '..='~').contains(c)).collect();
-    let advance: f32 = glyphs
-        .iter()
-        .map(|&c| font.h_advance(font.glyph_id(c)))
-        .sum();
-    let pad = (size / 5.0).ceil();
-    let (width, height) = ((advance + 2.0 * pad) as i64, (font.height() + pad) as i64);
-    let left = left.min(i64::from(image.width()) - width).max(0);
-    let top = top.min(i64::from(image.height()) - height).max(0);
-    fill(image, (left, top), (width, height), color, 0.85);
-    let mut x = left as f32 + pad;
-    let baseline = top as f32 + pad / 2.0 + font.ascent();
-    for c in glyphs {
+    let mut x = left as f32;
+    let baseline = top as f32 + font.ascent();
+    for c in printable(text) {
         let id = font.glyph_id(c);
         let glyph = id.with_scale_and_position(size, ab_glyph::point(x, baseline));
         if let Some(shape) = font.outline_glyph(glyph) {
@@ -113,11 +121,27 @@ pub fn tag(image: &mut Image, (left, top): (i64, i64), text: &str, size: f32, co
                     corner.x as i64 + i64::from(dx),
                     corner.y as i64 + i64::from(dy),
                 );
-                fill(image, at, (1, 1), [255; 3], coverage.min(1.0));
+                fill(image, at, (1, 1), color, coverage.min(1.0));
             });
         }
         x += font.h_advance(id);
     }
+}
+
+/// Width and height of a line of text, in pixels.
+fn extent(text: &str, size: f32) -> (f32, f32) {
+    let Ok(font) = FontRef::try_from_slice(FONT) else {
+        return (0.0, 0.0);
+    };
+    let font = font.as_scaled(PxScale::from(size));
+    let advance = printable(text)
+        .map(|c| font.h_advance(font.glyph_id(c)))
+        .sum();
+    (advance, font.height())
+}
+
+fn printable(text: &str) -> impl Iterator<Item = char> {
+    text.chars().filter(|c| (' '..='~').contains(c))
 }
 
 fn blend(pixel: &mut [u8], color: [u8; 3], opacity: f32) {

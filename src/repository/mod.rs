@@ -28,7 +28,7 @@ pub use manifest::{
 #[derive(Debug, Error)]
 pub enum RepositoryError {
     /// A file cannot be read.
-    #[error("{file}: cannot be read: {source}")]
+    #[error("{file}: cannot be read")]
     Read {
         /// Path inside the repository.
         file: String,

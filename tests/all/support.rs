@@ -60,7 +60,9 @@ impl Running {
             }
         };
         let limit = std::time::Duration::from_secs(20);
-        tokio::time::timeout(limit, idle).await.expect("a place at the door leaked");
+        tokio::time::timeout(limit, idle)
+            .await
+            .expect("a place at the door leaked");
     }
 
     /// Asks the server to stop and waits until it has.

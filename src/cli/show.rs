@@ -1,0 +1,163 @@
+//! Answers as text for people and as JSON for programs.
+
+use serde_json::{Map, Value, json};
+
+use crate::proto::{self, head_result::Result as Answer};
+
+/// Lines for a person.
+pub(super) fn text(name: &str, answer: &proto::AnalyzeResponse) -> String {
+    let mut out = format!("{name}\n");
+    for result in &answer.results {
+        let mut table = Vec::new();
+        match &result.result {
+            Some(Answer::Detection(found)) => {
+                for d in &found.detections {
+                    let b = d.bbox.unwrap_or_default();
+                    let sides =
+                        [b.x_min, b.y_min, b.x_max, b.y_max].map(|side| format!("{side:7.1}"));
+                    table.push((format!("{:.2}", d.score), d.name.clone(), sides.join(" ")));
+                }
+                if table.is_empty() {
+                    table.push(("-".to_owned(), "nothing found".to_owned(), String::new()));
+                }
+            }
+            Some(Answer::Segmentation(map)) => {
+                for (segment, share) in shares(map) {
+                    let percent = format!("{:.1} %", 100.0 * share);
+                    table.push((percent, segment.name.clone(), String::new()));
+                }
+            }
+            Some(Answer::Classification(top)) => {
+                for scored in &top.top {
+                    table.push((
+                        format!("{:.2}", scored.probability),
+                        scored.name.clone(),
+                        String::new(),
+                    ));
+                }
+            }
+            Some(Answer::Tensors(tensors)) => {
+                for tensor in &tensors.tensors {
+                    table.push((
+                        String::new(),
+                        tensor.name.clone(),
+                        format!("{:?}", tensor.shape),
+                    ));
+                }
+            }
+            Some(Answer::Error(error)) => {
+                table.push((
+                    "error".to_owned(),
+                    error.reason.clone(),
+                    error.message.clone(),
+                ));
+            }
+            None => {}
+        }
+        for (line, (value, label, rest)) in table.into_iter().enumerate() {
+            let head = if line == 0 { result.head.as_str() } else { "" };
+            out += format!("  {head:12} {value:>7}  {label:16} {rest}").trim_end();
+            out.push('\n');
+        }
+    }
+    if let Some(made) = &answer.provenance {
+        let t = made.timing.unwrap_or_default();
+        let ms = |us: u64| us as f64 / 1e3;
+        let heads = answer.results.len();
+        out += &format!(
+            "  {} backbone pass{} for {heads} head{}; ms: queue {:.1}, decode {:.1}, backbone {:.1}, heads {:.1}, \
+             postprocess {:.1}, total {:.1}\n",
+            made.backbone_rows,
+            if made.backbone_rows == 1 { "" } else { "es" },
+            if heads == 1 { "" } else { "s" },
+            ms(t.queue_us),
+            ms(t.decode_us),
+            ms(t.backbone_us),
+            ms(t.head_us),
+            ms(t.postprocess_us),
+            ms(t.total_us),
+        );
+    }
+    out
+}
+
+/// Segments with their share of the image, the largest first.
+pub(super) fn shares(map: &proto::SegmentationResult) -> Vec<(&proto::Segment, f64)> {
+    let all = f64::from(map.width) * f64::from(map.height);
+    let mut segments: Vec<_> = map
+        .segments
+        .iter()
+        .map(|s| (s, s.pixels as f64 / all))
+        .collect();
+    segments.sort_by_key(|(segment, _)| std::cmp::Reverse(segment.pixels));
+    segments
+}
+
+/// One object a program can read: masks as COCO RLE with text counts, label maps by their segments.
+pub(super) fn json(name: &str, answer: &proto::AnalyzeResponse) -> Value {
+    let heads: Map<String, Value> = answer
+        .results
+        .iter()
+        .map(|result| (result.head.clone(), head(result)))
+        .collect();
+    let mut object = json!({ "file": name, "heads": heads });
+    if let Some(made) = &answer.provenance {
+        let t = made.timing.unwrap_or_default();
+        object["backbone"] = json!(made.backbone);
+        object["backbone_rows"] = json!(made.backbone_rows);
+        object["batch_size"] = json!(made.batch_size);
+        object["timing_us"] = json!({
+            "queue": t.queue_us,
+            "decode": t.decode_us,
+            "backbone": t.backbone_us,
+            "head": t.head_us,
+            "postprocess": t.postprocess_us,
+            "total": t.total_us,
+        });
+    }
+    object
+}
+
+fn head(result: &proto::HeadResult) -> Value {
+    let mask = |mask: &proto::Mask| {
+        let counts = String::from_utf8_lossy(&mask.counts).into_owned();
+        json!({ "size": [mask.height, mask.width], "counts": counts })
+    };
+    let mut value = match &result.result {
+        Some(Answer::Detection(found)) => {
+            let detection = |d: &proto::Detection| {
+                let b = d.bbox.unwrap_or_default();
+                json!({
+                    "name": d.name,
+                    "label": d.label,
+                    "score": d.score,
+                    "box": [b.x_min, b.y_min, b.x_max, b.y_max],
+                    "mask": d.mask.as_ref().map(mask),
+                })
+            };
+            json!({ "detections": found.detections.iter().map(detection).collect::<Vec<_>>() })
+        }
+        Some(Answer::Segmentation(map)) => {
+            let segment = |s: &proto::Segment| json!({ "name": s.name, "label": s.label, "pixels": s.pixels });
+            json!({
+                "width": map.width,
+                "height": map.height,
+                "segments": map.segments.iter().map(segment).collect::<Vec<_>>(),
+            })
+        }
+        Some(Answer::Classification(top)) => {
+            let scored = |s: &proto::ScoredLabel| json!({ "name": s.name, "label": s.label, "probability": s.probability });
+            json!({ "top": top.top.iter().map(scored).collect::<Vec<_>>() })
+        }
+        Some(Answer::Tensors(tensors)) => {
+            let tensor = |t: &proto::Tensor| json!({ "name": t.name, "shape": t.shape });
+            json!({ "tensors": tensors.tensors.iter().map(tensor).collect::<Vec<_>>() })
+        }
+        Some(Answer::Error(error)) => {
+            json!({ "error": { "code": error.code, "reason": error.reason, "message": error.message } })
+        }
+        None => json!({}),
+    };
+    value["version"] = json!(result.version);
+    value
+}

@@ -1,0 +1,1 @@
+"""Training heads on the frozen features of an exported backbone."""

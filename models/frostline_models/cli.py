@@ -10,6 +10,7 @@ from pathlib import Path
 from .backbones import command as backbones
 from .demo import Demo, Settings
 from .errors import InputError
+from .measure import command as measure
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -25,7 +26,7 @@ STAGES = {
 }
 
 #: Command groups beside ``demo``; each adds its own parsers.
-GROUPS = (backbones,)
+GROUPS = (backbones, measure)
 
 
 def parser() -> argparse.ArgumentParser:

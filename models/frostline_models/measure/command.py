@@ -1,0 +1,127 @@
+"""``frostline-models evaluate``: a data set through a running server, or a repository run here."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+from ..errors import InputError
+from ..readers import FORMATS, open_dataset
+
+
+def add(groups) -> None:
+    parser = groups.add_parser(
+        "evaluate", help="accuracy of a head on a data set, through the running server"
+    )
+    parser.add_argument("head", help="name of the head")
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--server", metavar="HOST:PORT", help="a running server")
+    where.add_argument("--repository", type=Path, help="a model repository, run here")
+    parser.add_argument("--format", required=True, help=", ".join(FORMATS))
+    parser.add_argument("--data", type=Path, required=True, help="the data set's folder")
+    parser.add_argument(
+        "--option", action="append", default=[], metavar="KEY=VALUE", help="of the data set's format"
+    )
+    parser.add_argument("--limit", type=int, help="only the first so many samples")
+    parser.add_argument("--workers", type=int, default=4, help="calls in flight")
+    parser.add_argument("--clips", type=int, default=1, help="action: clips per video")
+    parser.add_argument("--crops", type=int, default=1, help="action: crops per clip")
+    parser.add_argument("--frame-stride", type=int, default=1, help="action: in the video's frames")
+    parser.add_argument("--token", help="bearer token, where the server asks for one")
+    parser.add_argument("--out", type=Path, help="folder for evaluation.json and cases.png")
+    parser.set_defaults(run=run)
+
+
+def parse_options(pairs: list[str]) -> dict:
+    """``key=value`` pairs; numbers and true/false become such."""
+    options = {}
+    for pair in pairs:
+        key, separator, value = pair.partition("=")
+        if not separator or not key:
+            raise InputError(f"--option {pair!r}: must be KEY=VALUE")
+        try:
+            options[key] = json.loads(value)
+        except json.JSONDecodeError:
+            options[key] = value
+    return options
+
+
+def run(arguments: argparse.Namespace) -> None:
+    options = parse_options(arguments.option)
+    if arguments.server:
+        from .remote import Remote
+
+        predictor = Remote(arguments.server, arguments.head, token=arguments.token)
+        frames, where = max(1, predictor.head.frames), arguments.server
+    else:
+        from .local import Local
+
+        predictor = Local(arguments.repository, arguments.head)
+        frames, where = predictor.post.get("frames", 1), str(arguments.repository)
+    if arguments.format == "generated-scenes" and predictor.task == "segmentation":
+        options.setdefault("task", "segmentation")
+    if arguments.format == "kinetics":
+        options.setdefault("labels", predictor.labels)
+    dataset = open_dataset(arguments.format, arguments.data, **options)
+    report, result = evaluate(predictor, dataset, arguments, frames, where)
+    print(show(report))
+    if arguments.out:
+        from . import gallery
+
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        (arguments.out / "evaluation.json").write_text(json.dumps(report, indent=2) + "\n")
+        gallery.save(arguments.out / "cases.png", result, dataset, predictor.task, frames=frames)
+        print(f"wrote {arguments.out / 'evaluation.json'} and cases.png")
+
+
+def evaluate(predictor, dataset, arguments: argparse.Namespace, frames: int, where: str):
+    """The report as a table of plain values, and the result with its cases."""
+    from . import metrics
+
+    if predictor.task not in dataset.tasks:
+        has = ", ".join(dataset.tasks)
+        raise InputError(f"head {arguments.head!r} is for {predictor.task}, the data set for {has}")
+    if list(dataset.labels) != list(predictor.labels):
+        raise InputError(
+            f"the head's {len(predictor.labels)} labels are not the data set's {len(dataset.labels)}: "
+            f"{_difference(predictor.labels, dataset.labels)}"
+        )
+    began = time.monotonic()
+    result = metrics.run(
+        predictor, dataset, predictor.task, arguments.limit, frames, arguments.frame_stride,
+        arguments.clips, arguments.crops, arguments.workers,
+    )  # fmt: skip
+    seconds = time.monotonic() - began
+    report = {
+        "head": arguments.head, "task": predictor.task, "where": where,
+        "samples": len(result.scores), "metrics": result.metrics,
+        "seconds": round(seconds, 2), "samples_per_second": round(len(result.scores) / seconds, 2),
+        "backbone_runs": predictor.rows,
+    }  # fmt: skip
+    if predictor.task == "action":
+        report["views"] = f"{frames} frames x {arguments.clips} clips x {arguments.crops} crops"
+    return report, result
+
+
+def _difference(head: list[str], data: list[str]) -> str:
+    for i, (a, b) in enumerate(zip(head, data)):
+        if a != b:
+            return f"number {i} is {a!r} there and {b!r} here"
+    return "one list is longer"
+
+
+def show(report: dict) -> str:
+    """For people."""
+    lines = [
+        f"{report['head']} ({report['task']}) on {report['samples']} samples from {report['where']}"
+    ]
+    if "views" in report:
+        lines.append(f"  {report['views']}")
+    lines += [f"  {name:<16}{100 * value:7.2f}" for name, value in report["metrics"].items()]
+    lines.append(
+        f"  {report['samples_per_second']} samples/s, {report['backbone_runs']} backbone rows, "
+        f"{report['seconds']} s"
+    )
+    return "\n".join(lines)

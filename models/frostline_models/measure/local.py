@@ -1,0 +1,68 @@
+"""A model repository run here, by ONNX Runtime: the server's answers without the server."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ..errors import InputError, at
+from ..postprocess import letterbox, placement
+from ..taskheads.spec import read_manifest
+from . import served
+
+
+class Local:
+    """One head of a repository."""
+
+    def __init__(self, repository: Path, head: str, provider: str = "CPUExecutionProvider", threads: int = 0):
+        import onnxruntime as ort
+
+        file = repository / "heads" / head / "head.toml"
+        if not file.is_file():
+            have = sorted(p.name for p in (repository / "heads").glob("*") if p.is_dir())
+            raise at(file, f"no such head; there are {', '.join(have) or 'none'}")
+        self.manifest = tomllib.loads(file.read_text())
+        backbone = read_manifest(repository / "backbone.toml")
+        if self.manifest["backbone"] != backbone["sha256"]:
+            raise at(file, f"backbone: is {self.manifest['backbone']}, the repository's is {backbone['sha256']}")
+        if backbone["input"]["resize"] != "letterbox":
+            raise InputError(f"{repository}: only letterboxed input is evaluated here, use the server")
+        self.task, self.labels = self.manifest["task"], self.manifest["labels"]
+        self.post = dict(self.manifest["postprocess"])
+        self.size = self.manifest["input_size"][0]
+        settings = ort.SessionOptions()
+        settings.intra_op_num_threads, settings.log_severity_level = threads, 3
+        make = lambda path: ort.InferenceSession(str(path), settings, providers=[provider])  # noqa: E731
+        self.backbone = make(repository / backbone["file"])
+        self.head = make(file.parent / self.manifest["file"])
+        self.rows = 0
+
+    def _outputs(self, images: np.ndarray, clip: bool) -> dict[str, np.ndarray]:
+        maps = self.backbone.run(self.manifest["features"], {self.backbone.get_inputs()[0].name: images})
+        self.rows += len(images)
+        if clip:
+            maps = [m[None] for m in maps]
+        values = self.head.run(None, dict(zip(self.manifest["features"], maps)))
+        return {o.name: v[0] for o, v in zip(self.head.get_outputs(), values)}
+
+    def detect(self, image: np.ndarray, threshold: float | None = None) -> list[served.Detection]:
+        """``image`` uint8 ``[H, W, 3]``; ``threshold`` in place of the manifest's."""
+        out = self._outputs(letterbox(Image.fromarray(image), self.size)[None], False)
+        post = self.post if threshold is None else self.post | {"score_threshold": threshold}
+        return served.detections(out, self._where(image), self.size, post)
+
+    def segment(self, image: np.ndarray) -> np.ndarray:
+        """``[H, W]`` labels."""
+        out = self._outputs(letterbox(Image.fromarray(image), self.size)[None], False)
+        return served.label_map(out["logits"], self._where(image), self.size)
+
+    def recognize(self, frames: list[np.ndarray]) -> np.ndarray:
+        """Probabilities ``[C]`` of a clip."""
+        boxed = np.stack([letterbox(Image.fromarray(f), self.size) for f in frames])
+        return served.probabilities(self._outputs(boxed, True)["logits"])
+
+    def _where(self, image: np.ndarray):
+        return placement(image.shape[1], image.shape[0], self.size)

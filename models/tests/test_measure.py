@@ -1,0 +1,192 @@
+"""Metrics on answers that are known; the server's postprocessing for both kinds of masks."""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+from PIL import Image
+
+from frostline_models import postprocess
+from frostline_models.errors import InputError
+from frostline_models.measure import command, gallery, metrics, served
+from frostline_models.measure.local import Local
+from frostline_models.readers import open_dataset
+
+ROOT = Path(__file__).resolve().parents[2]
+COCO = {"images": "val2017", "annotations": "annotations/instances_val2017.json"}
+
+
+class Oracle:
+    """Answers with the truth, or with something else."""
+
+    rows = 0
+
+    def __init__(self, dataset, task, wrong=False):
+        self.dataset, self.task, self.labels, self.wrong = dataset, task, dataset.labels, wrong
+        self.at = {dataset.image(i).tobytes(): i for i in range(len(dataset))} if task != "action" else {}
+
+    def detect(self, image, threshold=None):
+        truth = self.dataset.things(self.at[image.tobytes()])
+        shift = 60 if self.wrong else 0
+        return [
+            served.Detection(int(k), 0.9, b + shift, ~m if self.wrong else m)
+            for b, k, m in zip(truth.boxes, truth.classes, truth.masks)
+        ]
+
+    def segment(self, image):
+        labels = self.dataset.label_map(self.at[image.tobytes()]).astype(int)
+        return (labels + 1) % 4 if self.wrong else np.where(labels == 255, 0, labels)
+
+    def recognize(self, frames):
+        x = [np.nonzero(f[..., 0].astype(int) - f[..., 1] > 80)[1].mean() for f in frames]
+        right = (x[-1] > x[0]) != self.wrong
+        return np.array([0.1, 0.9] if right else [0.9, 0.1])
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_protocols_score_the_truth_one_and_nonsense_zero(tmp_path, wrong):
+    wanted = 0.0 if wrong else 1.0
+    coco = open_dataset("coco", datasets.coco(tmp_path / "c", splits=("val2017",)), **COCO)
+    found = metrics.run(Oracle(coco, "detection", wrong), coco, "detection", workers=2)
+    assert set(found.metrics) == {"box_map", "box_map50", "mask_map", "mask_map50"}
+    ade = open_dataset("ade20k", datasets.ade20k(tmp_path / "a"), split="validation", classes=4)
+    segmented = metrics.run(Oracle(ade, "segmentation", wrong), ade, "segmentation")
+    kinetics = open_dataset("kinetics", datasets.kinetics(tmp_path / "k"), videos="val", csv="val.csv")
+    seen = metrics.run(Oracle(kinetics, "action", wrong), kinetics, "action", frames=3, stride=2, clips=2)
+    for result in (found, segmented):
+        assert all(v == pytest.approx(wanted, abs=0.02) for v in result.metrics.values()), result.metrics
+    assert seen.metrics == {"top1": wanted, "top5": 1.0}
+    for result, data, task in ((found, coco, "detection"), (segmented, ade, "segmentation"), (seen, kinetics, "action")):
+        assert len(result.scores) == len(data)
+        gallery.save(tmp_path / "cases.png", result, data, task, frames=3)
+        with Image.open(tmp_path / "cases.png") as sheet:
+            assert sheet.size == (6 * gallery.TILE, 2 * (gallery.TILE + gallery.BAR))
+
+
+def test_a_limit_counts_only_its_images(tmp_path):
+    coco = open_dataset("coco", datasets.coco(tmp_path, splits=("val2017",)), **COCO)
+    result = metrics.run(Oracle(coco, "detection"), coco, "detection", limit=2)
+    assert result.metrics["box_map"] == pytest.approx(1.0) and len(result.scores) == 2
+
+
+def test_postprocessing_agrees_with_the_demos():
+    """At the demo's size and kind of mask, both implementations say the same."""
+    rng = np.random.default_rng(0)
+    where = postprocess.placement(100, 60)
+    low = rng.uniform(0, 60, (12, 2)) * [1, 0.5] + [0, 30]
+    boxes = np.concatenate((low, low + rng.uniform(8, 38, (12, 2))), 1).clip(0, 128)
+    outputs = {
+        "boxes": boxes, "scores": rng.uniform(0, 1, 12), "labels": rng.integers(0, 2, 12),
+        "masks": rng.uniform(0, 1, (12, 32, 32)).astype(np.float32),
+    }  # fmt: skip
+    post = {"score_threshold": 0.2, "nms_iou": 0.5, "max_detections": 6, "mask": "image", "mask_threshold": 0.5}
+    ours = served.detections(outputs, where, 128, post)
+    theirs = postprocess.detections(*outputs.values(), where, 0.2, 0.5, 6)
+    assert len(ours) == len(theirs) > 2
+    for a, b in zip(ours, theirs):
+        assert (a.label, a.score) == (b.label, b.score)
+        np.testing.assert_allclose(a.box, b.box)
+        assert (a.mask != b.mask).mean() < 0.01
+    logits = rng.normal(size=(5, 32, 32)).astype(np.float32)
+    np.testing.assert_array_equal(served.label_map(logits, where, 128), postprocess.label_map(logits, where))
+
+
+def test_box_masks_are_stretched_over_their_box():
+    where = postprocess.placement(64, 64, 64)
+    mask = np.zeros((28, 28), np.float32)
+    mask[:, :14] = 1
+    post = {"mask": "box", "mask_threshold": 0.5}
+    out = served.paste(mask, np.array([10.0, 20, 30, 60]), where, 64, post)
+    assert out[20:60, 10:20].all() and out.sum() == 40 * 10
+
+
+def test_heads_that_do_not_fit_the_data_are_refused(tmp_path, demo):
+    coco = open_dataset("coco", datasets.coco(tmp_path, splits=("val2017",)), **COCO)
+    arguments = argparse.Namespace(head="objects", limit=1, frame_stride=1, clips=1, crops=1, workers=1)
+    with pytest.raises(InputError, match="22 labels are not the data set's 3: number 0 is 'cat'"):
+        command.evaluate(Local(demo, "objects"), coco, arguments, 1, "here")
+    with pytest.raises(InputError, match="is for segmentation, the data set for detection"):
+        command.evaluate(Local(demo, "scene"), coco, arguments, 1, "here")
+    with pytest.raises(InputError, match="no such head; there are motion, objects, scene"):
+        Local(demo, "poses")
+    with pytest.raises(InputError, match="KEY=VALUE"):
+        command.parse_options(["x"])
+    assert command.parse_options(["a=1", "b=true", "c=x/y"]) == {"a": 1, "b": True, "c": "x/y"}
+
+
+# === through a server ===
+
+
+@pytest.fixture(scope="module")
+def server():
+    """The binary that the Rust tests built, serving the demo models on a free port."""
+    binary = next((b for b in (ROOT / "target" / k / "frostline" for k in ("release", "debug")) if b.exists()), None)
+    library = ROOT / "target" / "onnxruntime" / "libonnxruntime.so"
+    if binary is None or not library.exists():
+        pytest.skip("target/{release,debug}/frostline is not built (make build)")
+    pytest.importorskip("grpc_tools")
+    environment = os.environ | {"ORT_DYLIB_PATH": str(library), "NO_COLOR": "1"}
+    process = subprocess.Popen(
+        [str(binary), "serve", "--listen", "127.0.0.1:0", "--repository", str(ROOT / "models" / "demo")],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
+    )  # fmt: skip
+    seen = []
+    try:
+        for line in process.stdout:
+            seen.append(line)
+            if match := re.search(r"127\.0\.0\.1:([1-9]\d*)", line):
+                yield f"127.0.0.1:{match[1]}"
+                break
+        else:
+            pytest.fail("the server did not start: " + "".join(seen))
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+@pytest.mark.usefixtures("font")
+@pytest.mark.parametrize("head, kind", [("objects", "generated-scenes"), ("scene", "generated-scenes"), ("motion", "generated-clips")])
+def test_the_server_measures_as_the_graphs_do(tmp_path, server, demo, head, kind, monkeypatch, capsys):
+    from frostline_models import cli
+
+    reports = []
+    for source in (("--server", server), ("--repository", str(demo))):
+        out = tmp_path / source[0]
+        monkeypatch.setattr("sys.argv", [
+            "frostline-models", "evaluate", head, *source, "--format", kind, "--data", str(tmp_path),
+            "--option", "split=heldout", "--option", "count=12", "--workers", "2", "--out", str(out),
+        ])  # fmt: skip
+        cli.main()
+        reports.append(json.loads((out / "evaluation.json").read_text()))
+        assert (out / "cases.png").exists()
+    for name, value in reports[1]["metrics"].items():
+        assert reports[0]["metrics"][name] == pytest.approx(value, abs=5e-3), name
+    frames = 8 if head == "motion" else 1
+    assert reports[0]["samples"] == 12 and reports[1]["backbone_runs"] == 12 * frames
+    assert 0 < reports[0]["backbone_runs"] <= 12 * frames
+    assert "samples/s" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("font")
+def test_served_features_are_the_backbones(server, demo):
+    import onnxruntime as ort
+
+    from frostline_models.measure.remote import Remote
+
+    image = np.random.default_rng(0).integers(0, 255, (128, 128, 3)).astype(np.uint8)
+    remote = Remote(server, "objects")
+    maps = remote.features(image)
+    session = ort.InferenceSession(str(demo / "backbone.onnx"), providers=["CPUExecutionProvider"])
+    for name, wanted in zip([o.name for o in session.get_outputs()], session.run(None, {"image": image[None]})):
+        np.testing.assert_allclose(maps[name].reshape(wanted.shape), wanted, atol=1e-3, rtol=1e-3)
+    remote.close()
+    with pytest.raises(InputError, match="there is no head 'poses'; it serves motion, objects, scene"):
+        Remote(server, "poses")
+    with pytest.raises(InputError, match="the server said UNAVAILABLE"):
+        Remote("127.0.0.1:1", "objects", timeout=2)

@@ -277,6 +277,9 @@ impl fmt::Display for Origin {
     }
 }
 
+/// Path, effective value and origin of every setting.
+pub type Listing = Vec<(String, String, Origin)>;
+
 /// Collects values from their sources; later ones win.
 #[derive(Debug, Default)]
 pub struct Builder {
@@ -338,7 +341,7 @@ impl Builder {
     ///
     /// # Errors
     /// An unknown path, a value of the wrong type or out of range, with its origin.
-    pub fn build(self) -> Result<(Config, Vec<(String, String, Origin)>), ConfigError> {
+    pub fn build(self) -> Result<(Config, Listing), ConfigError> {
         let mut root = toml::Table::new();
         for (path, (value, origin)) in &self.values {
             // One value at a time, so that an error can say where it comes from.

@@ -14,7 +14,8 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::{
     backend::Runtime,
-    config::{Builder, Config, ConfigError, LogFormat, Origin},
+    client::ConnectError,
+    config::{Builder, Config, ConfigError, Listing, LogFormat, Origin},
     repository::{Repository, RepositoryError},
 };
 
@@ -111,7 +112,7 @@ fn code(error: &anyhow::Error) -> u8 {
     let is = |kind: fn(&(dyn std::error::Error + 'static)) -> bool| error.chain().any(kind);
     if is(|e| e.is::<ConfigError>()) {
         2
-    } else if is(|e| e.is::<tonic::transport::Error>()) {
+    } else if is(|e| e.is::<ConnectError>()) {
         3
     } else if is(|e| e.is::<RepositoryError>()) {
         4
@@ -169,8 +170,6 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Recognize(command) => call::recognize(&config, &command),
     }
 }
-
-type Listing = Vec<(String, String, Origin)>;
 
 fn load(settings: &Settings, listen: Option<&str>) -> anyhow::Result<(Config, Listing)> {
     let mut builder = Builder::default();

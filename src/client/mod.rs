@@ -1,12 +1,27 @@
 //! A typed client, used by the commands and the tests.
 
-use anyhow::Context;
 use bytes::Bytes;
 use tonic::{Status, transport::Channel};
 
 use crate::proto::{
     self, model_service_client::ModelServiceClient, vision_service_client::VisionServiceClient,
 };
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The address is malformed.
+    #[error("{0:?} is not an address; one is like http://127.0.0.1:8461")]
+    Address(String),
+    /// Nothing answers there.
+    #[error("cannot reach a server at {address}")]
+    Unreachable {
+        /// The address.
+        address: String,
+        /// What the transport says.
+        source: tonic::transport::Error,
+    },
+}
 
 /// A connection to a server. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -22,13 +37,16 @@ impl Client {
     ///
     /// # Errors
     /// The address is malformed, or nothing listens there.
-    pub async fn connect(address: &str) -> anyhow::Result<Self> {
+    pub async fn connect(address: &str) -> Result<Self, ConnectError> {
         let channel = Channel::from_shared(address.to_owned())
-            .with_context(|| format!("{address:?} is not an address"))?
+            .map_err(|_| ConnectError::Address(address.to_owned()))?
             .tcp_nodelay(true)
             .connect()
             .await
-            .with_context(|| format!("cannot reach a server at {address}"))?;
+            .map_err(|source| ConnectError::Unreachable {
+                address: address.to_owned(),
+                source,
+            })?;
         const MOST: usize = 256 << 20;
         Ok(Self {
             vision: VisionServiceClient::new(channel.clone())

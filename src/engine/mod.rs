@@ -15,23 +15,18 @@ mod flight;
 mod lane;
 mod postprocess;
 mod queue;
+mod request;
 
-use std::{
-    collections::BTreeMap,
-    sync::Arc,
-    thread::JoinHandle,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, sync::Arc, thread::JoinHandle, time::Instant};
 
-use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::oneshot;
 
 use crate::{
-    backend::{BackendError, FeatureRow, Lane, LaneOptions, Runtime},
+    backend::{BackendError, Lane, LaneOptions, Runtime},
     error::{Error, Kind, Result},
     media::{self, Filter, Preprocess, ResizeMode},
-    repository::{BackboneManifest, HeadManifest, Repository, Resize, Task},
+    repository::{BackboneManifest, Repository, Resize, Task},
 };
 use admission::Admission;
 use cache::Cache;
@@ -40,6 +35,7 @@ use queue::Queue;
 
 pub use admission::AdmissionLimits;
 pub use postprocess::{Options, Outcome};
+pub use request::{Analysis, FeatureSource, Head, Provenance, Request, Source, Timing};
 
 /// How the engine uses the machine.
 #[derive(Debug, Clone)]
@@ -75,113 +71,6 @@ impl Default for EngineConfig {
             max_frames: 64,
         }
     }
-}
-
-/// One image of a request.
-#[derive(Debug, Clone)]
-pub enum Source {
-    /// An image file.
-    Encoded(Bytes),
-    /// Interleaved RGB pixels.
-    Raw {
-        /// In pixels.
-        width: u32,
-        /// In pixels.
-        height: u32,
-        /// `height x width x 3` bytes.
-        rgb: Bytes,
-    },
-}
-
-impl Source {
-    /// Bytes held.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        match self {
-            Self::Encoded(bytes) => bytes.len(),
-            Self::Raw { rgb, .. } => rgb.len(),
-        }
-    }
-
-    /// Whether there are none.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-}
-
-/// What to run on what.
-#[derive(Debug)]
-pub struct Request {
-    /// One image, or a clip's frames, each with the name of its field for messages.
-    pub images: Vec<(Source, String)>,
-    /// Heads to run. Heads that read one image read the last.
-    pub heads: Vec<Arc<Head>>,
-    /// How their outputs become results.
-    pub options: Options,
-    /// Whether the last image's features are wanted as well, at this `[height, width]`.
-    pub features: Option<[u32; 2]>,
-    /// When the caller stops waiting.
-    pub deadline: Option<Instant>,
-}
-
-/// A loaded head.
-#[derive(Debug)]
-pub struct Head {
-    /// What its manifest says.
-    pub manifest: HeadManifest,
-}
-
-/// The answer to a [`Request`].
-#[derive(Debug)]
-pub struct Analysis {
-    /// One for each head asked for, in that order.
-    pub heads: Vec<(Arc<Head>, Result<Outcome>)>,
-    /// The last image's features, if asked for.
-    pub features: Option<FeatureRow>,
-    /// How it was made.
-    pub provenance: Provenance,
-}
-
-/// Where an image's features came from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum FeatureSource {
-    /// An equal image had been computed before.
-    Cached,
-    /// The backbone was already running on an equal image.
-    Shared,
-    /// The backbone ran for this request.
-    Computed,
-}
-
-/// How an answer was made.
-#[derive(Debug, Clone)]
-pub struct Provenance {
-    /// Where the features came from; the costliest of a clip's frames.
-    pub source: FeatureSource,
-    /// Images that the backbone ran for on behalf of this request.
-    pub backbone_rows: usize,
-    /// Images in the last image's batch.
-    pub batch_size: usize,
-    /// Where the time went.
-    pub timing: Timing,
-}
-
-/// Where the time of a request went.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Timing {
-    /// Waiting for a decoder and for a lane.
-    pub queue: Duration,
-    /// Decoding and resizing.
-    pub decode: Duration,
-    /// The backbone's batch.
-    pub backbone: Duration,
-    /// The slowest head's batch.
-    pub head: Duration,
-    /// Turning outputs into results.
-    pub postprocess: Duration,
-    /// All of it.
-    pub total: Duration,
 }
 
 /// Counts since the start.
@@ -323,7 +212,7 @@ impl Engine {
     pub async fn run(&self, request: Request) -> Result<Analysis> {
         let started = Instant::now();
         let shared = &self.shared;
-        check(&request, shared)?;
+        request::check(&request, &shared.config)?;
         let bytes = request.images.iter().map(|(source, _)| source.len()).sum();
         let permit = shared
             .admission
@@ -332,7 +221,7 @@ impl Engine {
                 shared.counters.lock().refused += 1;
             })?;
 
-        let sizes = sizes(&request);
+        let sizes = request::sizes(&request);
         let mut tickets = Tickets {
             flights: Vec::new(),
             fields: Vec::new(),
@@ -423,7 +312,7 @@ impl Engine {
         for (index, head) in request.heads.iter().enumerate() {
             if head.manifest.input_size == size {
                 let frames = match head.manifest.task {
-                    Task::Action => sample_frames(count, head.manifest.frames()),
+                    Task::Action => request::sample_frames(count, head.manifest.frames()),
                     _ => vec![count - 1],
                 };
                 add(Some(index), Some(Arc::clone(head)), frames);
@@ -561,70 +450,6 @@ impl Tickets {
             timing,
         }
     }
-}
-
-fn check(request: &Request, shared: &Shared) -> Result<()> {
-    if request.images.is_empty() {
-        return Err(Error::invalid("clip.frames", "has no frame"));
-    }
-    let (frames, most) = (request.images.len(), shared.config.max_frames);
-    if frames > most {
-        let message = format!("has {frames} frames, but the limit is {most}");
-        return Err(Error::new(Kind::LimitExceeded, message).at("clip.frames"));
-    }
-    let mut first = None;
-    for (source, field) in &request.images {
-        let (width, height) = probe(source, &shared.config.media).map_err(|e| e.at(field))?;
-        let (w, h) = *first.get_or_insert((width, height));
-        if (w, h) != (width, height) {
-            let message = format!("is {width}x{height}, but the clip's first frame is {w}x{h}");
-            return Err(Error::invalid(field, message));
-        }
-    }
-    Ok(())
-}
-
-/// Size of an image, from its header alone.
-fn probe(source: &Source, limits: &media::Limits) -> Result<(u32, u32)> {
-    match source {
-        Source::Encoded(bytes) => media::probe(bytes, limits)
-            .map(|header| (header.width, header.height))
-            .map_err(Into::into),
-        Source::Raw { width, height, rgb } => {
-            limits.check_size(*width, *height)?;
-            media::RgbView::new(*width, *height, rgb)?;
-            Ok((*width, *height))
-        }
-    }
-}
-
-impl From<media::MediaError> for Error {
-    fn from(error: media::MediaError) -> Self {
-        let kind = match error.kind() {
-            media::MediaErrorKind::LimitExceeded => Kind::LimitExceeded,
-            media::MediaErrorKind::Internal => Kind::Internal,
-            media::MediaErrorKind::InvalidArgument => Kind::InvalidImage,
-        };
-        Self::new(kind, error.to_string())
-    }
-}
-
-/// The distinct input sizes that the request needs.
-fn sizes(request: &Request) -> Vec<[u32; 2]> {
-    let mut sizes: Vec<_> = request.features.into_iter().collect();
-    for head in &request.heads {
-        if !sizes.contains(&head.manifest.input_size) {
-            sizes.push(head.manifest.input_size);
-        }
-    }
-    sizes
-}
-
-/// Indices of `wanted` frames spread evenly over `count`: the middles of equal parts.
-fn sample_frames(count: usize, wanted: usize) -> Vec<usize> {
-    (0..wanted)
-        .map(|index| (2 * index + 1) * count / (2 * wanted))
-        .collect()
 }
 
 fn preprocess(backbone: &BackboneManifest, [height, width]: [u32; 2]) -> Preprocess {

@@ -83,7 +83,7 @@ pub fn outline(image: &mut Image, bbox: [f32; 4], stroke: i64, color: [u8; 3]) {
     fill(image, (right - stroke, top), (stroke, height), color, 1.0);
 }
 
-/// White text on a ground of `color`, its top left corner at (`left`, `top`), moved to stay inside the image.
+/// Text on a ground of `color`, white or black, whichever is easier to read; its top left corner at (`left`, `top`), moved to stay inside the image.
 /// Characters outside printable ASCII are left out.
 pub fn tag(image: &mut Image, (left, top): (i64, i64), text: &str, size: f32, color: [u8; 3]) {
     let (advance, line) = extent(text, size);
@@ -92,13 +92,8 @@ pub fn tag(image: &mut Image, (left, top): (i64, i64), text: &str, size: f32, co
     let left = left.min(i64::from(image.width()) - width).max(0);
     let top = top.min(i64::from(image.height()) - height).max(0);
     fill(image, (left, top), (width, height), color, 0.85);
-    self::text(
-        image,
-        (left + pad as i64, top + (pad / 2.0) as i64),
-        text,
-        size,
-        [255; 3],
-    );
+    let at = (left + pad as i64, top + (pad / 2.0) as i64);
+    self::text(image, at, text, size, ink(color));
 }
 
 /// Text without a ground, its top left corner at (`left`, `top`); what is outside the image is left out, and so are
@@ -126,6 +121,12 @@ pub fn text(image: &mut Image, (left, top): (i64, i64), text: &str, size: f32, c
         }
         x += font.h_advance(id);
     }
+}
+
+/// Black on light grounds, white on dark ones, by the luma of ITU-R BT.601.
+fn ink([r, g, b]: [u8; 3]) -> [u8; 3] {
+    let luma = (299 * u32::from(r) + 587 * u32::from(g) + 114 * u32::from(b)) / 1000;
+    if luma > 150 { [20; 3] } else { [255; 3] }
 }
 
 /// Width and height of a line of text, in pixels.

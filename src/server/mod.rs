@@ -10,8 +10,10 @@ mod vision;
 use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
-use tonic::{service::Routes, transport::Server};
+use tonic::{
+    service::Routes,
+    transport::{Server, server::TcpIncoming},
+};
 
 use crate::{
     engine::Engine,
@@ -98,14 +100,16 @@ pub async fn serve(
             .await;
         draining.send_replace(true);
     };
+    // Set on each connection: the builder's own setting does not reach a listener that is handed in, and a small answer
+    // would wait 40 ms for the client's delayed acknowledgement.
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let serving = Server::builder()
-        .tcp_nodelay(true)
         .max_concurrent_streams(config.max_streams)
         .initial_stream_window_size(1 << 20)
         .initial_connection_window_size(4 << 20)
         .http2_keepalive_interval(Some(Duration::from_secs(60)))
         .add_routes(routes)
-        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), stop);
+        .serve_with_incoming_shutdown(incoming, stop);
     let overdue = async {
         // The sender lives until the drain begins.
         let _ = drained.wait_for(|draining| *draining).await;

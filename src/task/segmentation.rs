@@ -136,6 +136,7 @@ pub fn segment_logits(
     };
     let span = columns * classes;
     let mut line = vec![0.0_f32; span];
+    let mut highest = vec![0_u16; columns];
     let mut pixel = vec![0.0_f32; classes];
     for (out, &(top, bottom, weight)) in labels.chunks_exact_mut(width as usize).zip(&ys.0) {
         let (top, bottom) = (
@@ -145,19 +146,21 @@ pub fn segment_logits(
         for ((value, &a), &b) in line.iter_mut().zip(top).zip(bottom) {
             *value = a + (b - a) * weight;
         }
+        for (highest, cell) in highest.iter_mut().zip(line.chunks_exact(classes)) {
+            *highest = first_highest(cell);
+        }
         for (label, &(left, right, weight)) in out.iter_mut().zip(&xs.0) {
+            // What is highest at both ends is highest between them: most pixels need no more than this.
+            if highest[left] == highest[right] {
+                *label = highest[left];
+                continue;
+            }
             let left = &line[left * classes..][..classes];
             let right = &line[right * classes..][..classes];
             for ((value, &a), &b) in pixel.iter_mut().zip(left).zip(right) {
                 *value = a + (b - a) * weight;
             }
-            let mut best = (0, pixel[0]);
-            for (class, &value) in pixel.iter().enumerate().skip(1) {
-                if value > best.1 {
-                    best = (class, value);
-                }
-            }
-            *label = best.0 as u16;
+            *label = first_highest(&pixel);
         }
     }
     Ok(LabelMap {
@@ -165,6 +168,17 @@ pub fn segment_logits(
         height,
         labels,
     })
+}
+
+/// Index of the highest value, the first of equal ones.
+fn first_highest(values: &[f32]) -> u16 {
+    let mut best = (0, f32::NEG_INFINITY);
+    for (index, &value) in values.iter().enumerate() {
+        if value > best.1 {
+            best = (index, value);
+        }
+    }
+    best.0 as u16
 }
 
 /// The label `[h, w]` of the cell that holds every original pixel's centre.

@@ -1,6 +1,9 @@
 //! Integration tests: real sessions on the demo models, a real gRPC server in this process.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 mod bad_input;
+mod cli;
 mod layers;
 mod repository;
 mod sharing;

@@ -40,11 +40,14 @@ fn a_sound_repository_opens() {
     assert_eq!(spoilt(|_| {}), "opened");
 }
 
+/// What is done to a good repository, and what the message must then name.
+type Case<'a> = (&'a str, Box<dyn FnOnce(&Path) + 'a>, &'a [&'a str]);
+
 #[test]
 fn what_is_wrong_is_named() {
     let objects = "heads/objects/head.toml";
     let scene = "heads/scene/head.toml";
-    let cases: [(&str, Box<dyn FnOnce(&Path)>, &[&str]); 8] = [
+    let cases: [Case; 8] = [
         (
             "missing graph",
             Box::new(|root| fs::remove_file(root.join("backbone.onnx")).unwrap()),

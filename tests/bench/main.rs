@@ -6,6 +6,8 @@
 //!
 //! Prints a table and writes `target/bench/summary.json`, an entry for each line.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 use std::{
     sync::{
         Arc,

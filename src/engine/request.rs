@@ -1,0 +1,188 @@
+//! What callers ask for and what they get.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+
+use super::{EngineConfig, Options, Outcome};
+use crate::{
+    backend::FeatureRow,
+    error::{Error, Kind, Result},
+    media,
+    repository::HeadManifest,
+};
+
+/// One image of a request.
+#[derive(Debug, Clone)]
+pub enum Source {
+    /// An image file.
+    Encoded(Bytes),
+    /// Interleaved RGB pixels.
+    Raw {
+        /// In pixels.
+        width: u32,
+        /// In pixels.
+        height: u32,
+        /// `height x width x 3` bytes.
+        rgb: Bytes,
+    },
+}
+
+impl Source {
+    /// Bytes held.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Encoded(bytes) => bytes.len(),
+            Self::Raw { rgb, .. } => rgb.len(),
+        }
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// What to run on what.
+#[derive(Debug)]
+pub struct Request {
+    /// One image, or a clip's frames, each with the name of its field for messages.
+    pub images: Vec<(Source, String)>,
+    /// Heads to run. Heads that read one image read the last.
+    pub heads: Vec<Arc<Head>>,
+    /// How their outputs become results.
+    pub options: Options,
+    /// Whether the last image's features are wanted as well, at this `[height, width]`.
+    pub features: Option<[u32; 2]>,
+    /// When the caller stops waiting.
+    pub deadline: Option<Instant>,
+}
+
+/// A loaded head.
+#[derive(Debug)]
+pub struct Head {
+    /// What its manifest says.
+    pub manifest: HeadManifest,
+}
+
+/// The answer to a [`Request`].
+#[derive(Debug)]
+pub struct Analysis {
+    /// One for each head asked for, in that order.
+    pub heads: Vec<(Arc<Head>, Result<Outcome>)>,
+    /// The last image's features, if asked for.
+    pub features: Option<FeatureRow>,
+    /// How it was made.
+    pub provenance: Provenance,
+}
+
+/// Where an image's features came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum FeatureSource {
+    /// An equal image had been computed before.
+    Cached,
+    /// The backbone was already running on an equal image.
+    Shared,
+    /// The backbone ran for this request.
+    Computed,
+}
+
+/// How an answer was made.
+#[derive(Debug, Clone)]
+pub struct Provenance {
+    /// Where the features came from; the costliest of a clip's frames.
+    pub source: FeatureSource,
+    /// Images that the backbone ran for on behalf of this request.
+    pub backbone_rows: usize,
+    /// Images in the last image's batch.
+    pub batch_size: usize,
+    /// Where the time went.
+    pub timing: Timing,
+}
+
+/// Where the time of a request went.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Timing {
+    /// Waiting for a decoder and for a lane.
+    pub queue: Duration,
+    /// Decoding and resizing.
+    pub decode: Duration,
+    /// The backbone's batch.
+    pub backbone: Duration,
+    /// The slowest head's batch.
+    pub head: Duration,
+    /// Turning outputs into results.
+    pub postprocess: Duration,
+    /// All of it.
+    pub total: Duration,
+}
+
+/// Refuses what the headers alone show to be wrong.
+pub(super) fn check(request: &Request, config: &EngineConfig) -> Result<()> {
+    if request.images.is_empty() {
+        return Err(Error::invalid("clip.frames", "has no frame"));
+    }
+    let (frames, most) = (request.images.len(), config.max_frames);
+    if frames > most {
+        let message = format!("has {frames} frames, but the limit is {most}");
+        return Err(Error::new(Kind::LimitExceeded, message).at("clip.frames"));
+    }
+    let mut first = None;
+    for (source, field) in &request.images {
+        let (width, height) = probe(source, &config.media).map_err(|e| e.at(field))?;
+        let (w, h) = *first.get_or_insert((width, height));
+        if (w, h) != (width, height) {
+            let message = format!("is {width}x{height}, but the clip's first frame is {w}x{h}");
+            return Err(Error::invalid(field, message));
+        }
+    }
+    Ok(())
+}
+
+/// Size of an image, from its header alone.
+fn probe(source: &Source, limits: &media::Limits) -> Result<(u32, u32)> {
+    match source {
+        Source::Encoded(bytes) => media::probe(bytes, limits)
+            .map(|header| (header.width, header.height))
+            .map_err(Into::into),
+        Source::Raw { width, height, rgb } => {
+            limits.check_size(*width, *height)?;
+            media::RgbView::new(*width, *height, rgb)?;
+            Ok((*width, *height))
+        }
+    }
+}
+
+impl From<media::MediaError> for Error {
+    fn from(error: media::MediaError) -> Self {
+        let kind = match error.kind() {
+            media::MediaErrorKind::LimitExceeded => Kind::LimitExceeded,
+            media::MediaErrorKind::Internal => Kind::Internal,
+            media::MediaErrorKind::InvalidArgument => Kind::InvalidImage,
+        };
+        Self::new(kind, error.to_string())
+    }
+}
+
+/// The distinct input sizes that the request needs.
+pub(super) fn sizes(request: &Request) -> Vec<[u32; 2]> {
+    let mut sizes: Vec<_> = request.features.into_iter().collect();
+    for head in &request.heads {
+        if !sizes.contains(&head.manifest.input_size) {
+            sizes.push(head.manifest.input_size);
+        }
+    }
+    sizes
+}
+
+/// Indices of `wanted` frames spread evenly over `count`: the middles of equal parts.
+pub(super) fn sample_frames(count: usize, wanted: usize) -> Vec<usize> {
+    (0..wanted)
+        .map(|index| (2 * index + 1) * count / (2 * wanted))
+        .collect()
+}

@@ -1,0 +1,196 @@
+//! The commands, run as a script runs them: what they print, and with which code they end.
+
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Output},
+};
+
+const DEMO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models/demo");
+
+fn frostline(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_frostline"))
+        .args(arguments)
+        .output()
+        .unwrap()
+}
+
+fn code(output: &Output) -> Option<i32> {
+    output.status.code()
+}
+
+fn complaint(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// A copy of the demo repository, changed by `change`, as `frostline check` sees it.
+fn check_of(change: impl FnOnce(&Path)) -> Output {
+    let folder = tempfile::tempdir().unwrap();
+    copy(Path::new(DEMO), folder.path());
+    change(folder.path());
+    frostline(&["check", folder.path().to_str().unwrap()])
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_name() == "samples" {
+            continue;
+        }
+        if entry.path().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+fn edit(file: &Path, from: &str, to: &str) {
+    let text = fs::read_to_string(file).unwrap();
+    assert!(text.contains(from), "{} has no {from:?}", file.display());
+    fs::write(file, text.replacen(from, to, 1)).unwrap();
+}
+
+#[test]
+fn a_good_repository_is_shown_with_its_shapes_and_speed() {
+    let output = check_of(|_| {});
+    assert_eq!(code(&output), Some(0), "{}", complaint(&output));
+    let table = String::from_utf8(output.stdout).unwrap();
+    for part in [
+        "backbone.onnx",
+        "uint8 [N, 128, 128, 3]",
+        "stride32",
+        "3 heads",
+    ] {
+        assert!(table.contains(part), "no {part:?} in\n{table}");
+    }
+}
+
+/// What is done to a good repository, and what the message must then name.
+type Case<'a> = (&'a str, Box<dyn Fn(&Path) + 'a>, &'a [&'a str]);
+
+#[test]
+fn a_bad_repository_is_refused_by_file_and_field() {
+    let cases: [Case; 6] = [
+        (
+            "missing graph",
+            Box::new(|dir| fs::remove_file(dir.join("heads/scene/head.onnx")).unwrap()),
+            &["heads/scene/head.onnx", "cannot be read"],
+        ),
+        (
+            "wrong hash",
+            Box::new(|dir| fs::write(dir.join("heads/objects/head.onnx"), b"other").unwrap()),
+            &["heads/objects/head.toml", "sha256"],
+        ),
+        (
+            "foreign backbone",
+            Box::new(|dir| {
+                let file = dir.join("heads/scene/head.toml");
+                let text = fs::read_to_string(&file).unwrap();
+                let line = text
+                    .lines()
+                    .find(|line| line.starts_with("backbone"))
+                    .unwrap();
+                let foreign = format!("backbone = \"{}\"", "0".repeat(64));
+                fs::write(&file, text.replace(line, &foreign)).unwrap();
+            }),
+            &["heads/scene/head.toml", "backbone"],
+        ),
+        (
+            "unknown key",
+            Box::new(|dir| edit(&dir.join("backbone.toml"), "name =", "colour = 1\nname =")),
+            &["backbone.toml", "colour"],
+        ),
+        (
+            "wrong shape",
+            Box::new(|dir| edit(&dir.join("backbone.toml"), "stride = 8", "stride = 16")),
+            &["backbone", "stride"],
+        ),
+        (
+            "no manifest",
+            Box::new(|dir| fs::remove_file(dir.join("backbone.toml")).unwrap()),
+            &["backbone.toml", "cannot be read"],
+        ),
+    ];
+    for (name, change, parts) in cases {
+        let output = check_of(change);
+        let complaint = complaint(&output);
+        assert!(matches!(code(&output), Some(1 | 4)), "{name}: {complaint}");
+        for part in parts {
+            assert!(
+                complaint.contains(part),
+                "{name}: no {part:?} in {complaint}"
+            );
+        }
+    }
+}
+
+#[test]
+fn codes_tell_failures_apart() {
+    let picture = format!("{DEMO}/samples/scene-1.jpg");
+    assert_eq!(code(&frostline(&["config"])), Some(0));
+    assert_eq!(code(&frostline(&["no-such-command"])), Some(2));
+    let unknown = frostline(&["--set", "engine.nothing=1", "config"]);
+    assert_eq!(code(&unknown), Some(2), "{}", complaint(&unknown));
+    assert!(complaint(&unknown).contains("engine.nothing"));
+    // Port 1 of loopback: nothing listens there.
+    let nobody = frostline(&["detect", "--addr", "http://127.0.0.1:1", &picture]);
+    assert_eq!(code(&nobody), Some(3), "{}", complaint(&nobody));
+    let partly = frostline(&["detect", "/no/such/file.jpg", &picture]);
+    assert_eq!(code(&partly), Some(5), "{}", complaint(&partly));
+    assert!(complaint(&partly).contains("/no/such/file.jpg"));
+    let none = frostline(&["detect", "/no/such/file.jpg"]);
+    assert_eq!(code(&none), Some(1), "{}", complaint(&none));
+}
+
+#[test]
+fn answers_come_as_json_and_as_pictures() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("pictures");
+    let (picture, clip) = (
+        format!("{DEMO}/samples/scene-1.jpg"),
+        format!("{DEMO}/samples/clip-1"),
+    );
+    let out = out.to_str().unwrap();
+    let output = frostline(&["analyze", &picture, "--clip", &clip, "--json", "--out", out]);
+    assert_eq!(code(&output), Some(0), "{}", complaint(&output));
+    let lines: Vec<serde_json::Value> = String::from_utf8(output.stdout)
+        .unwrap()
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let [clip, image] = lines.as_slice() else {
+        panic!("{lines:?}")
+    };
+    assert_eq!(clip["backbone_rows"], 8);
+    assert!(
+        clip["heads"]["motion"]["top"][0]["probability"]
+            .as_f64()
+            .unwrap()
+            > 0.5
+    );
+    assert_eq!(image["backbone_rows"], 1);
+    assert!(
+        !image["heads"]["objects"]["detections"]
+            .as_array()
+            .unwrap()
+            .is_empty()
+    );
+    let map = &image["heads"]["scene"];
+    let pixels: u64 = map["segments"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(|s| s["pixels"].as_u64())
+        .sum();
+    assert_eq!(
+        pixels,
+        map["width"].as_u64().unwrap() * map["height"].as_u64().unwrap()
+    );
+    for answer in [clip, image] {
+        let drawn = image::open(answer["picture"].as_str().unwrap()).unwrap();
+        assert!(drawn.width() > 700);
+    }
+}

@@ -66,4 +66,4 @@ fmt: ## Format the code
 	cargo fmt
 
 clean: ## Remove everything that was built
-	rm -rf target tests/.venv
+	rm -rf target tests/.venv models/.venv

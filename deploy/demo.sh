@@ -7,6 +7,7 @@ set -eu
 binary=$1 out=$2
 mkdir -p "$out"
 log=$out/server.log
+: >"$log" # an earlier run's address must not be read
 "$binary" serve --listen 127.0.0.1:0 2>"$log" &
 server=$!
 trap 'kill "$server" 2>/dev/null || true' EXIT

@@ -1,5 +1,7 @@
 //! The picture of an answer: masks, boxes and names on the image, a legend beside it.
 
+use std::collections::BTreeMap;
+
 use crate::{
     media::{self, Filter, Image, Preprocess, ResizeMode, draw},
     proto::{self, head_result::Result as Answer},
@@ -27,10 +29,11 @@ pub(super) fn annotate(
     let mut image = media::decode(last, &limits)?;
     let (width, height) = (image.width(), image.height());
     let scale = (LONG_SIDE as f32 / width.max(height) as f32).max(1.0);
-    tint(&mut image, answer)?;
+    let colors = Colors::new(answer);
+    tint(&mut image, answer, &colors)?;
     let side = |pixels: u32| (pixels as f32 * scale).round() as u32;
     let mut image = resized(&image, side(width), side(height))?;
-    outline(&mut image, answer, scale);
+    outline(&mut image, answer, scale, &colors);
 
     let strip = if earlier.is_empty() {
         0
@@ -53,11 +56,40 @@ pub(super) fn annotate(
             );
         }
     }
-    legend(&mut canvas, i64::from(image.width()) + 14, answer);
+    legend(&mut canvas, i64::from(image.width()) + 14, answer, &colors);
     Ok(canvas)
 }
 
-fn tint(image: &mut Image, answer: &proto::AnalyzeResponse) -> anyhow::Result<()> {
+/// A colour for each name in one picture, the same for every head; numbers alone would collide between heads.
+struct Colors(BTreeMap<String, usize>);
+
+impl Colors {
+    fn new(answer: &proto::AnalyzeResponse) -> Self {
+        let mut names = BTreeMap::new();
+        let mut add = |name: &str| {
+            let next = names.len();
+            names.entry(name.to_owned()).or_insert(next);
+        };
+        for result in answers(answer) {
+            match result {
+                Answer::Detection(found) => found.detections.iter().for_each(|d| add(&d.name)),
+                Answer::Segmentation(map) => {
+                    shares(map)
+                        .iter()
+                        .for_each(|(segment, _)| add(&segment.name));
+                }
+                _ => {}
+            }
+        }
+        Self(names)
+    }
+
+    fn of(&self, name: &str) -> [u8; 3] {
+        draw::color(self.0.get(name).copied().unwrap_or(0))
+    }
+}
+
+fn tint(image: &mut Image, answer: &proto::AnalyzeResponse, colors: &Colors) -> anyhow::Result<()> {
     for result in answers(answer) {
         if let Answer::Segmentation(map) = result
             && (map.width, map.height) == (image.width(), image.height())
@@ -69,7 +101,11 @@ fn tint(image: &mut Image, answer: &proto::AnalyzeResponse) -> anyhow::Result<()
                 .step_by(3)
                 .map(|&level| level.into())
                 .collect();
-            draw::tint_labels(image, &labels, 0.30);
+            let colors = shares(map)
+                .iter()
+                .map(|(segment, _)| (segment.label as u16, colors.of(&segment.name)))
+                .collect();
+            draw::tint_labels(image, &labels, &colors, 0.30);
         }
     }
     for detection in answers(answer).filter_map(detections).flatten() {
@@ -77,15 +113,15 @@ fn tint(image: &mut Image, answer: &proto::AnalyzeResponse) -> anyhow::Result<()
             && (mask.width, mask.height) == (image.width(), image.height())
         {
             let rle = Rle::from_coco_string(mask.height, mask.width, &mask.counts)?;
-            draw::tint(image, &rle.to_rows(), draw::color(detection.label), 0.45);
+            draw::tint(image, &rle.to_rows(), colors.of(&detection.name), 0.45);
         }
     }
     Ok(())
 }
 
-fn outline(image: &mut Image, answer: &proto::AnalyzeResponse, scale: f32) {
+fn outline(image: &mut Image, answer: &proto::AnalyzeResponse, scale: f32, colors: &Colors) {
     for detection in answers(answer).filter_map(detections).flatten().rev() {
-        let color = draw::color(detection.label);
+        let color = colors.of(&detection.name);
         let b = detection.bbox.unwrap_or_default();
         let sides = [b.x_min, b.y_min, b.x_max, b.y_max].map(|side| side * scale);
         draw::outline(image, sides, 2, color);
@@ -96,7 +132,7 @@ fn outline(image: &mut Image, answer: &proto::AnalyzeResponse, scale: f32) {
 }
 
 /// What was found, head by head, down the right side.
-fn legend(canvas: &mut Image, left: i64, answer: &proto::AnalyzeResponse) {
+fn legend(canvas: &mut Image, left: i64, answer: &proto::AnalyzeResponse, colors: &Colors) {
     let line = (TEXT * 1.6) as i64;
     let mut top = 12;
     for result in &answer.results {
@@ -105,8 +141,8 @@ fn legend(canvas: &mut Image, left: i64, answer: &proto::AnalyzeResponse) {
         };
         draw::text(canvas, (left, top), &result.head, TEXT * 1.1, INK);
         top += line + 4;
-        let mut entry = |label: u32, text: &str| {
-            draw::fill(canvas, (left, top + 2), (14, 14), draw::color(label), 1.0);
+        let mut entry = |name: &str, text: &str| {
+            draw::fill(canvas, (left, top + 2), (14, 14), colors.of(name), 1.0);
             draw::text(canvas, (left + 22, top), text, TEXT, INK);
             top += line;
         };
@@ -114,16 +150,16 @@ fn legend(canvas: &mut Image, left: i64, answer: &proto::AnalyzeResponse) {
             Answer::Detection(found) => {
                 let mut counts = std::collections::BTreeMap::new();
                 for d in &found.detections {
-                    *counts.entry((d.label, d.name.as_str())).or_insert(0) += 1;
+                    *counts.entry(d.name.as_str()).or_insert(0) += 1;
                 }
-                for ((label, name), count) in counts {
-                    entry(label, &format!("{count} x {name}"));
+                for (name, count) in counts {
+                    entry(name, &format!("{count} x {name}"));
                 }
             }
             Answer::Segmentation(map) => {
                 for (segment, share) in shares(map).into_iter().take(10) {
                     entry(
-                        segment.label,
+                        &segment.name,
                         &format!("{} {:.0} %", segment.name, 100.0 * share),
                     );
                 }

@@ -1,5 +1,7 @@
 //! Results drawn for people: masks, boxes, labels, label maps.
 
+use std::collections::BTreeMap;
+
 use ab_glyph::{Font, FontRef, PxScale, ScaleFont};
 
 use super::Image;
@@ -31,10 +33,10 @@ const PALETTE: [[u8; 3]; 20] = [
     [199, 199, 199],
 ];
 
-/// The colour of a label.
+/// The colour at `index`; the first twenty differ.
 #[must_use]
-pub fn color(label: u32) -> [u8; 3] {
-    PALETTE[label as usize % PALETTE.len()]
+pub fn color(index: usize) -> [u8; 3] {
+    PALETTE[index % PALETTE.len()]
 }
 
 /// Tints the pixels of `mask` (row by row, `width x height` of them).
@@ -49,10 +51,17 @@ pub fn tint(image: &mut Image, mask: &[bool], color: [u8; 3], opacity: f32) {
     }
 }
 
-/// Tints every pixel with its label's colour; `labels` lie row by row.
-pub fn tint_labels(image: &mut Image, labels: &[u16], opacity: f32) {
-    for (pixel, &label) in image.data_mut().chunks_exact_mut(3).zip(labels) {
-        blend(pixel, color(u32::from(label)), opacity);
+/// Tints every pixel whose label has a colour; `labels` lie row by row.
+pub fn tint_labels(
+    image: &mut Image,
+    labels: &[u16],
+    colors: &BTreeMap<u16, [u8; 3]>,
+    opacity: f32,
+) {
+    for (pixel, label) in image.data_mut().chunks_exact_mut(3).zip(labels) {
+        if let Some(&color) = colors.get(label) {
+            blend(pixel, color, opacity);
+        }
     }
 }
 

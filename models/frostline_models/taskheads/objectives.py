@@ -13,6 +13,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from ..losses import box_iou_pairs, mask_loss
@@ -263,8 +264,6 @@ def _dice(a: Tensor, b: Tensor) -> Tensor:
 @torch.no_grad()
 def _hungarian(logits, maps, kinds, truth, known) -> tuple[Tensor, Tensor]:
     """The cheapest one-to-one matching of queries ``[Q]`` to classes ``[K]``."""
-    from scipy.optimize import linear_sum_assignment
-
     chance = logits.softmax(-1)[:, kinds]
     area = known.sum().clamp(min=1)
     on, off = F.softplus(-maps) * known, F.softplus(maps) * known

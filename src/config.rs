@@ -49,7 +49,9 @@ pub struct Server {
     pub listen: SocketAddr,
     /// Allows an address other than loopback while there is neither TLS nor authorization.
     pub insecure: bool,
-    /// Seconds that calls under way get to finish after a signal.
+    /// Seconds between telling the health check that the server drains and refusing new calls.
+    pub lame_duck_seconds: u64,
+    /// Seconds that calls under way get to finish after that.
     pub drain_seconds: u64,
     /// Most calls at once on one connection.
     pub max_streams: u32,
@@ -75,6 +77,8 @@ pub struct Limits {
     pub images_in_flight: usize,
     /// Most bytes of images inside at once.
     pub bytes_in_flight: usize,
+    /// Deadline in milliseconds of calls that bring none; 0 for none.
+    pub default_deadline_ms: u64,
 }
 
 /// `[engine]`
@@ -85,12 +89,50 @@ pub struct Engine {
     pub lanes: usize,
     /// Threads that one lane's operators use.
     pub threads_per_lane: usize,
-    /// Threads that decode; 0 for one per core.
-    pub decoders: usize,
+    /// Threads that decode and postprocess beside the lanes; 0: the lanes do it themselves, which suits a CPU.
+    pub workers: usize,
     /// Largest backbone batch.
     pub max_batch: usize,
+    /// Batch sizes to run, such as `[1, 4, 8]`; `"auto"` for those that warm-up shows to be worthwhile.
+    pub buckets: Buckets,
+    /// Milliseconds that a batch may wait to become larger.
+    pub max_queue_delay_ms: u64,
     /// Bytes of finished features to keep; 0 for none.
     pub cache_bytes: usize,
+    /// Whether callers with different identities share rows in flight and in the cache.
+    pub share_across_callers: bool,
+    /// Shares of the machine under load by head, such as `{ objects = 2.0 }`; 1 where not named.
+    pub head_weights: BTreeMap<String, f64>,
+    /// Shares of the machine under load by caller; 1 where not named.
+    pub caller_weights: BTreeMap<String, f64>,
+}
+
+/// Batch sizes: `"auto"` or a list.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged, expecting = "must be \"auto\" or a list of batch sizes")]
+pub enum Buckets {
+    /// Those that warm-up shows to be worthwhile.
+    #[default]
+    #[serde(with = "auto")]
+    Auto,
+    /// These.
+    Sizes(Vec<usize>),
+}
+
+/// The word `auto`.
+mod auto {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str("auto")
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<(), D::Error> {
+        match String::deserialize(deserializer)?.as_str() {
+            "auto" => Ok(()),
+            other => Err(D::Error::custom(format!("{other:?} is not \"auto\""))),
+        }
+    }
 }
 
 /// `[device]`
@@ -102,11 +144,13 @@ pub struct Device {
 }
 
 /// `[repository]`
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Repository {
     /// Folder of the models; the embedded demo models if unset.
     pub path: Option<PathBuf>,
+    /// Seconds between looks at the folder for heads that came, changed or went; 0 to look only when told to.
+    pub watch_seconds: u64,
 }
 
 /// `[telemetry]`
@@ -136,6 +180,7 @@ impl Default for Server {
         Self {
             listen: server.listen,
             insecure: false,
+            lame_duck_seconds: server.lame_duck.as_secs(),
             drain_seconds: server.drain_timeout.as_secs(),
             max_streams: server.max_streams,
         }
@@ -154,6 +199,7 @@ impl Default for Limits {
             frames: engine.max_frames,
             images_in_flight: engine.admission.images,
             bytes_in_flight: engine.admission.bytes,
+            default_deadline_ms: 0,
         }
     }
 }
@@ -164,9 +210,23 @@ impl Default for Engine {
         Self {
             lanes: engine.lanes,
             threads_per_lane: engine.threads_per_lane,
-            decoders: engine.decoders,
+            workers: engine.workers,
             max_batch: engine.max_batch,
+            buckets: Buckets::Auto,
+            max_queue_delay_ms: 0,
             cache_bytes: engine.cache_bytes,
+            share_across_callers: engine.share_across_callers,
+            head_weights: engine.head_weights,
+            caller_weights: engine.caller_weights,
+        }
+    }
+}
+
+impl Default for Repository {
+    fn default() -> Self {
+        Self {
+            path: None,
+            watch_seconds: 2,
         }
     }
 }
@@ -187,9 +247,17 @@ impl Config {
         EngineConfig {
             lanes: self.engine.lanes,
             threads_per_lane: self.engine.threads_per_lane,
-            decoders: self.engine.decoders,
+            workers: self.engine.workers,
             max_batch: self.engine.max_batch,
+            buckets: match &self.engine.buckets {
+                Buckets::Auto => None,
+                Buckets::Sizes(sizes) => Some(sizes.clone()),
+            },
+            max_queue_delay: Duration::from_millis(self.engine.max_queue_delay_ms),
             cache_bytes: self.engine.cache_bytes,
+            share_across_callers: self.engine.share_across_callers,
+            head_weights: self.engine.head_weights.clone(),
+            caller_weights: self.engine.caller_weights.clone(),
             admission: AdmissionLimits {
                 images: self.limits.images_in_flight,
                 bytes: self.limits.bytes_in_flight,
@@ -211,6 +279,11 @@ impl Config {
             max_request_bytes: self.limits.request_bytes,
             max_response_bytes: self.limits.response_bytes,
             drain_timeout: Duration::from_secs(self.server.drain_seconds),
+            lame_duck: Duration::from_secs(self.server.lame_duck_seconds),
+            default_deadline: match self.limits.default_deadline_ms {
+                0 => None,
+                millis => Some(Duration::from_millis(millis)),
+            },
             max_streams: self.server.max_streams,
         }
     }
@@ -231,7 +304,7 @@ impl Config {
         }
         for (path, value) in [
             ("engine.lanes", self.engine.lanes),
-            ("engine.decoders", self.engine.decoders),
+            ("engine.workers", self.engine.workers),
         ] {
             if value > 256 {
                 return Err((path, format!("is {value}, but must be at most 256")));
@@ -240,6 +313,31 @@ impl Config {
         if self.engine.max_batch > 1024 {
             let detail = format!("is {}, but must be at most 1024", self.engine.max_batch);
             return Err(("engine.max_batch", detail));
+        }
+        if let Buckets::Sizes(sizes) = &self.engine.buckets {
+            let most = self.engine.max_batch;
+            if sizes.is_empty() || sizes.iter().any(|size| !(1..=most).contains(size)) {
+                let detail =
+                    format!("is {sizes:?}, but must hold sizes from 1 to engine.max_batch, {most}");
+                return Err(("engine.buckets", detail));
+            }
+        }
+        if self.engine.max_queue_delay_ms > 10_000 {
+            let detail = format!(
+                "is {}, but must be at most 10000",
+                self.engine.max_queue_delay_ms
+            );
+            return Err(("engine.max_queue_delay_ms", detail));
+        }
+        for (path, weights) in [
+            ("engine.head_weights", &self.engine.head_weights),
+            ("engine.caller_weights", &self.engine.caller_weights),
+        ] {
+            if let Some((name, weight)) = weights.iter().find(|(_, w)| !(0.01..=100.0).contains(*w))
+            {
+                let detail = format!("gives {name:?} {weight}, but weights are from 0.01 to 100");
+                return Err((path, detail));
+            }
         }
         if !self.server.listen.ip().is_loopback() && !self.server.insecure {
             let detail = format!(
@@ -403,8 +501,14 @@ fn nest(path: &str, value: toml::Value) -> toml::Table {
     table
 }
 
-/// A number or boolean where the text is one, else a string.
+/// A number, boolean, list or table where the text is one, else a string.
 fn scalar(text: &str) -> toml::Value {
+    if text.starts_with(['[', '{'])
+        && let Ok(mut table) = toml::from_str::<toml::Table>(&format!("value = {text}"))
+        && let Some(value) = table.remove("value")
+    {
+        return value;
+    }
     if let Ok(value) = text.parse::<bool>() {
         return toml::Value::Boolean(value);
     }

@@ -27,6 +27,8 @@ pub enum Kind {
     BackboneFailed,
     /// The head failed on this image's features.
     HeadFailed,
+    /// A head does not load; the one that was there goes on serving.
+    LoadFailed,
     /// The server is draining, or its device is gone.
     Unavailable,
     /// A defect of the server.
@@ -48,6 +50,7 @@ impl Kind {
             Self::Cancelled => "CANCELLED",
             Self::BackboneFailed => "BACKBONE_FAILED",
             Self::HeadFailed => "HEAD_FAILED",
+            Self::LoadFailed => "LOAD_FAILED",
             Self::Unavailable => "UNAVAILABLE",
             Self::Internal => "INTERNAL",
         }

@@ -1,17 +1,23 @@
 //! Running graphs. The only module that sees ONNX Runtime, and the only one with `unsafe` code.
 //!
-//! A [`Lane`] is what one thread owns: a backbone session and a session of every head. The backbone's outputs are a
-//! [`FeatureBatch`]; a [`FeatureRow`] is one image's share of it, and a head reads contiguous rows in place.
+//! A [`Backbone`] and each [`HeadModel`] hold a session for every lane, on one copy of their weights. The backbone's
+//! outputs are a [`FeatureBatch`]; a [`FeatureRow`] is one image's share of it, and a head reads contiguous rows in
+//! place.
 
+mod backbone;
 mod features;
+mod head;
 mod runtime;
 mod session;
+mod weights;
 
 use thiserror::Error;
 
+pub use backbone::Backbone;
 pub use features::{FeatureBatch, FeatureRow, HeadBatch, HeadRow, TensorRow};
+pub use head::HeadModel;
 pub use runtime::{LIBRARY_VERSION, Runtime};
-pub use session::{Lane, LaneOptions};
+pub use session::SessionOptions;
 
 /// Element type of a tensor that crosses the backend's border.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

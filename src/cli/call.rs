@@ -248,7 +248,7 @@ async fn one(
             let request = proto::DetectRequest {
                 image: image(),
                 head,
-                options: None,
+                ..Default::default()
             };
             let a = client.vision.detect(request).await?.into_inner();
             single(
@@ -262,7 +262,7 @@ async fn one(
             let request = proto::SegmentRequest {
                 image: image(),
                 head,
-                options: None,
+                ..Default::default()
             };
             let a = client.vision.segment(request).await?.into_inner();
             single(
@@ -277,7 +277,7 @@ async fn one(
             let request = proto::RecognizeActionRequest {
                 input: Some(clip),
                 head,
-                options: None,
+                ..Default::default()
             };
             let a = client.vision.recognize_action(request).await?.into_inner();
             single(

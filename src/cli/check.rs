@@ -6,93 +6,109 @@ use std::{
 };
 
 use crate::{
-    backend::{FeatureRow, Lane, LaneOptions},
+    backend::{HeadRow, SessionOptions},
     config::Config,
+    engine::{Curve, Engine},
     repository::Graph,
 };
-
-const BATCHES: [usize; 4] = [1, 2, 4, 8];
 
 pub(super) fn run(config: &Config) -> anyhow::Result<()> {
     let repository = super::repository(config)?;
     let runtime = super::runtime(config)?;
-    let options = LaneOptions {
-        threads: config.engine.threads_per_lane,
-    };
-    let mut lane = Lane::new(&runtime, &repository.backbone, &repository.graph, options)?;
-    for entry in &repository.heads {
-        lane.load_head(entry)?;
-    }
-
+    let started = Instant::now();
+    let engine = Engine::start(&runtime, &repository, config.engine())?;
+    let ready = started.elapsed();
     let manifest = &repository.backbone;
     println!(
-        "backbone {} {} ({})",
+        "backbone {} {} ({}), ready on {} lanes in {:.0} ms",
         manifest.name,
         manifest.version,
-        &manifest.sha256[..12]
+        &manifest.sha256[..12],
+        engine.load().lanes,
+        millis(ready)
     );
-    let mut table = vec![row([
-        "file",
-        "input",
-        "output",
-        "MB",
-        "ms per batch of 1, 2, 4, 8",
-    ])];
+    let mut table = vec![row(["file", "input", "output", "MB", "ms"])];
     for &size in &manifest.input.sizes {
         let [height, width] = size;
-        let pixels = vec![127; height as usize * width as usize * 3 * BATCHES[3]];
-        let length = pixels.len() / BATCHES[3];
-        let times = measure(|batch| {
-            lane.run_backbone(size, &pixels[..length * batch], batch)
-                .map(drop)
-        })?;
         let outputs: Vec<_> = manifest
             .features
             .iter()
             .map(|f| format!("{} {:?}", f.name, f.row_shape(size)))
             .collect();
+        let alone = engine.curves().find(|(curve, _)| curve.size == size);
+        let alone = alone.and_then(|(curve, _)| curve.points.first().copied());
         table.push(row([
             &repository.graph.name,
             &format!("uint8 [N, {height}, {width}, 3]"),
             &outputs.join(", "),
             &megabytes(&repository.graph),
-            &times,
+            &alone.map_or_else(String::new, |(_, seconds)| format!("{:.1}", seconds * 1e3)),
         ]));
     }
+    engine.stop();
+    let options = SessionOptions {
+        lanes: 1,
+        threads: config.engine.threads_per_lane,
+    };
+    let backbone = crate::backend::Backbone::load(&runtime, manifest, &repository.graph, options)?;
     for entry in &repository.heads {
         let head = &entry.manifest;
-        let size = head.input_size;
-        let frames = head.frames();
-        let most = BATCHES[3] * frames;
-        let pixels = vec![127; size[0] as usize * size[1] as usize * 3 * most];
-        let features = Arc::new(lane.run_backbone(size, &pixels, most)?);
-        let rows: Vec<_> = (0..most)
-            .map(|index| FeatureRow::new(&features, index))
-            .collect();
-        let outputs = lane.run_head(&head.name, &rows[..frames], 1)?;
-        let outputs = crate::backend::HeadRow::new(&Arc::new(outputs), 0);
+        let model = crate::backend::HeadModel::load(&runtime, entry, &backbone, options)?;
+        let run = || model.dry_run(0, &backbone, head.input_size, 1);
+        let outputs = HeadRow::new(&Arc::new(run()?), 0);
         let shapes: Vec<_> = outputs
             .tensors()
             .map(|t| format!("{} {:?}", t.name, t.shape))
             .collect();
-        let times = measure(|batch| {
-            lane.run_head(&head.name, &rows[..batch * frames], batch)
-                .map(drop)
-        })?;
         table.push(row([
             &entry.graph.name,
-            &format!("{} x {frames}", head.features.join(", ")),
+            &format!("{} x {}", head.features.join(", "), head.frames()),
             &shapes.join(", "),
             &megabytes(&entry.graph),
-            &times,
+            &format!("{:.1}", millis(median(run)?)),
         ]));
     }
     print(&table);
+    for (curve, buckets) in engine.curves() {
+        show(curve, &buckets);
+    }
     println!(
         "{} heads, all as their manifests say",
         repository.heads.len()
     );
     Ok(())
+}
+
+/// The batch curve: what each batch size costs with every lane busy, and which sizes are used.
+fn show(curve: &Curve, buckets: &[usize]) {
+    let [height, width] = curve.size;
+    println!("\nbackbone batches at {height} x {width}, every lane busy");
+    let mut table = vec![row(["batch", "ms", "images/s per lane", ""])];
+    let best = curve.rates().map(|(_, rate)| rate).fold(0.0, f64::max);
+    for ((rows, seconds), (_, rate)) in curve.points.iter().zip(curve.rates()) {
+        let bar = "#".repeat((rate / best * 30.0).round() as usize);
+        let used = if buckets.contains(rows) { "used" } else { "" };
+        table.push(row([
+            &rows.to_string(),
+            &format!("{:.1}", seconds * 1e3),
+            &format!("{rate:6.0} {bar:30}"),
+            used,
+        ]));
+    }
+    print(&table);
+    println!();
+}
+
+/// Median time of a run.
+fn median<T, E>(mut run: impl FnMut() -> Result<T, E>) -> Result<Duration, E> {
+    let mut times = Vec::with_capacity(5);
+    for _ in 0..5 {
+        let begun = Instant::now();
+        run()?;
+        times.push(begun.elapsed());
+    }
+    times.sort();
+    Ok(times[times.len() / 2])
 }
 
 fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
@@ -101,22 +117,6 @@ fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
 
 fn megabytes(graph: &Graph) -> String {
     format!("{:.2}", graph.bytes.len() as f64 / 1e6)
-}
-
-/// Median milliseconds of a batch, for each batch size.
-fn measure<E>(mut run: impl FnMut(usize) -> Result<(), E>) -> Result<String, E> {
-    let mut medians = Vec::new();
-    for batch in BATCHES {
-        let mut times = Vec::new();
-        for _ in 0..5 {
-            let begun = Instant::now();
-            run(batch)?;
-            times.push(begun.elapsed());
-        }
-        times.sort();
-        medians.push(format!("{:.1}", millis(times[times.len() / 2])));
-    }
-    Ok(medians.join("  "))
 }
 
 fn millis(duration: Duration) -> f64 {

@@ -146,7 +146,10 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Check { dir } => {
             let path = dir.or_else(|| config.repository.path.clone());
             check::run(&Config {
-                repository: crate::config::Repository { path },
+                repository: crate::config::Repository {
+                    path,
+                    ..config.repository
+                },
                 ..config
             })
         }

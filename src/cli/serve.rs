@@ -1,11 +1,14 @@
 //! `frostline serve`.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context;
 use tokio::{net::TcpListener, signal::unix};
 
-use crate::{config::Config, engine::Engine, server};
+use crate::{config::Config, engine::Engine, repository::Location, server};
 
 pub(super) fn run(config: Config) -> anyhow::Result<()> {
     let started = Instant::now();
@@ -38,6 +41,9 @@ pub(super) fn run(config: Config) -> anyhow::Result<()> {
             .iter()
             .map(|e| e.manifest.name.as_str())
             .collect();
+        if repository.location != Location::Embedded && config.repository.watch_seconds > 0 {
+            engine.watch(Duration::from_secs(config.repository.watch_seconds))?;
+        }
         tracing::info!(
             address = %listener.local_addr()?,
             backbone = repository.backbone.name,

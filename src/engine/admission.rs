@@ -1,10 +1,18 @@
-//! The door: what is inside is bounded by count and by bytes.
+//! The door: what is inside is bounded by count and by bytes, and no one user of it can fill it.
+//!
+//! A flow (one caller's use of one head) may hold at most `SHARE` times what is still free: a lone flow gets all but a
+//! small part, several settle at equal shares, and one that comes anew finds a place (the dynamic thresholds of
+//! Choudhury and Hahne, "Dynamic queue length thresholds for shared-memory packet switches", 1998).
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 
+use super::schedule::Flow;
 use crate::error::{Error, Kind, Result};
+
+/// What a flow of weight 1 may hold, over what is free.
+const SHARE: f64 = 8.0;
 
 /// Bounds on what is inside the engine at once.
 #[derive(Debug, Clone, Copy)]
@@ -24,10 +32,11 @@ impl Default for AdmissionLimits {
     }
 }
 
-#[derive(Debug, Default, Clone, Copy)]
+#[derive(Debug, Default)]
 struct Held {
     images: usize,
     bytes: usize,
+    flows: HashMap<Flow, usize>,
 }
 
 /// Counts what is inside.
@@ -40,6 +49,7 @@ pub(super) struct Admission {
 /// A place inside, given back when dropped.
 #[derive(Debug)]
 pub(super) struct Permit {
+    flow: Flow,
     images: usize,
     bytes: usize,
     held: Arc<Mutex<Held>>,
@@ -53,8 +63,31 @@ impl Admission {
         }
     }
 
-    /// Takes places for `images` images of `bytes` bytes together, or refuses at once.
-    pub(super) fn admit(&self, images: usize, bytes: usize) -> Result<Arc<Permit>> {
+    /// The head of `heads` that `caller` already uses most: whoever asks for several pays from that one's share.
+    pub(super) fn flow(
+        &self,
+        caller: &Arc<str>,
+        heads: impl Iterator<Item = Arc<str>>,
+    ) -> Option<Flow> {
+        let held = self.held.lock();
+        heads
+            .map(|head| Flow {
+                caller: Arc::clone(caller),
+                head,
+            })
+            .max_by_key(|flow| held.flows.get(flow).copied().unwrap_or(0))
+    }
+
+    /// Takes places for `images` images of `bytes` bytes together, or refuses at once; `wait` is about how long what is
+    /// inside takes.
+    pub(super) fn admit(
+        &self,
+        flow: &Flow,
+        weight: f64,
+        images: usize,
+        bytes: usize,
+        wait: impl Fn(usize) -> Duration,
+    ) -> Result<Arc<Permit>> {
         let limits = self.limits;
         if images > limits.images || bytes > limits.bytes {
             let message = format!(
@@ -64,17 +97,32 @@ impl Admission {
             return Err(Error::new(Kind::LimitExceeded, message));
         }
         let mut held = self.held.lock();
+        let refuse = |message: String, held: &Held| {
+            let delay = wait(held.images).clamp(Duration::from_millis(10), Duration::from_secs(5));
+            Err(Error::new(Kind::Overloaded, message).retry_after(delay))
+        };
         if held.images + images > limits.images || held.bytes + bytes > limits.bytes {
             let message = format!(
                 "the server is full: {} of {} images, {} of {} bytes",
                 held.images, limits.images, held.bytes, limits.bytes
             );
-            let delay = Duration::from_millis(100);
-            return Err(Error::new(Kind::Overloaded, message).retry_after(delay));
+            return refuse(message, &held);
+        }
+        let own = held.flows.get(flow).copied().unwrap_or(0);
+        let free = (limits.images - held.images) as f64;
+        if own > 0 && (own + images) as f64 > SHARE * weight * free {
+            let message = format!(
+                "{own} images for the head {:?} are waiting already, which is this caller's share of the {} that the \
+                 server takes",
+                &*flow.head, limits.images
+            );
+            return refuse(message, &held);
         }
         held.images += images;
         held.bytes += bytes;
+        *held.flows.entry(flow.clone()).or_default() += images;
         Ok(Arc::new(Permit {
+            flow: flow.clone(),
             images,
             bytes,
             held: Arc::clone(&self.held),
@@ -92,6 +140,12 @@ impl Drop for Permit {
         let mut held = self.held.lock();
         held.images -= self.images;
         held.bytes -= self.bytes;
+        if let Some(own) = held.flows.get_mut(&self.flow) {
+            *own -= self.images;
+            if *own == 0 {
+                held.flows.remove(&self.flow);
+            }
+        }
     }
 }
 
@@ -99,25 +153,53 @@ impl Drop for Permit {
 mod tests {
     use super::*;
 
+    fn flow(head: &str) -> Flow {
+        Flow {
+            caller: "".into(),
+            head: head.into(),
+        }
+    }
+
+    fn admit(door: &Admission, head: &str, images: usize, bytes: usize) -> Result<Arc<Permit>> {
+        door.admit(&flow(head), 1.0, images, bytes, |_| Duration::ZERO)
+    }
+
     #[test]
     fn refuses_when_full_and_takes_again_after_a_permit_is_dropped() {
         let door = Admission::new(AdmissionLimits {
             images: 2,
             bytes: 100,
         });
-        let first = door.admit(1, 60).ok();
+        let first = admit(&door, "a", 1, 60).ok();
         assert!(first.is_some());
-        let full = door
-            .admit(1, 60)
+        let full = admit(&door, "a", 1, 60)
             .err()
             .map(|e| (e.kind(), e.retry_delay().is_some()));
         assert_eq!(full, Some((Kind::Overloaded, true)));
         assert_eq!(
-            door.admit(3, 1).err().map(|e| e.kind()),
+            admit(&door, "a", 3, 1).err().map(|e| e.kind()),
             Some(Kind::LimitExceeded)
         );
         drop(first);
-        assert!(door.admit(2, 100).is_ok());
+        assert!(admit(&door, "a", 2, 100).is_ok());
         assert_eq!(door.held(), 0);
+    }
+
+    #[test]
+    fn a_flood_on_one_head_leaves_places_for_another() {
+        let door = Admission::new(AdmissionLimits {
+            images: 90,
+            bytes: 1 << 20,
+        });
+        let flood: Vec<_> = (0..200)
+            .map_while(|_| admit(&door, "flood", 1, 1).ok())
+            .collect();
+        assert_eq!(flood.len(), 80, "8/9 of the places");
+        let other: Vec<_> = (0..200)
+            .map_while(|_| admit(&door, "other", 1, 1).ok())
+            .collect();
+        assert!(other.len() >= 8, "{} places were left", other.len());
+        drop((flood, other));
+        assert!(door.held.lock().flows.is_empty());
     }
 }

@@ -29,6 +29,11 @@ impl Cache {
         }
     }
 
+    /// Bytes held.
+    pub(super) fn bytes(&self) -> usize {
+        self.state.lock().bytes
+    }
+
     pub(super) fn get(&self, key: &Key) -> Option<Landed> {
         if self.capacity == 0 {
             return None;

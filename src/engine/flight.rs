@@ -1,4 +1,4 @@
-//! An image's way through the backbone, and the jobs that wait for it.
+//! An image's way through the backbone.
 
 use std::{
     collections::HashMap,
@@ -7,30 +7,35 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
 
-use super::{Head, Source, Timing, admission::Permit};
+use super::{Source, Timing, admission::Permit, job::Job, queue::Waiting, schedule::Rank};
 use crate::{
-    backend::{FeatureRow, HeadRow},
+    backend::FeatureRow,
     error::{Error, Kind, Result},
     media::{Geometry, Preprocess, geometry},
 };
 
-/// What makes two images equal: a keyed 256-bit hash of their bytes and their input size. The backbone and its
-/// preprocessing are fixed for the life of an engine.
+/// What makes two images equal: a keyed 256-bit hash of their bytes, their input size and who may share them. The
+/// backbone and its preprocessing are fixed for the life of an engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Key([u8; 32]);
 
 impl Key {
-    pub(super) fn new(secret: &[u8; 32], source: &Source, size: [u32; 2]) -> Self {
+    /// `scope` keeps callers apart who must not share.
+    pub(super) fn new(secret: &[u8; 32], scope: &str, source: &Source, size: [u32; 2]) -> Self {
         let mut hasher = blake3::Hasher::new_keyed(secret);
         let (kind, width, height, bytes) = match source {
             Source::Encoded(bytes) => (0_u32, 0, 0, bytes),
             Source::Raw { width, height, rgb } => (1, *width, *height, rgb),
         };
-        for number in [kind, width, height, size[0], size[1]] {
-            hasher.update(&number.to_le_bytes());
+        let mut head = [0; 28];
+        let scope_length = scope.len() as u64;
+        let numbers = [kind, width, height, size[0], size[1]];
+        for (out, number) in head.chunks_exact_mut(4).zip(numbers) {
+            out.copy_from_slice(&number.to_le_bytes());
         }
+        head[20..].copy_from_slice(&scope_length.to_le_bytes());
+        hasher.update(&head).update(scope.as_bytes());
         hasher.update(bytes);
         Self(*hasher.finalize().as_bytes())
     }
@@ -52,6 +57,8 @@ pub(super) struct Flight {
     pub(super) source: Source,
     pub(super) preprocess: Preprocess,
     pub(super) boarded: Instant,
+    rank: Mutex<Rank>,
+    waiting: Mutex<Option<Waiting>>,
     state: Mutex<State>,
     /// What the decoder found: how the image lies in the input, and how long that took.
     decoded: OnceLock<(Geometry, Duration)>,
@@ -71,6 +78,7 @@ impl Flight {
         key: Key,
         source: Source,
         preprocess: Preprocess,
+        rank: Rank,
         permit: Arc<Permit>,
     ) -> Self {
         Self {
@@ -78,6 +86,8 @@ impl Flight {
             source,
             preprocess,
             boarded: Instant::now(),
+            rank: Mutex::new(rank),
+            waiting: Mutex::new(None),
             state: Mutex::new(State::Open(Vec::new())),
             decoded: OnceLock::new(),
             _permit: permit,
@@ -88,6 +98,46 @@ impl Flight {
     pub(super) fn landed(flight: Self, landed: Landed) -> Self {
         *flight.state.lock() = State::Done(Ok(landed));
         flight
+    }
+
+    /// How urgent it is.
+    pub(super) fn rank(&self) -> Rank {
+        self.rank.lock().clone()
+    }
+
+    /// Takes over the urgency of a more urgent follower; whether it was one. The flow that pays stays.
+    pub(super) fn promote(&self, rank: Rank) -> bool {
+        let mut own = self.rank.lock();
+        let more = rank.before(&own);
+        if more {
+            *own = own.clone().joined(&rank);
+        }
+        more
+    }
+
+    /// Whether it was computed, or given up.
+    pub(super) fn is_done(&self) -> bool {
+        matches!(*self.state.lock(), State::Done(_))
+    }
+
+    /// Where it waits in the queue, whose lock guards this.
+    pub(super) fn waiting(&self) -> Option<Waiting> {
+        self.waiting.lock().clone()
+    }
+
+    pub(super) fn set_waiting(&self, waiting: Option<Waiting>) {
+        *self.waiting.lock() = waiting;
+    }
+
+    /// Jobs that wait for it, as `(head, job, slot)`: rows in this order lie next to each other for their heads.
+    pub(super) fn order(&self) -> Option<(Arc<str>, u64, usize)> {
+        match &*self.state.lock() {
+            State::Open(slots) => slots
+                .iter()
+                .map(|(job, slot)| (Arc::clone(&job.rank.flow.head), job.number, *slot))
+                .min(),
+            State::Done(_) => None,
+        }
     }
 
     /// Notes how the image was fitted to the input.
@@ -111,7 +161,7 @@ impl Flight {
                 waiting.extend(slots);
                 Some(Vec::new())
             }
-            State::Done(Ok(landed)) => Some(fill(slots, &landed.row)),
+            State::Done(Ok(landed)) => Some(fill(slots, landed)),
             State::Done(Err(error)) if error.kind() == Kind::Cancelled => None,
             State::Done(Err(error)) => {
                 slots
@@ -124,9 +174,9 @@ impl Flight {
 
     /// The image is computed. Returns the jobs that are now complete.
     pub(super) fn land(&self, landed: Landed) -> Vec<Arc<Job>> {
-        let row = landed.row.clone();
-        match std::mem::replace(&mut *self.state.lock(), State::Done(Ok(landed))) {
-            State::Open(slots) => fill(slots, &row),
+        let done = State::Done(Ok(landed.clone()));
+        match std::mem::replace(&mut *self.state.lock(), done) {
+            State::Open(slots) => fill(slots, &landed),
             State::Done(_) => Vec::new(),
         }
     }
@@ -141,11 +191,12 @@ impl Flight {
         }
     }
 
-    /// Drops jobs whose caller is gone or too late; whether anybody still waits. Once nobody does, nobody can join.
-    pub(super) fn wanted(&self, now: Instant) -> bool {
+    /// Drops jobs whose caller is gone or cannot be answered in time, `ahead` being what lies between now and their
+    /// heads; whether anybody still waits. Once nobody does, nobody can join.
+    pub(super) fn wanted(&self, now: Instant, ahead: Duration) -> bool {
         let mut state = self.state.lock();
         if let State::Open(slots) = &mut *state {
-            slots.retain(|(job, _)| job.wanted(now));
+            slots.retain(|(job, _)| job.wanted(now, ahead));
             if slots.is_empty() {
                 let gone = Error::new(Kind::Cancelled, "nobody waits for this image");
                 *state = State::Done(Err(gone));
@@ -165,10 +216,10 @@ impl Flight {
     }
 }
 
-fn fill(slots: Vec<(Arc<Job>, usize)>, row: &FeatureRow) -> Vec<Arc<Job>> {
+fn fill(slots: Vec<(Arc<Job>, usize)>, landed: &Landed) -> Vec<Arc<Job>> {
     slots
         .into_iter()
-        .filter_map(|(job, slot)| job.fill(slot, row).then_some(job))
+        .filter_map(|(job, slot)| job.fill(slot, landed).then_some(job))
         .collect()
 }
 
@@ -212,94 +263,6 @@ impl Flights {
             .is_some_and(|current| Arc::ptr_eq(current, flight))
         {
             flights.remove(&flight.key);
-        }
-    }
-}
-
-/// One head of one request, or its wish for the features themselves. Finished exactly once.
-#[derive(Debug)]
-pub(super) struct Job {
-    pub(super) head: Option<Arc<Head>>,
-    deadline: Option<Instant>,
-    state: Mutex<JobState>,
-}
-
-#[derive(Debug)]
-struct JobState {
-    rows: Vec<Option<FeatureRow>>,
-    missing: usize,
-    reply: Option<oneshot::Sender<Result<JobDone>>>,
-}
-
-/// A finished job.
-#[derive(Debug)]
-pub(super) struct JobDone {
-    /// The features that it read, in order.
-    pub(super) rows: Vec<FeatureRow>,
-    /// What the head gave, if it has one.
-    pub(super) output: Option<HeadRow>,
-    /// How long the head's batch took.
-    pub(super) head_time: Duration,
-}
-
-impl Job {
-    /// A job that waits for `rows` images.
-    pub(super) fn new(
-        head: Option<Arc<Head>>,
-        rows: usize,
-        deadline: Option<Instant>,
-    ) -> (Self, oneshot::Receiver<Result<JobDone>>) {
-        let (reply, receiver) = oneshot::channel();
-        let state = JobState {
-            rows: vec![None; rows],
-            missing: rows,
-            reply: Some(reply),
-        };
-        (
-            Self {
-                head,
-                deadline,
-                state: Mutex::new(state),
-            },
-            receiver,
-        )
-    }
-
-    /// One image is there; whether it was the last one missing.
-    fn fill(&self, slot: usize, row: &FeatureRow) -> bool {
-        let mut state = self.state.lock();
-        if state.rows[slot].replace(row.clone()).is_none() {
-            state.missing -= 1;
-        }
-        state.missing == 0
-    }
-
-    /// Whether the caller still waits; one whose deadline has passed is told so.
-    pub(super) fn wanted(&self, now: Instant) -> bool {
-        if self.deadline.is_some_and(|deadline| deadline <= now) {
-            self.finish(Err(Error::new(
-                Kind::DeadlineExceeded,
-                "the deadline passed",
-            )));
-            return false;
-        }
-        self.state
-            .lock()
-            .reply
-            .as_ref()
-            .is_some_and(|reply| !reply.is_closed())
-    }
-
-    /// Its images' features, once all are there.
-    pub(super) fn rows(&self) -> Vec<FeatureRow> {
-        self.state.lock().rows.iter().flatten().cloned().collect()
-    }
-
-    /// Answers the caller; only the first answer counts.
-    pub(super) fn finish(&self, result: Result<JobDone>) {
-        if let Some(reply) = self.state.lock().reply.take() {
-            // An error means that the caller is gone, which is its right.
-            let _ = reply.send(result);
         }
     }
 }

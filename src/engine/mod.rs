@@ -1,105 +1,98 @@
 //! Shares, batches and schedules frozen features.
 //!
 //! A request names images and heads. Each image becomes a [`flight`](flight::Flight): its way through decoding and the
-//! backbone, joined by every caller with an equal image. Each head of the request becomes a [`job`](flight::Job) that
+//! backbone, joined by every caller with an equal image. Each head of the request becomes a [`job`](job::Job) that
 //! waits for its flights' rows. Lanes, one thread each, take decoded images in batches, run the backbone, and run
 //! the heads of the jobs that became complete on the rows where they lie.
 //!
 //! ```text
-//! Engine::run -> admission -> cache? -> flight (shared?) -> queue -> decoder -> queue -> lane -> job -> postprocess
+//! Engine::run -> admission -> cache? -> flight (shared?) -> queue -> decode -> queue -> lane -> job -> postprocess
 //! ```
+//!
+//! Who is next at each queue is [`schedule`]'s matter, how large a batch is [`cost`]'s.
 
 mod admission;
+mod board;
 mod cache;
+mod config;
+mod cost;
 mod flight;
+mod heads;
+mod job;
 mod lane;
 mod postprocess;
 mod queue;
 mod request;
+mod schedule;
+mod start;
 
-use std::{collections::BTreeMap, sync::Arc, thread::JoinHandle, time::Instant};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
 
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::oneshot;
 
 use crate::{
-    backend::{BackendError, Lane, LaneOptions, Runtime},
+    backend::{Backbone, Runtime, SessionOptions},
     error::{Error, Kind, Result},
-    media::{self, Filter, Preprocess, ResizeMode},
-    repository::{BackboneManifest, Repository, Resize, Task},
+    repository::{BackboneManifest, Location},
 };
 use admission::Admission;
+use board::stopped;
 use cache::Cache;
-use flight::{Flight, Flights, Job, Key};
+use cost::Costs;
+use flight::{Flight, Flights};
 use queue::Queue;
 
 pub use admission::AdmissionLimits;
+pub use config::{Counters, EngineConfig};
+pub use cost::Curve;
 pub use postprocess::{Options, Outcome};
-pub use request::{Analysis, FeatureSource, Head, Provenance, Request, Source, Timing};
+pub use request::{Analysis, FeatureSource, Head, Priority, Provenance, Request, Source, Timing};
 
-/// How the engine uses the machine.
-#[derive(Debug, Clone)]
-pub struct EngineConfig {
-    /// Threads that run graphs; 0 for one per core.
-    pub lanes: usize,
-    /// Threads that one lane's operators use.
-    pub threads_per_lane: usize,
-    /// Threads that decode images; 0 for one per core.
-    pub decoders: usize,
-    /// Largest number of images in one backbone batch.
-    pub max_batch: usize,
-    /// Bytes of finished features to keep; 0 for none.
-    pub cache_bytes: usize,
-    /// Bounds on what is accepted.
-    pub admission: AdmissionLimits,
-    /// Bounds on one image.
-    pub media: media::Limits,
-    /// Most frames of a clip.
-    pub max_frames: usize,
-}
-
-impl Default for EngineConfig {
-    fn default() -> Self {
-        Self {
-            lanes: 0,
-            threads_per_lane: 1,
-            decoders: 0,
-            max_batch: 8,
-            cache_bytes: 0,
-            admission: AdmissionLimits::default(),
-            media: media::Limits::default(),
-            max_frames: 64,
-        }
-    }
-}
-
-/// Counts since the start.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Images that the backbone ran on.
-    pub backbone_rows: u64,
-    /// Batches that it ran.
-    pub backbone_batches: u64,
-    /// Images that joined a flight of an equal image.
-    pub shared: u64,
-    /// Images found in the cache.
-    pub cached: u64,
-    /// Requests refused at the door.
-    pub refused: u64,
-    /// Images dropped because nobody waited for them any more.
-    pub abandoned: u64,
-}
-
+/// What the threads and the callers share.
 struct Shared {
-    backbone: BackboneManifest,
+    runtime: Runtime,
+    location: Location,
+    options: SessionOptions,
+    backbone: Backbone,
     heads: RwLock<BTreeMap<String, Arc<Head>>>,
-    config: EngineConfig,
+    loading: Mutex<()>,
     admission: Admission,
     flights: Flights,
     cache: Cache,
     queue: Queue,
+    costs: Costs,
+    curves: Vec<Curve>,
+    lanes: usize,
     hash_key: [u8; 32],
     counters: Mutex<Counters>,
+    /// Time that lanes spent on graphs.
+    device_nanos: AtomicU64,
+    config: EngineConfig,
+}
+
+/// How busy the engine is.
+#[derive(Debug, Clone, Copy)]
+pub struct Load {
+    /// Images accepted and not yet answered.
+    pub in_flight: usize,
+    /// Images that wait for a lane, decoded or not.
+    pub queued: usize,
+    /// About how long those take.
+    pub queued_work: Duration,
+    /// Time that lanes have spent on graphs since the start, over all lanes.
+    pub device_busy: Duration,
+    /// Lanes.
+    pub lanes: usize,
+    /// Bytes of features in the cache.
+    pub cache_bytes: usize,
 }
 
 /// The engine. Dropping it stops its threads; what is in flight then fails.
@@ -109,64 +102,10 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Loads every graph of `repository` on every lane and starts the threads.
-    ///
-    /// # Errors
-    /// A graph that does not load or is not what its manifest says.
-    pub fn start(
-        runtime: &Runtime,
-        repository: &Repository,
-        config: EngineConfig,
-    ) -> Result<Self, BackendError> {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let auto = |count: usize| if count == 0 { cores } else { count };
-        let lanes = build_lanes(runtime, repository, auto(config.lanes), &config)?;
-        let heads = repository
-            .heads
-            .iter()
-            .map(|entry| {
-                let head = Head {
-                    manifest: entry.manifest.clone(),
-                };
-                (entry.manifest.name.clone(), Arc::new(head))
-            })
-            .collect();
-        let decoders = auto(config.decoders);
-        let ready = config.max_batch.max(1) * (lanes.len() + 1);
-        let shared = Arc::new(Shared {
-            backbone: repository.backbone.clone(),
-            heads: RwLock::new(heads),
-            admission: Admission::new(config.admission),
-            flights: Flights::default(),
-            cache: Cache::new(config.cache_bytes),
-            queue: Queue::new(lanes.len(), decoders, ready),
-            hash_key: hash_key(),
-            counters: Mutex::default(),
-            config,
-        });
-        let mut threads = Vec::new();
-        for (index, lane) in lanes.into_iter().enumerate() {
-            let shared = Arc::clone(&shared);
-            threads.push(spawn(format!("lane-{index}"), move || {
-                lane::run(&shared, lane)
-            })?);
-        }
-        for index in 0..decoders {
-            let shared = Arc::clone(&shared);
-            threads.push(spawn(format!("decode-{index}"), move || {
-                lane::decode(&shared)
-            })?);
-        }
-        Ok(Self {
-            shared,
-            threads: Mutex::new(threads),
-        })
-    }
-
     /// The backbone's manifest.
     #[must_use]
     pub fn backbone(&self) -> &BackboneManifest {
-        &self.shared.backbone
+        self.shared.backbone.manifest()
     }
 
     /// The loaded heads, by name.
@@ -187,10 +126,33 @@ impl Engine {
         *self.shared.counters.lock()
     }
 
+    /// How busy it is.
+    #[must_use]
+    pub fn load(&self) -> Load {
+        let shared = &self.shared;
+        let queued = shared.queue.len();
+        Load {
+            in_flight: shared.admission.held(),
+            queued,
+            queued_work: shared.wait(queued),
+            device_busy: Duration::from_nanos(shared.device_nanos.load(Ordering::Relaxed)),
+            lanes: shared.lanes,
+            cache_bytes: shared.cache.bytes(),
+        }
+    }
+
     /// Images accepted and not yet answered.
     #[must_use]
     pub fn in_flight(&self) -> usize {
         self.shared.admission.held()
+    }
+
+    /// What each batch size costs at each input size, as measured at warm-up, and the batch sizes in use.
+    pub fn curves(&self) -> impl Iterator<Item = (&Curve, Vec<usize>)> {
+        self.shared
+            .curves
+            .iter()
+            .map(|curve| (curve, self.shared.costs.buckets(curve.size)))
     }
 
     /// The configuration it runs with.
@@ -214,31 +176,32 @@ impl Engine {
         let shared = &self.shared;
         request::check(&request, &shared.config)?;
         let bytes = request.images.iter().map(|(source, _)| source.len()).sum();
+        let names = request.heads.iter().map(|head| Arc::clone(&head.name));
+        let flow = shared
+            .admission
+            .flow(&request.caller, names)
+            .unwrap_or_else(|| schedule::Flow {
+                caller: Arc::clone(&request.caller),
+                head: "".into(),
+            });
+        let (caller_weight, head_weight) = shared.config.weights(&flow.caller, &flow.head);
         let permit = shared
             .admission
-            .admit(request.images.len(), bytes)
-            .inspect_err(|_| {
-                shared.counters.lock().refused += 1;
-            })?;
+            .admit(
+                &flow,
+                caller_weight * head_weight,
+                request.images.len(),
+                bytes,
+                |images| shared.wait(images),
+            )
+            .inspect_err(|_| shared.counters.lock().refused += 1)?;
+        let mut boarded = self.board(&request, &permit, &flow)?;
 
-        let sizes = request::sizes(&request);
-        let mut tickets = Tickets {
-            flights: Vec::new(),
-            fields: Vec::new(),
-        };
-        let mut replies = Vec::new();
-        for size in sizes {
-            let joined = self.board(&request, size, &permit, &mut replies);
-            let fields = request.images.iter().map(|(_, field)| field.clone());
-            tickets.fields.extend(fields.take(joined.len()));
-            tickets.flights.extend(joined);
-        }
-
+        let replies = std::mem::take(&mut boarded.replies);
         let answers = async {
             let mut answers = Vec::with_capacity(replies.len());
             for (position, reply) in replies {
-                let gone = || Error::new(Kind::Unavailable, "the server stopped");
-                answers.push((position, reply.await.unwrap_or_else(|_| Err(gone()))));
+                answers.push((position, reply.await.unwrap_or_else(|_| Err(stopped()))));
             }
             answers
         };
@@ -248,44 +211,45 @@ impl Engine {
                 .map_err(|_| Error::new(Kind::DeadlineExceeded, "the deadline passed"))?,
             None => answers.await,
         };
-
-        for ((flight, _), field) in tickets.flights.iter().zip(&tickets.fields) {
-            if let Some(Err(error)) = flight.outcome() {
-                let named =
-                    if error.kind() == Kind::InvalidImage || error.kind() == Kind::LimitExceeded {
-                        error.at(field.clone())
-                    } else {
-                        error
-                    };
-                return Err(named);
-            }
+        if let Some((error, index)) = boarded.failure() {
+            let kind = error.kind();
+            let of_image = kind == Kind::InvalidImage || kind == Kind::LimitExceeded;
+            return Err(match request.images.get(index) {
+                Some((_, field)) if of_image => error.at(field),
+                _ => error,
+            });
         }
-        let mut provenance = tickets.provenance();
-        let geometry = tickets.geometry()?;
-
+        let mut provenance = boarded.provenance();
         let mut features = None;
-        let mut rows = Vec::with_capacity(request.heads.len());
+        let mut results: Vec<Option<Result<Outcome>>> = Vec::new();
+        results.resize_with(request.heads.len(), || None);
         for (position, answer) in answers {
-            match (position, answer) {
-                (None, Ok(done)) => features = done.rows.into_iter().next_back(),
-                (None, Err(error)) => return Err(error),
-                (Some(index), Ok(done)) => {
-                    provenance.timing.head = provenance.timing.head.max(done.head_time);
-                    rows.push((
-                        index,
-                        done.output
-                            .ok_or_else(|| Error::new(Kind::Internal, "the head gave no output")),
-                    ));
-                }
-                (Some(index), Err(error)) => rows.push((index, Err(error))),
+            let Some(index) = position else {
+                features = answer?.features;
+                continue;
+            };
+            if let Ok(done) = &answer {
+                let timing = &mut provenance.timing;
+                timing.head = timing.head.max(done.head_time);
+                timing.postprocess = timing.postprocess.max(done.postprocess_time);
+                shared.costs.finish.add(done.computed.elapsed());
             }
+            let missing = || Error::new(Kind::Internal, "the head gave no output");
+            results[index] = Some(answer.and_then(|done| done.outcome.ok_or_else(missing)));
         }
-        rows.sort_by_key(|(index, _)| *index);
-        let begun = Instant::now();
-        let heads = postprocess::run_all(request.heads, rows, geometry, request.options).await?;
-        provenance.timing.postprocess = begun.elapsed();
         provenance.timing.total = started.elapsed();
-        drop(permit);
+        let heads = request.heads.into_iter().zip(results);
+        let heads: Vec<_> = heads
+            .map(|(head, result)| (head, result.unwrap_or_else(|| Err(stopped()))))
+            .collect();
+        // A deadline that nothing could meet is the call's, not one head's.
+        if !heads.is_empty()
+            && features.is_none()
+            && let Some(error) = late(&heads)
+        {
+            return Err(error);
+        }
+        drop((boarded, permit));
         Ok(Analysis {
             heads,
             features,
@@ -293,99 +257,11 @@ impl Engine {
         })
     }
 
-    /// Puts the request's images of `size` on their way and attaches the jobs that read them.
-    fn board(
-        &self,
-        request: &Request,
-        size: [u32; 2],
-        permit: &Arc<admission::Permit>,
-        replies: &mut Vec<(Option<usize>, oneshot::Receiver<Result<flight::JobDone>>)>,
-    ) -> Vec<(Arc<Flight>, FeatureSource)> {
-        let shared = &self.shared;
-        let count = request.images.len();
-        let mut jobs: Vec<(Arc<Job>, Vec<usize>)> = Vec::new();
-        let mut add = |position, head: Option<Arc<Head>>, frames: Vec<usize>| {
-            let (job, reply) = Job::new(head, frames.len(), request.deadline);
-            replies.push((position, reply));
-            jobs.push((Arc::new(job), frames));
-        };
-        for (index, head) in request.heads.iter().enumerate() {
-            if head.manifest.input_size == size {
-                let frames = match head.manifest.task {
-                    Task::Action => request::sample_frames(count, head.manifest.frames()),
-                    _ => vec![count - 1],
-                };
-                add(Some(index), Some(Arc::clone(head)), frames);
-            }
-        }
-        if request.features == Some(size) {
-            add(None, None, vec![count - 1]);
-        }
-        let preprocess = preprocess(&shared.backbone, size);
-        let mut joined = Vec::with_capacity(count);
-        let mut complete = Vec::new();
-        for (index, (source, _)) in request.images.iter().enumerate() {
-            let slots: Vec<(Arc<Job>, usize)> = jobs
-                .iter()
-                .flat_map(|(job, frames)| {
-                    let reads = frames
-                        .iter()
-                        .enumerate()
-                        .filter(move |(_, frame)| **frame == index);
-                    reads.map(|(slot, _)| (Arc::clone(job), slot))
-                })
-                .collect();
-            if slots.is_empty() {
-                continue;
-            }
-            let key = Key::new(&shared.hash_key, source, size);
-            let (flight, from) = self.join(key, source, preprocess, permit, slots, &mut complete);
-            joined.push((flight, from));
-        }
-        if !complete.is_empty() {
-            shared.queue.push_jobs(complete);
-        }
-        joined
-    }
-
-    /// Finds the image's features in the cache or in flight, or sends them on their way.
-    fn join(
-        &self,
-        key: Key,
-        source: &Source,
-        preprocess: Preprocess,
-        permit: &Arc<admission::Permit>,
-        slots: Vec<(Arc<Job>, usize)>,
-        complete: &mut Vec<Arc<Job>>,
-    ) -> (Arc<Flight>, FeatureSource) {
-        let shared = &self.shared;
-        let make = || Flight::new(key, source.clone(), preprocess, Arc::clone(permit));
-        if let Some(done) = shared.cache.get(&key) {
-            shared.counters.lock().cached += 1;
-            let flight = Arc::new(Flight::landed(make(), done));
-            complete.extend(flight.attach(slots).unwrap_or_default());
-            return (flight, FeatureSource::Cached);
-        }
-        match shared.flights.join(key, slots, make) {
-            flight::Joined::New(flight) => {
-                shared
-                    .queue
-                    .push(Arc::clone(&flight), |flight| flight.fail(&stopped()));
-                (flight, FeatureSource::Computed)
-            }
-            flight::Joined::Shared(flight, ready) => {
-                shared.counters.lock().shared += 1;
-                complete.extend(ready);
-                (flight, FeatureSource::Shared)
-            }
-        }
-    }
-
     /// Stops the threads after what they hold is done. Requests that still wait fail.
     pub fn stop(&self) {
-        for flight in self.shared.queue.close() {
-            flight.fail(&stopped());
-        }
+        let (flights, jobs) = self.shared.queue.close();
+        flights.iter().for_each(|flight| flight.fail(&stopped()));
+        jobs.iter().for_each(|job| job.finish(Err(stopped())));
         let threads: Vec<_> = std::mem::take(&mut *self.threads.lock());
         for thread in threads {
             if thread.join().is_err() {
@@ -395,127 +271,46 @@ impl Engine {
     }
 }
 
+/// The error of a request whose every head was too late or was given up.
+fn late(heads: &[(Arc<Head>, Result<Outcome>)]) -> Option<Error> {
+    let of_call = |kind| matches!(kind, Kind::DeadlineExceeded | Kind::Unavailable);
+    let errors: Option<Vec<_>> = heads
+        .iter()
+        .map(|(_, result)| result.as_ref().err().filter(|e| of_call(e.kind())))
+        .collect();
+    errors?.first().copied().cloned()
+}
+
+impl Shared {
+    /// About how long `images` images that wait take.
+    fn wait(&self, images: usize) -> Duration {
+        self.costs
+            .row
+            .get()
+            .mul_f64(images as f64 / self.lanes as f64)
+    }
+
+    /// Lets go of images that left the queue without being computed.
+    fn drop_flights(&self, dropped: &mut Vec<Arc<Flight>>) {
+        if dropped.is_empty() {
+            return;
+        }
+        self.counters.lock().abandoned += dropped.len() as u64;
+        for flight in dropped.drain(..) {
+            self.flights.remove(&flight);
+        }
+    }
+
+    /// The engine is over: everything that waits is told `error`.
+    fn fail(&self, error: &Error) {
+        let (flights, jobs) = self.queue.fail();
+        flights.iter().for_each(|flight| flight.fail(error));
+        jobs.iter().for_each(|job| job.finish(Err(error.clone())));
+    }
+}
+
 impl Drop for Engine {
     fn drop(&mut self) {
         self.stop();
     }
-}
-
-fn stopped() -> Error {
-    Error::new(Kind::Unavailable, "the server is stopping")
-}
-
-/// The flights that one request takes part in.
-struct Tickets {
-    flights: Vec<(Arc<Flight>, FeatureSource)>,
-    fields: Vec<String>,
-}
-
-impl Tickets {
-    fn geometry(&self) -> Result<media::Geometry> {
-        self.flights
-            .iter()
-            .rev()
-            .find_map(|(flight, _)| flight.outcome()?.ok())
-            .map(|done| done.geometry)
-            .ok_or_else(|| Error::new(Kind::Internal, "no image was computed"))
-    }
-
-    fn provenance(&self) -> Provenance {
-        let landed: Vec<_> = self
-            .flights
-            .iter()
-            .filter_map(|(flight, source)| Some((flight.outcome()?.ok()?, *source)))
-            .collect();
-        let computed = landed
-            .iter()
-            .filter(|(_, s)| *s == FeatureSource::Computed)
-            .count();
-        let last = landed.last().map(|(done, source)| (done.clone(), *source));
-        let mut timing = Timing::default();
-        let mut batch_size = 0;
-        if let Some((done, source)) = last.filter(|(_, source)| *source != FeatureSource::Cached) {
-            debug_assert_ne!(source, FeatureSource::Cached);
-            timing = done.timing;
-            batch_size = done.batch_size;
-        }
-        Provenance {
-            source: landed
-                .iter()
-                .map(|(_, s)| *s)
-                .max()
-                .unwrap_or(FeatureSource::Computed),
-            backbone_rows: computed,
-            batch_size,
-            timing,
-        }
-    }
-}
-
-fn preprocess(backbone: &BackboneManifest, [height, width]: [u32; 2]) -> Preprocess {
-    Preprocess {
-        mode: match backbone.input.resize {
-            Resize::Letterbox => ResizeMode::Letterbox,
-            Resize::Stretch => ResizeMode::Stretch,
-            Resize::CenterCrop => ResizeMode::CenterCrop,
-        },
-        filter: match backbone.input.filter {
-            crate::repository::Filter::Bilinear => Filter::Bilinear,
-            crate::repository::Filter::Bicubic => Filter::Bicubic,
-        },
-        pad: backbone.input.pad,
-        height,
-        width,
-    }
-}
-
-/// A key that callers cannot know: equal keys then mean equal images, not an attack on the cache.
-fn hash_key() -> [u8; 32] {
-    use std::hash::{BuildHasher, RandomState};
-    let mut key = [0; 32];
-    for chunk in key.chunks_exact_mut(8) {
-        chunk.copy_from_slice(&RandomState::new().hash_one(0_u8).to_ne_bytes());
-    }
-    key
-}
-
-fn build_lanes(
-    runtime: &Runtime,
-    repository: &Repository,
-    count: usize,
-    config: &EngineConfig,
-) -> Result<Vec<Lane>, BackendError> {
-    let build = || -> Result<Lane, BackendError> {
-        let options = LaneOptions {
-            threads: config.threads_per_lane.max(1),
-        };
-        let mut lane = Lane::new(runtime, &repository.backbone, &repository.graph, options)?;
-        for entry in &repository.heads {
-            lane.load_head(entry)?;
-        }
-        Ok(lane)
-    };
-    std::thread::scope(|scope| {
-        let builders: Vec<_> = (0..count).map(|_| scope.spawn(build)).collect();
-        builders
-            .into_iter()
-            .map(|builder| {
-                builder.join().unwrap_or_else(|_| {
-                    Err(BackendError::Library(
-                        "a session's thread panicked".to_owned(),
-                    ))
-                })
-            })
-            .collect()
-    })
-}
-
-fn spawn(
-    name: String,
-    body: impl FnOnce() + Send + 'static,
-) -> Result<JoinHandle<()>, BackendError> {
-    std::thread::Builder::new()
-        .name(name)
-        .spawn(body)
-        .map_err(|error| BackendError::Library(format!("a thread cannot be started: {error}")))
 }

@@ -1,6 +1,4 @@
-//! From a head's raw outputs to results in the original image's geometry, off the async threads.
-
-use std::sync::Arc;
+//! From a head's raw outputs to results in the original image's geometry.
 
 use ndarray::{ArrayViewD, Ix1, Ix2, Ix3};
 
@@ -42,33 +40,13 @@ pub enum Outcome {
     Tensors(HeadRow),
 }
 
-/// Turns each head's output into its result.
-pub(super) async fn run_all(
-    heads: Vec<Arc<Head>>,
-    rows: Vec<(usize, Result<HeadRow>)>,
-    geometry: Geometry,
-    options: Options,
-) -> Result<Vec<(Arc<Head>, Result<Outcome>)>> {
-    if heads.is_empty() {
-        return Ok(Vec::new());
-    }
-    let work = move || {
-        let one = |head: &Head, row: Result<HeadRow>| outcome(head, row?, &geometry, &options);
-        heads
-            .into_iter()
-            .zip(rows)
-            .map(|(head, (_, row))| {
-                let result = one(&head, row);
-                (head, result)
-            })
-            .collect()
-    };
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|error| Error::new(Kind::Internal, format!("postprocessing failed: {error}")))
-}
-
-fn outcome(head: &Head, row: HeadRow, geometry: &Geometry, options: &Options) -> Result<Outcome> {
+/// Turns a head's output into its result.
+pub(super) fn run(
+    head: &Head,
+    row: HeadRow,
+    geometry: &Geometry,
+    options: &Options,
+) -> Result<Outcome> {
     let manifest = &head.manifest;
     let failed = |error: TaskError| {
         let message = format!(

@@ -1,9 +1,12 @@
-//! What waits: images to decode, decoded images, and complete jobs.
+//! What waits: images to decode, decoded images, complete jobs, and heads' outputs on their way to their callers.
 //!
-//! Bounded by admission (every entry holds a place at the door) and, for decoded pixels, by `ready_limit`. The order is
-//! first come, first served.
+//! Bounded by admission (every entry holds a place at the door) and, for decoded pixels, by `ready_limit`.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
@@ -11,7 +14,11 @@ use tokio::sync::watch;
 
 use super::{
     Source,
-    flight::{Flight, Job},
+    cost::{Costs, Plan},
+    flight::Flight,
+    job::{Finish, Job},
+    request::Priority,
+    schedule::{Place, Rank, Schedule},
 };
 
 /// An image ready for the backbone.
@@ -19,103 +26,199 @@ pub(super) struct Ready {
     pub(super) flight: Arc<Flight>,
     /// NHWC RGB at the input's size.
     pub(super) pixels: Bytes,
+    /// Whether the pixels were made here; those that came raw are the caller's.
+    pub(super) decoded: bool,
 }
 
-/// What a lane does next.
+/// What a thread does next.
 pub(super) enum Work {
-    /// Complete jobs whose features are there already.
+    /// A head's output that becomes a result.
+    Finish(Finish),
+    /// Complete jobs of one head whose features are there already, or jobs that only want features.
     Jobs(Vec<Arc<Job>>),
-    /// Images of one size for the backbone.
-    Batch(Vec<Ready>),
+    /// Images of one size for the backbone, and the batch size to run.
+    Batch(Vec<Ready>, Plan),
+    /// An image to decode.
+    Decode(Arc<Flight>),
+    /// Nothing but what was dropped.
+    Nothing,
+}
+
+/// What a thread may do.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Role {
+    /// Runs graphs.
+    pub(super) device: bool,
+    /// Decodes and postprocesses.
+    pub(super) cpu: bool,
+}
+
+/// Where a flight waits.
+#[derive(Debug, Clone)]
+pub(super) enum Waiting {
+    Encoded(Place),
+    Ready(Place),
+}
+
+/// How the queue hands out work.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct QueueOptions {
+    /// Threads that run graphs.
+    pub(super) lanes: usize,
+    /// Most decoded images that wait or are being decoded.
+    pub(super) ready_limit: usize,
+    /// Most calls in one batch of a head.
+    pub(super) max_batch: usize,
+    /// How long a batch may wait to become larger.
+    pub(super) max_delay: Duration,
 }
 
 pub(super) struct Queue {
     state: Mutex<State>,
     for_lanes: Condvar,
-    for_decoders: Condvar,
-    ready_limit: usize,
+    for_workers: Condvar,
+    for_close: Condvar,
+    options: QueueOptions,
     failed: watch::Sender<bool>,
 }
 
+#[derive(Default)]
 struct State {
-    encoded: VecDeque<Arc<Flight>>,
-    ready: VecDeque<Ready>,
-    jobs: Vec<Arc<Job>>,
+    encoded: Schedule<Arc<Flight>>,
+    ready: Schedule<Ready>,
+    jobs: Schedule<Arc<Job>>,
+    finishes: VecDeque<Finish>,
+    /// Since when decoded images wait.
+    ready_since: Option<Instant>,
     decoding: usize,
-    idle_lanes: usize,
-    idle_decoders: usize,
+    /// Decoded images that wait.
+    decoded: usize,
+    lanes_busy: usize,
+    lanes_idle: usize,
+    workers_idle: usize,
+    /// Jobs and batches take turns where both wait.
+    batch_next: bool,
     closed: bool,
 }
 
+fn group([height, width]: [u32; 2]) -> u64 {
+    u64::from(height) << 32 | u64::from(width)
+}
+
+fn size(group: u64) -> [u32; 2] {
+    // Both halves fit by construction.
+    [(group >> 32) as u32, group as u32]
+}
+
+/// Jobs of one loaded head batch together; a head that was replaced is another one.
+fn head_group(job: &Job) -> u64 {
+    job.head.as_ref().map_or(0, |head| Arc::as_ptr(head) as u64)
+}
+
 impl Queue {
-    pub(super) fn new(lanes: usize, decoders: usize, ready_limit: usize) -> Self {
-        let state = State {
-            encoded: VecDeque::new(),
-            ready: VecDeque::new(),
-            jobs: Vec::new(),
-            decoding: 0,
-            idle_lanes: 0,
-            idle_decoders: 0,
-            closed: false,
-        };
-        debug_assert!(lanes > 0 && decoders > 0);
+    pub(super) fn new(options: QueueOptions) -> Self {
         Self {
-            state: Mutex::new(state),
+            state: Mutex::default(),
             for_lanes: Condvar::new(),
-            for_decoders: Condvar::new(),
-            ready_limit,
+            for_workers: Condvar::new(),
+            for_close: Condvar::new(),
+            options,
             failed: watch::Sender::new(false),
         }
     }
 
-    /// Queues an image. Pixels that already have the input's size need no decoder. A closed queue hands it to `refuse`.
-    pub(super) fn push(&self, flight: Arc<Flight>, refuse: impl FnOnce(&Flight)) {
+    /// Queues images. Pixels that already have the input's size need no decoding. A closed queue gives them back.
+    pub(super) fn push(&self, flights: Vec<Arc<Flight>>) -> Result<(), Vec<Arc<Flight>>> {
         let mut state = self.state.lock();
         if state.closed {
-            drop(state);
-            refuse(&flight);
-            return;
+            return Err(flights);
         }
-        let (height, width) = (flight.preprocess.height, flight.preprocess.width);
-        match &flight.source {
-            Source::Raw {
-                width: w,
-                height: h,
-                rgb,
-            } if (*h, *w) == (height, width) => {
-                let pixels = rgb.clone();
-                state.ready.push_back(Ready { flight, pixels });
-                self.for_lanes.notify_one();
-            }
-            _ => {
-                state.encoded.push_back(flight);
-                self.for_decoders.notify_one();
+        let count = flights.len();
+        for flight in flights {
+            let (height, width) = (flight.preprocess.height, flight.preprocess.width);
+            match &flight.source {
+                Source::Raw {
+                    width: w,
+                    height: h,
+                    rgb,
+                } if (*h, *w) == (height, width) => {
+                    let pixels = rgb.clone();
+                    let decoded = false;
+                    let ready = Ready {
+                        flight,
+                        pixels,
+                        decoded,
+                    };
+                    push_ready(&mut state, ready);
+                }
+                _ => {
+                    let rank = flight.rank();
+                    let group = group([height, width]);
+                    let place = state.encoded.push(rank, group, Arc::clone(&flight));
+                    flight.set_waiting(Some(Waiting::Encoded(place)));
+                }
             }
         }
+        self.wake(&state, count);
+        Ok(())
     }
 
     /// Queues complete jobs.
     pub(super) fn push_jobs(&self, jobs: Vec<Arc<Job>>) {
-        self.state.lock().jobs.extend(jobs);
-        self.for_lanes.notify_one();
+        let mut state = self.state.lock();
+        for job in jobs {
+            state.jobs.push(job.rank.clone(), head_group(&job), job);
+        }
+        self.wake(&state, 1);
     }
 
-    /// The next image to decode; waits while enough decoded ones are there. `None`: closed.
-    pub(super) fn next_encoded(&self) -> Option<Arc<Flight>> {
+    /// Queues heads' outputs for a thread of the CPU. `None`: there is none but the caller, who does better to go on.
+    pub(super) fn push_finishes(&self, finishes: Vec<Finish>, inline: bool) -> Option<Vec<Finish>> {
         let mut state = self.state.lock();
-        loop {
-            if state.ready.len() + state.decoding < self.ready_limit
-                && let Some(flight) = state.encoded.pop_front()
-            {
-                state.decoding += 1;
-                return Some(flight);
+        if inline && state.lanes_idle + state.workers_idle == 0 {
+            return Some(finishes);
+        }
+        let count = finishes.len();
+        state.finishes.extend(finishes);
+        self.wake(&state, count);
+        None
+    }
+
+    /// A follower is more urgent than the image was.
+    pub(super) fn promote(&self, flight: &Arc<Flight>, rank: Rank) {
+        let mut state = self.state.lock();
+        if !flight.promote(rank) {
+            return;
+        }
+        let (rank, state) = (flight.rank(), &mut *state);
+        let group = group([flight.preprocess.height, flight.preprocess.width]);
+        let moved = match flight.waiting() {
+            Some(Waiting::Encoded(place)) => state.encoded.remove(&place).map(|entry| {
+                let place = state.encoded.push(rank, group, entry);
+                Waiting::Encoded(place)
+            }),
+            Some(Waiting::Ready(place)) => state.ready.remove(&place).map(|entry| {
+                let place = state.ready.push(rank, group, entry);
+                Waiting::Ready(place)
+            }),
+            None => None,
+        };
+        flight.set_waiting(moved);
+    }
+
+    /// Takes out an image that nobody waits for any more; whether it was waiting.
+    pub(super) fn forget(&self, flight: &Flight) -> bool {
+        let mut state = self.state.lock();
+        let waiting = flight.waiting();
+        flight.set_waiting(None);
+        match waiting {
+            Some(Waiting::Encoded(place)) => state.encoded.remove(&place).is_some(),
+            Some(Waiting::Ready(place)) => {
+                let ready = state.ready.remove(&place);
+                state.decoded -= usize::from(ready.as_ref().is_some_and(|ready| ready.decoded));
+                ready.is_some()
             }
-            if state.closed {
-                return None;
-            }
-            state.idle_decoders += 1;
-            self.for_decoders.wait(&mut state);
-            state.idle_decoders -= 1;
+            None => false,
         }
     }
 
@@ -124,57 +227,113 @@ impl Queue {
         let mut state = self.state.lock();
         state.decoding -= 1;
         if let Some(ready) = ready {
-            state.ready.push_back(ready);
-            self.for_lanes.notify_one();
+            push_ready(&mut state, ready);
+            self.wake(&state, 1);
         }
     }
 
-    /// The next work for a lane, waiting for it. A batch holds images of one size: at most `most`, and no more than
-    /// the lane's share where others are idle. `None`: closed and empty.
-    pub(super) fn next_work(&self, most: usize) -> Option<Work> {
+    /// The next work for a thread, waiting for it; `busy` is the lane's own note of whether it held a batch. Entries
+    /// that nobody wants, or that cannot be answered in time, go to `dropped`. `None`: closed and empty.
+    pub(super) fn next(
+        &self,
+        role: Role,
+        busy: &mut bool,
+        costs: &Costs,
+        dropped: &mut Vec<Arc<Flight>>,
+    ) -> Option<Work> {
         let mut state = self.state.lock();
+        if std::mem::take(busy) {
+            state.lanes_busy -= 1;
+        }
         loop {
-            if !state.jobs.is_empty() {
-                return Some(Work::Jobs(std::mem::take(&mut state.jobs)));
+            if role.cpu
+                && let Some(finish) = state.finishes.pop_front()
+            {
+                return Some(Work::Finish(finish));
             }
-            if !state.ready.is_empty() {
-                let share = state.ready.len().div_ceil(state.idle_lanes + 1);
-                let batch = take_batch(&mut state.ready, share.min(most));
-                if state.idle_decoders > 0 && !state.encoded.is_empty() {
-                    self.for_decoders.notify_all();
-                }
-                if state.idle_lanes > 0 && !state.ready.is_empty() {
-                    self.for_lanes.notify_one();
-                }
-                return Some(Work::Batch(batch));
+            let mut wait_until = None;
+            if role.device
+                && let Some(work) =
+                    self.device_work(&mut state, role, costs, dropped, &mut wait_until)
+            {
+                *busy = true;
+                state.lanes_busy += 1;
+                self.wake(
+                    &state,
+                    state.encoded.len().min(1) + state.ready.len().min(1),
+                );
+                return Some(work);
             }
-            if state.closed && state.decoding == 0 {
+            if role.cpu
+                && self.may_decode(&state)
+                && let Some(flight) = next_encoded(&mut state, costs, dropped)
+            {
+                flight.set_waiting(None);
+                state.decoding += 1;
+                return Some(Work::Decode(flight));
+            }
+            if !dropped.is_empty() {
+                return Some(Work::Nothing);
+            }
+            if state.closed && state.decoding == 0 && state.finishes.is_empty() {
+                self.for_lanes.notify_all();
+                self.for_workers.notify_all();
                 return None;
             }
-            state.idle_lanes += 1;
-            self.for_lanes.wait(&mut state);
-            state.idle_lanes -= 1;
+            let (condition, idle) = self.place(role);
+            *idle(&mut state) += 1;
+            match wait_until {
+                Some(until) => drop(condition.wait_until(&mut state, until)),
+                None => condition.wait(&mut state),
+            }
+            *idle(&mut state) -= 1;
         }
     }
 
-    /// No more work is taken; returns the images that were not begun.
-    pub(super) fn close(&self) -> Vec<Arc<Flight>> {
+    /// Images before one of this rank, and all images that wait.
+    pub(super) fn ahead(&self, priority: Priority, deadline: Option<Instant>) -> usize {
+        let state = self.state.lock();
+        state.encoded.ahead(priority, deadline) + state.ready.ahead(priority, deadline)
+    }
+
+    /// Images that wait, decoded or not.
+    pub(super) fn len(&self) -> usize {
+        let state = self.state.lock();
+        state.encoded.len() + state.ready.len()
+    }
+
+    /// No more work is taken; returns the images and jobs that were not begun.
+    pub(super) fn close(&self) -> (Vec<Arc<Flight>>, Vec<Arc<Job>>) {
         let mut state = self.state.lock();
         state.closed = true;
-        let encoded = state.encoded.drain(..).collect::<Vec<_>>();
-        let ready = state.ready.drain(..).map(|ready| ready.flight);
-        let left = encoded.into_iter().chain(ready).collect();
+        let encoded = state.encoded.drain();
+        let ready = state.ready.drain().into_iter().map(|ready| ready.flight);
+        state.decoded = 0;
+        let flights = encoded.into_iter().chain(ready).collect();
+        let jobs = state.jobs.drain();
+        self.for_close.notify_all();
         self.for_lanes.notify_all();
-        self.for_decoders.notify_all();
-        left
+        self.for_workers.notify_all();
+        (flights, jobs)
     }
 
     /// A lane died: nothing can be served any more. Returns what waited.
     pub(super) fn fail(&self) -> (Vec<Arc<Flight>>, Vec<Arc<Job>>) {
-        let flights = self.close();
-        let jobs = std::mem::take(&mut self.state.lock().jobs);
+        let left = self.close();
         self.failed.send_replace(true);
-        (flights, jobs)
+        left
+    }
+
+    /// Waits for `interval`; whether the queue was closed before or meanwhile.
+    pub(super) fn closed_within(&self, interval: Duration) -> bool {
+        let until = Instant::now() + interval;
+        let mut state = self.state.lock();
+        while !state.closed {
+            if self.for_close.wait_until(&mut state, until).timed_out() {
+                break;
+            }
+        }
+        state.closed
     }
 
     /// Completes once a lane has died.
@@ -183,34 +342,128 @@ impl Queue {
         // The sender lives in `self`: waiting cannot fail.
         let _ = failed.wait_for(|failed| *failed).await;
     }
-}
 
-/// Takes up to `most` images of the first one's size: the largest power of two that is there, so that every batch has
-/// one of the warmed sizes and none is padded.
-fn take_batch(ready: &mut VecDeque<Ready>, most: usize) -> Vec<Ready> {
-    let size = |ready: &Ready| {
-        (
-            ready.flight.preprocess.height,
-            ready.flight.preprocess.width,
-        )
-    };
-    let Some(first) = ready.front().map(size) else {
-        return Vec::new();
-    };
-    let fitting = ready
-        .iter()
-        .filter(|entry| size(entry) == first)
-        .take(most.max(1))
-        .count();
-    let count = 1_usize << fitting.ilog2();
-    let mut batch = Vec::with_capacity(count);
-    let mut index = 0;
-    while batch.len() < count && index < ready.len() {
-        if size(&ready[index]) == first {
-            batch.extend(ready.remove(index));
+    fn may_decode(&self, state: &State) -> bool {
+        !state.encoded.is_empty() && state.decoded + state.decoding < self.options.ready_limit
+    }
+
+    fn device_work(
+        &self,
+        state: &mut State,
+        role: Role,
+        costs: &Costs,
+        dropped: &mut Vec<Arc<Flight>>,
+        wait_until: &mut Option<Instant>,
+    ) -> Option<Work> {
+        let jobs_first = !(state.batch_next && !state.ready.is_empty());
+        if jobs_first && let Some(group) = state.jobs.next_group() {
+            state.batch_next = true;
+            let now = Instant::now();
+            let keep = |job: &Arc<Job>| job.wanted(now, costs.finish.get());
+            let most = self.options.max_batch;
+            let jobs =
+                std::iter::from_fn(|| state.jobs.pop(Some(group), 1.0, keep, &mut Vec::new()));
+            return Some(Work::Jobs(jobs.take(most).collect()));
+        }
+        state.batch_next = false;
+        let group = state.ready.next_group()?;
+        let (size, waiting) = (size(group), state.ready.count(group));
+        let largest = costs.largest(size);
+        // A lane that decodes fills a batch before it runs one: whoever waits gains from the faster batch. And it
+        // decodes although raw images would fill one: they must not keep encoded ones out.
+        let more = role.cpu && self.may_decode(state);
+        if more && state.decoded < largest {
+            return None;
+        }
+        if waiting < largest {
+            let since = state.ready_since.get_or_insert_with(Instant::now);
+            let until = *since + self.options.max_delay;
+            if !state.closed && Instant::now() < until {
+                *wait_until = Some(until);
+                return None;
+            }
+        }
+        let free = self.options.lanes.saturating_sub(state.lanes_busy).max(1);
+        let share = if more {
+            waiting
         } else {
-            index += 1;
+            waiting.div_ceil(free)
+        };
+        let mut plan = costs.plan(size, share);
+        let (now, ahead) = (
+            Instant::now(),
+            costs.batch(size, plan.bucket) + costs.finish.get(),
+        );
+        let mut left_out = Vec::new();
+        let cost = costs.row.get().as_secs_f64();
+        let mut batch = Vec::with_capacity(plan.rows);
+        while batch.len() < plan.rows
+            && let Some(ready) = state.ready.pop(
+                Some(group),
+                cost,
+                |ready: &Ready| ready.flight.wanted(now, ahead),
+                &mut left_out,
+            )
+        {
+            ready.flight.set_waiting(None);
+            batch.push(ready);
+        }
+        let gone = batch.iter().chain(&left_out);
+        state.decoded -= gone.filter(|ready| ready.decoded).count();
+        dropped.extend(left_out.into_iter().map(|ready| ready.flight));
+        state.ready_since = (!state.ready.is_empty()).then_some(now);
+        if batch.is_empty() {
+            return (!dropped.is_empty()).then_some(Work::Nothing);
+        }
+        if batch.len() < plan.rows {
+            plan = Plan {
+                rows: batch.len(),
+                bucket: costs.fit(size, batch.len()),
+            };
+        }
+        Some(Work::Batch(batch, plan))
+    }
+
+    fn place(&self, role: Role) -> (&Condvar, fn(&mut State) -> &mut usize) {
+        if role.device {
+            (&self.for_lanes, |state| &mut state.lanes_idle)
+        } else {
+            (&self.for_workers, |state| &mut state.workers_idle)
         }
     }
-    batch
+
+    /// Wakes threads for `count` new entries.
+    fn wake(&self, state: &State, count: usize) {
+        for _ in 0..count.min(state.workers_idle) {
+            self.for_workers.notify_one();
+        }
+        for _ in 0..count.min(state.lanes_idle) {
+            self.for_lanes.notify_one();
+        }
+    }
+}
+
+fn push_ready(state: &mut State, ready: Ready) {
+    let flight = Arc::clone(&ready.flight);
+    let group = group([flight.preprocess.height, flight.preprocess.width]);
+    state.ready_since.get_or_insert_with(Instant::now);
+    state.decoded += usize::from(ready.decoded);
+    let place = state.ready.push(flight.rank(), group, ready);
+    flight.set_waiting(Some(Waiting::Ready(place)));
+}
+
+fn next_encoded(
+    state: &mut State,
+    costs: &Costs,
+    dropped: &mut Vec<Arc<Flight>>,
+) -> Option<Arc<Flight>> {
+    let (now, decode) = (Instant::now(), costs.decode.get());
+    let after = decode + costs.finish.get();
+    let keep = |flight: &Arc<Flight>| {
+        let size = [flight.preprocess.height, flight.preprocess.width];
+        flight.wanted(now, after + costs.batch(size, 1))
+    };
+    state
+        .encoded
+        .pop(None, decode.as_secs_f64().max(1e-6), keep, dropped)
 }

@@ -7,9 +7,9 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{EngineConfig, Options, Outcome};
+use super::{EngineConfig, Options, Outcome, cost::Mean};
 use crate::{
-    backend::FeatureRow,
+    backend::{FeatureRow, HeadModel},
     error::{Error, Kind, Result},
     media,
     repository::HeadManifest,
@@ -48,8 +48,24 @@ impl Source {
     }
 }
 
+/// Classes of urgency. A lower one waits while a higher one has work.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Priority {
+    /// For what can wait: bulk work.
+    Background,
+    /// For everything else.
+    #[default]
+    Normal,
+    /// For what somebody waits for.
+    High,
+}
+
+impl Priority {
+    pub(super) const COUNT: usize = 3;
+}
+
 /// What to run on what.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Request {
     /// One image, or a clip's frames, each with the name of its field for messages.
     pub images: Vec<(Source, String)>,
@@ -61,6 +77,10 @@ pub struct Request {
     pub features: Option<[u32; 2]>,
     /// When the caller stops waiting.
     pub deadline: Option<Instant>,
+    /// How urgent it is.
+    pub priority: Priority,
+    /// Who asks, for fair shares and for who may share results with whom; empty for anybody.
+    pub caller: Arc<str>,
 }
 
 /// A loaded head.
@@ -68,6 +88,10 @@ pub struct Request {
 pub struct Head {
     /// What its manifest says.
     pub manifest: HeadManifest,
+    pub(super) name: Arc<str>,
+    pub(super) model: HeadModel,
+    /// What a batch of it takes.
+    pub(super) cost: Mean,
 }
 
 /// The answer to a [`Request`].

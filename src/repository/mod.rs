@@ -9,10 +9,12 @@
 //! the folder, and the hash of every file. What the graphs themselves take and give is checked by the backend.
 
 mod embedded;
+mod location;
 mod manifest;
 
 use std::{
     borrow::Cow,
+    collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
 };
@@ -20,6 +22,7 @@ use std::{
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
+pub use location::{Location, Stamp};
 pub use manifest::{
     BackboneManifest, Feature, Filter, HeadManifest, Layout, MaskSpace, Postprocess, Resize, Task,
 };
@@ -42,6 +45,12 @@ pub enum RepositoryError {
         file: String,
         /// What the parser said.
         detail: String,
+    },
+    /// There is no head of this name.
+    #[error("heads/{name}: the repository has no such head")]
+    NoHead {
+        /// The name asked for, shortened.
+        name: String,
     },
     /// A field has a value that cannot work.
     #[error("{file}: {field}: {reason}")]
@@ -99,6 +108,8 @@ pub struct Repository {
     pub graph: Graph,
     /// The heads by name.
     pub heads: Vec<HeadEntry>,
+    /// Where it is read from.
+    pub location: Location,
 }
 
 impl Repository {
@@ -113,25 +124,8 @@ impl Repository {
                 file: root.display().to_string(),
                 source,
             })?;
-        let files = Folder { root: root.clone() };
-        let mut names = Vec::new();
-        let heads = root.join("heads");
-        if heads.is_dir() {
-            let unreadable = |source| RepositoryError::Read {
-                file: "heads".to_owned(),
-                source,
-            };
-            for entry in fs::read_dir(&heads).map_err(unreadable)? {
-                let entry = entry.map_err(unreadable)?;
-                let name = entry.file_name().to_string_lossy().into_owned();
-                // Hidden folders are where a copy in progress hides until it is renamed into place.
-                if !name.starts_with('.') && entry.path().is_dir() {
-                    names.push(name);
-                }
-            }
-        }
-        names.sort();
-        Self::load(&files, &names)
+        let names = location::names(&root)?;
+        Self::load(Location::Folder(root), &names)
     }
 
     /// The demo models that are part of the binary.
@@ -143,10 +137,11 @@ impl Repository {
             .iter()
             .map(|name| (*name).to_owned())
             .collect();
-        Self::load(&embedded::Embedded, &names)
+        Self::load(Location::Embedded, &names)
     }
 
-    fn load(files: &dyn Files, heads: &[String]) -> Result<Self, RepositoryError> {
+    fn load(location: Location, heads: &[String]) -> Result<Self, RepositoryError> {
+        let files = &*location.files();
         let file = "backbone.toml";
         let backbone = BackboneManifest::parse(file, &read_text(files, file)?)?;
         let graph = read_graph(files, "", file, &backbone.file, &backbone.sha256)?;
@@ -158,6 +153,7 @@ impl Repository {
             backbone,
             graph,
             heads,
+            location,
         })
     }
 }

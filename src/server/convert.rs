@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::status::code;
 use crate::{
     backend::{Element, TensorRow},
-    engine::{self, FeatureSource, Head, Options, Outcome, Source},
+    engine::{self, FeatureSource, Head, Options, Outcome, Priority, Source},
     error::{Error, Result},
     proto::{self, LabelMapFormat},
     repository::{BackboneManifest, HeadManifest, Layout, Task},
@@ -45,6 +45,19 @@ pub(super) fn clip(clip: Option<proto::Clip>) -> Result<Vec<(Source, String)>> {
         .enumerate()
         .map(|(index, frame)| image(Some(frame), &format!("clip.frames[{index}]")))
         .collect()
+}
+
+/// A call's class of urgency.
+pub(super) fn priority(value: i32) -> Result<Priority> {
+    match proto::Priority::try_from(value) {
+        Ok(proto::Priority::Unspecified | proto::Priority::Normal) => Ok(Priority::Normal),
+        Ok(proto::Priority::Background) => Ok(Priority::Background),
+        Ok(proto::Priority::High) => Ok(Priority::High),
+        Err(_) => {
+            let message = format!("is {value}, but must be one of Priority's values, 0 to 3");
+            Err(Error::invalid("priority", message))
+        }
+    }
 }
 
 pub(super) fn detection_options(

@@ -34,6 +34,10 @@ pub struct ServerConfig {
     pub max_response_bytes: usize,
     /// Longest time that calls under way get to finish after a signal.
     pub drain_timeout: Duration,
+    /// Time between telling the health check and refusing new calls: for balancers to notice.
+    pub lame_duck: Duration,
+    /// Deadline of calls that bring none.
+    pub default_deadline: Option<Duration>,
     /// Most calls at once on one connection.
     pub max_streams: u32,
 }
@@ -45,6 +49,8 @@ impl Default for ServerConfig {
             max_request_bytes: 64 << 20,
             max_response_bytes: 256 << 20,
             drain_timeout: Duration::from_secs(30),
+            lame_duck: Duration::ZERO,
+            default_deadline: None,
             max_streams: 1024,
         }
     }
@@ -69,9 +75,12 @@ pub async fn serve(
         .await;
     let limit_in = config.max_request_bytes;
     let limit_out = config.max_response_bytes;
-    let vision = VisionServiceServer::new(vision::Vision::new(Arc::clone(&engine)))
-        .max_decoding_message_size(limit_in)
-        .max_encoding_message_size(limit_out);
+    let vision = VisionServiceServer::new(vision::Vision::new(
+        Arc::clone(&engine),
+        config.default_deadline,
+    ))
+    .max_decoding_message_size(limit_in)
+    .max_encoding_message_size(limit_out);
     let model = ModelServiceServer::new(model::Model::new(Arc::clone(&engine)));
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
@@ -85,9 +94,15 @@ pub async fn serve(
     let (draining, mut drained) = tokio::sync::watch::channel(false);
     let dying = Arc::clone(&engine);
     let stop = async move {
-        tokio::select! {
-            () = shutdown => tracing::info!("draining"),
-            () = dying.failed() => tracing::error!("the device thread died"),
+        let died = tokio::select! {
+            () = shutdown => false,
+            () = dying.failed() => true,
+        };
+        if died {
+            tracing::error!("the device thread died");
+        } else {
+            let lame_duck_ms = config.lame_duck.as_millis();
+            tracing::info!(in_flight = dying.in_flight(), lame_duck_ms, "draining");
         }
         reporter
             .set_not_serving::<VisionServiceServer<vision::Vision>>()
@@ -98,6 +113,12 @@ pub async fn serve(
         reporter
             .set_service_status("", tonic_health::ServingStatus::NotServing)
             .await;
+        if !died {
+            tokio::select! {
+                () = tokio::time::sleep(config.lame_duck) => {}
+                () = dying.failed() => {}
+            }
+        }
         draining.send_replace(true);
     };
     // Set on each connection: the builder's own setting does not reach a listener that is handed in, and a small answer

@@ -11,7 +11,7 @@ use crate::{
     proto::{self, model_service_server::ModelService},
 };
 
-/// Tells what an engine holds.
+/// Tells what an engine holds, and changes it.
 #[derive(Clone)]
 pub(super) struct Model {
     engine: Arc<Engine>,
@@ -20,6 +20,17 @@ pub(super) struct Model {
 impl Model {
     pub(super) fn new(engine: Arc<Engine>) -> Self {
         Self { engine }
+    }
+
+    /// Work that takes its time, off the async threads. It goes on if the caller leaves.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Engine) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Status> {
+        let engine = Arc::clone(&self.engine);
+        let done = tokio::task::spawn_blocking(move || work(&engine)).await;
+        done.map_err(|error| status(&Error::new(Kind::Internal, error.to_string())))?
+            .map_err(|error| status(&error))
     }
 }
 
@@ -63,5 +74,26 @@ impl ModelService for Model {
                 Err(status(&error.at("name")))
             }
         }
+    }
+
+    async fn load_head(
+        &self,
+        request: Request<proto::LoadHeadRequest>,
+    ) -> Result<Response<proto::LoadHeadResponse>, Status> {
+        let name = request.into_inner().name;
+        let head = self.blocking(move |engine| engine.load_head(&name)).await?;
+        let head = Some(convert::head(&head.manifest));
+        Ok(Response::new(proto::LoadHeadResponse { head }))
+    }
+
+    async fn unload_head(
+        &self,
+        request: Request<proto::UnloadHeadRequest>,
+    ) -> Result<Response<proto::UnloadHeadResponse>, Status> {
+        let name = request.into_inner().name;
+        let head = self.engine.unload_head(&name);
+        let head = head.map_err(|error| status(&error))?;
+        let head = Some(convert::head(&head.manifest));
+        Ok(Response::new(proto::UnloadHeadResponse { head }))
     }
 }

@@ -19,6 +19,7 @@ pub(super) fn code(kind: Kind) -> Code {
         Kind::Overloaded => Code::ResourceExhausted,
         Kind::DeadlineExceeded => Code::DeadlineExceeded,
         Kind::Cancelled => Code::Cancelled,
+        Kind::LoadFailed => Code::FailedPrecondition,
         Kind::Unavailable => Code::Unavailable,
         Kind::BackboneFailed | Kind::HeadFailed | Kind::Internal => Code::Internal,
     }

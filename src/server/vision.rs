@@ -9,7 +9,7 @@ use tonic::{Request, Response, Status, metadata::MetadataMap};
 
 use super::{convert, status::status};
 use crate::{
-    engine::{self, Analysis, Engine, Head, Options},
+    engine::{self, Analysis, Engine, Head, Options, Priority},
     error::{Error, Kind, Result},
     proto::{self, vision_service_server::VisionService},
     repository::Task,
@@ -19,11 +19,54 @@ use crate::{
 #[derive(Clone)]
 pub(super) struct Vision {
     engine: Arc<Engine>,
+    default_deadline: Option<Duration>,
+}
+
+/// What a call says about itself beside its input.
+struct Call {
+    deadline: Option<Instant>,
+    priority: Priority,
+    caller: Arc<str>,
+}
+
+impl Call {
+    fn request(
+        self,
+        images: Vec<(engine::Source, String)>,
+        heads: Vec<Arc<Head>>,
+        options: Options,
+    ) -> engine::Request {
+        engine::Request {
+            images,
+            heads,
+            options,
+            features: None,
+            deadline: self.deadline,
+            priority: self.priority,
+            caller: self.caller,
+        }
+    }
 }
 
 impl Vision {
-    pub(super) fn new(engine: Arc<Engine>) -> Self {
-        Self { engine }
+    pub(super) fn new(engine: Arc<Engine>, default_deadline: Option<Duration>) -> Self {
+        Self {
+            engine,
+            default_deadline,
+        }
+    }
+
+    fn call<T>(&self, request: &Request<T>, priority: i32) -> Result<Call> {
+        let within = |after: Duration| Instant::now().checked_add(after);
+        let deadline = match timeout(request.metadata())? {
+            Some(timeout) => within(timeout),
+            None => self.default_deadline.and_then(within),
+        };
+        Ok(Call {
+            deadline,
+            priority: convert::priority(priority)?,
+            caller: "".into(),
+        })
     }
 
     /// The head that a call of one task means.
@@ -99,15 +142,9 @@ impl Vision {
         images: Vec<(engine::Source, String)>,
         head: Arc<Head>,
         options: Options,
-        deadline: Option<Instant>,
+        call: Call,
     ) -> Result<(Arc<Head>, engine::Outcome, engine::Provenance)> {
-        let request = engine::Request {
-            images,
-            heads: vec![head],
-            options,
-            features: None,
-            deadline,
-        };
+        let request = call.request(images, vec![head], options);
         let Analysis {
             mut heads,
             provenance,
@@ -130,7 +167,7 @@ impl Vision {
         &self,
         request: Request<proto::AnalyzeRequest>,
     ) -> Result<proto::AnalyzeResponse> {
-        let deadline = deadline(request.metadata())?;
+        let call = self.call(&request, request.get_ref().priority)?;
         let request = request.into_inner();
         let (images, clip) = match request.input {
             Some(proto::analyze_request::Input::Image(image)) => {
@@ -151,13 +188,7 @@ impl Vision {
             "classification",
             &mut options,
         )?;
-        let request = engine::Request {
-            images,
-            heads,
-            options,
-            features: None,
-            deadline,
-        };
+        let request = call.request(images, heads, options);
         let analysis = self.engine.run(request).await?;
         let provenance = self.provenance(&analysis.provenance);
         let results = analysis
@@ -175,13 +206,13 @@ impl Vision {
         &self,
         request: Request<proto::DetectRequest>,
     ) -> Result<proto::DetectResponse> {
-        let deadline = deadline(request.metadata())?;
+        let call = self.call(&request, request.get_ref().priority)?;
         let request = request.into_inner();
         let head = self.head(&request.head, Task::Detection)?;
         let images = vec![convert::image(request.image, "image")?];
         let mut options = Options::default();
         convert::detection_options(request.options.as_ref(), "options", &mut options)?;
-        let (head, outcome, made) = self.run_one(images, head, options, deadline).await?;
+        let (head, outcome, made) = self.run_one(images, head, options, call).await?;
         let engine::Outcome::Detection(detections) = outcome else {
             return Err(mixed_up());
         };
@@ -197,15 +228,13 @@ impl Vision {
         &self,
         request: Request<proto::SegmentRequest>,
     ) -> Result<proto::SegmentResponse> {
-        let deadline = deadline(request.metadata())?;
+        let call = self.call(&request, request.get_ref().priority)?;
         let request = request.into_inner();
         let head = self.head(&request.head, Task::Segmentation)?;
         let images = vec![convert::image(request.image, "image")?];
         let format =
             convert::label_map_format(request.options.unwrap_or_default(), "options.format")?;
-        let (head, outcome, made) = self
-            .run_one(images, head, Options::default(), deadline)
-            .await?;
+        let (head, outcome, made) = self.run_one(images, head, Options::default(), call).await?;
         let engine::Outcome::Segmentation(map) = outcome else {
             return Err(mixed_up());
         };
@@ -221,7 +250,7 @@ impl Vision {
         &self,
         request: Request<proto::RecognizeActionRequest>,
     ) -> Result<proto::RecognizeActionResponse> {
-        let deadline = deadline(request.metadata())?;
+        let call = self.call(&request, request.get_ref().priority)?;
         let request = request.into_inner();
         let head = self.head(&request.head, Task::Action)?;
         let clip = request
@@ -230,7 +259,7 @@ impl Vision {
         let images = convert::clip(clip)?;
         let mut options = Options::default();
         convert::classification_options(request.options.as_ref(), "options", &mut options)?;
-        let (head, outcome, made) = self.run_one(images, head, options, deadline).await?;
+        let (head, outcome, made) = self.run_one(images, head, options, call).await?;
         let engine::Outcome::Classification(top) = outcome else {
             return Err(mixed_up());
         };
@@ -246,7 +275,7 @@ impl Vision {
         &self,
         request: Request<proto::ExtractFeaturesRequest>,
     ) -> Result<proto::ExtractFeaturesResponse> {
-        let deadline = deadline(request.metadata())?;
+        let call = self.call(&request, request.get_ref().priority)?;
         let request = request.into_inner();
         let backbone = self.engine.backbone();
         let size = match (request.height, request.width) {
@@ -273,11 +302,8 @@ impl Vision {
         let analysis = self
             .engine
             .run(engine::Request {
-                images,
-                heads: Vec::new(),
-                options: Options::default(),
                 features: Some(size),
-                deadline,
+                ..call.request(images, Vec::new(), Options::default())
             })
             .await?;
         let wanted = |name: &str| {
@@ -299,8 +325,8 @@ fn mixed_up() -> Error {
     Error::new(Kind::Internal, "the engine gave another kind of answer")
 }
 
-/// When the caller stops waiting, from the `grpc-timeout` header.
-fn deadline(metadata: &MetadataMap) -> Result<Option<Instant>> {
+/// How long the caller waits, from the `grpc-timeout` header.
+fn timeout(metadata: &MetadataMap) -> Result<Option<Duration>> {
     let Some(value) = metadata.get("grpc-timeout") else {
         return Ok(None);
     };
@@ -327,7 +353,7 @@ fn deadline(metadata: &MetadataMap) -> Result<Option<Instant>> {
         "n" => Duration::from_nanos(count),
         _ => return Err(bad()),
     };
-    Ok(Instant::now().checked_add(timeout))
+    Ok(Some(timeout))
 }
 
 fn reply<T>(result: Result<T>) -> Result<Response<T>, Status> {

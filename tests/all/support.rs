@@ -76,7 +76,6 @@ impl Running {
 pub(crate) fn one_lane() -> EngineConfig {
     EngineConfig {
         lanes: 1,
-        decoders: 1,
         ..EngineConfig::default()
     }
 }

@@ -9,6 +9,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicU32, AtomicUsize, Ordering},
@@ -18,12 +19,12 @@ use std::{
 
 use bytes::Bytes;
 use frostline::{
-    backend::{FeatureRow, Lane, LaneOptions, Runtime},
+    backend::{Backbone, FeatureRow, HeadModel, Runtime, SessionOptions},
     client::{self, Client},
-    engine::{Engine, EngineConfig, Options, Request, Source},
+    engine::{Engine, EngineConfig, Request, Source},
     media::{self, Filter, Limits, Preprocess, ResizeMode},
     proto,
-    repository::Repository,
+    repository::{HeadEntry, Repository},
     server::{self, ServerConfig},
 };
 use serde_json::{Value, json};
@@ -151,6 +152,18 @@ impl Line {
     }
 }
 
+/// Graphs without a server around them.
+struct Bare {
+    backbone: Backbone,
+    heads: BTreeMap<String, HeadModel>,
+}
+
+impl Bare {
+    fn head(&self, name: &str) -> &HeadModel {
+        &self.heads[name]
+    }
+}
+
 struct Bench {
     runtime: Runtime,
     repository: Repository,
@@ -254,16 +267,13 @@ impl Bench {
         batch: usize,
         turn: Duration,
     ) -> anyhow::Result<f64> {
-        let mut all = (0..lanes)
-            .map(|_| self.lane(threads))
-            .collect::<anyhow::Result<Vec<_>>>()?;
+        let bare = self.load(lanes, threads)?;
         let done = AtomicUsize::new(0);
         let started = Instant::now();
         std::thread::scope(|scope| {
-            let loops: Vec<_> = all
-                .iter_mut()
+            let loops: Vec<_> = (0..lanes)
                 .map(|lane| {
-                    let done = &done;
+                    let (done, bare) = (&done, &bare);
                     scope.spawn(move || -> anyhow::Result<()> {
                         let row = INPUT[0] as usize * INPUT[1] as usize * 3;
                         let mut input = vec![0; row * batch];
@@ -273,10 +283,10 @@ impl Bench {
                                 kind.fill(&images[at % images.len()], out)?;
                                 at += 1;
                             }
-                            let features = Arc::new(lane.run_backbone(INPUT, &input, batch)?);
+                            let features = Arc::new(bare.backbone.run(lane, INPUT, &input, batch)?);
                             let rows: Vec<_> =
                                 (0..batch).map(|i| FeatureRow::new(&features, i)).collect();
-                            lane.run_head(HEAD, &rows, batch)?;
+                            bare.head(HEAD).run(lane, &rows, batch)?;
                             done.fetch_add(batch, Ordering::Relaxed);
                         }
                         Ok(())
@@ -290,24 +300,27 @@ impl Bench {
         Ok(done.load(Ordering::Relaxed) as f64 / started.elapsed().as_secs_f64())
     }
 
-    fn lane(&self, threads: usize) -> anyhow::Result<Lane> {
-        let options = LaneOptions { threads };
-        let mut lane = Lane::new(
-            &self.runtime,
-            &self.repository.backbone,
-            &self.repository.graph,
-            options,
-        )?;
-        for entry in &self.repository.heads {
-            lane.load_head(entry)?;
-        }
-        Ok(lane)
+    fn load(&self, lanes: usize, threads: usize) -> anyhow::Result<Bare> {
+        let options = SessionOptions { lanes, threads };
+        let Repository {
+            backbone, graph, ..
+        } = &self.repository;
+        let backbone = Backbone::load(&self.runtime, backbone, graph, options)?;
+        let load = |entry: &HeadEntry| {
+            let model = HeadModel::load(&self.runtime, entry, &backbone, options)?;
+            anyhow::Ok((entry.manifest.name.clone(), model))
+        };
+        let heads = self.repository.heads.iter().map(load);
+        Ok(Bare {
+            heads: heads.collect::<anyhow::Result<_>>()?,
+            backbone,
+        })
     }
 
     /// One clip, three heads: against the backbone and the three heads run one after another.
     async fn three_heads(&mut self) -> anyhow::Result<()> {
         let frames: Vec<Bytes> = Kind::Raw.images()?.into_iter().take(8).collect();
-        let mut lane = self.lane(1)?;
+        let bare = self.load(1, 1)?;
         let input = frames.concat();
         let config = EngineConfig {
             lanes: 1,
@@ -317,13 +330,13 @@ impl Bench {
         let (mut own, mut served, mut rows) = (Vec::new(), Vec::new(), 0);
         for _ in 0..30 {
             let started = Instant::now();
-            let features = Arc::new(lane.run_backbone(INPUT, &input, 8)?);
+            let features = Arc::new(bare.backbone.run(0, INPUT, &input, 8)?);
             let all: Vec<_> = (0..8)
                 .map(|index| FeatureRow::new(&features, index))
                 .collect();
-            lane.run_head("motion", &all, 1)?;
-            lane.run_head("objects", &all[7..], 1)?;
-            lane.run_head("scene", &all[7..], 1)?;
+            bare.head("motion").run(0, &all, 1)?;
+            bare.head("objects").run(0, &all[7..], 1)?;
+            bare.head("scene").run(0, &all[7..], 1)?;
             own.push(millis(started));
             let images = frames
                 .iter()
@@ -332,9 +345,7 @@ impl Bench {
             let request = Request {
                 images,
                 heads: engine.heads(),
-                options: Options::default(),
-                features: None,
-                deadline: None,
+                ..Request::default()
             };
             let started = Instant::now();
             let answer = engine.run(request).await?;
@@ -381,9 +392,7 @@ impl Bench {
                             .run(Request {
                                 images,
                                 heads,
-                                options: Options::default(),
-                                features: None,
-                                deadline: None,
+                                ..Request::default()
                             })
                             .await?;
                     }
@@ -466,9 +475,7 @@ impl Server {
                 let request = Request {
                     images: vec![(kind.source(image), "image".to_owned())],
                     heads: engine.head(HEAD).into_iter().collect(),
-                    options: Options::default(),
-                    features: None,
-                    deadline: None,
+                    ..Request::default()
                 };
                 engine.run(request).await?;
                 Ok(())
@@ -492,7 +499,7 @@ impl Server {
                     .detect(proto::DetectRequest {
                         image,
                         head: HEAD.to_owned(),
-                        options: None,
+                        ..Default::default()
                     })
                     .await?;
                 Ok(())

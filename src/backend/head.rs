@@ -1,0 +1,276 @@
+//! A head: features to raw outputs.
+
+use std::sync::Arc;
+
+use ort::{
+    memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType},
+    session::SessionInputValue,
+    value::{Shape, TensorRefMut},
+};
+
+use super::{
+    Backbone, BackendError, Element, FeatureRow, HeadBatch, Runtime, SessionOptions,
+    features::{BatchTensor, host_tensor},
+    session::Sessions,
+};
+use crate::repository::{HeadEntry, HeadManifest, Task};
+
+/// A head's graph, with a session for each lane. Its memory goes with the last reference.
+pub struct HeadModel {
+    sessions: Sessions,
+    graph: String,
+    features: Vec<Arc<str>>,
+    outputs: Vec<Arc<str>>,
+    frames: usize,
+    clips: bool,
+}
+
+impl std::fmt::Debug for HeadModel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("HeadModel")
+            .field("graph", &self.graph)
+            .finish_non_exhaustive()
+    }
+}
+
+impl HeadModel {
+    /// Builds the sessions and checks them against the manifest with a dry run on a blank image's features.
+    ///
+    /// # Errors
+    /// A graph that does not load, or is not what its manifest says.
+    pub fn load(
+        runtime: &Runtime,
+        entry: &HeadEntry,
+        backbone: &Backbone,
+        options: SessionOptions,
+    ) -> Result<Self, BackendError> {
+        let (manifest, graph) = (&entry.manifest, &entry.graph);
+        let sessions = Sessions::open(runtime, graph, options)?;
+        let (mut names, outputs): (Vec<String>, Vec<Arc<str>>) = {
+            let session = sessions.lane(0);
+            let names = session.inputs().iter().map(|i| i.name().to_owned());
+            let outputs = session.outputs().iter().map(|o| Arc::from(o.name()));
+            (names.collect(), outputs.collect())
+        };
+        let mut wanted = manifest.features.clone();
+        names.sort();
+        wanted.sort();
+        if names != wanted {
+            let reason = format!("are {wanted:?}, but the graph's inputs are {names:?}");
+            return Err(BackendError::contract(&graph.name, "features", reason));
+        }
+        let features = manifest.features.iter().map(|f| Arc::from(f.as_str()));
+        let head = Self {
+            sessions,
+            graph: graph.name.clone(),
+            features: features.collect(),
+            outputs,
+            frames: manifest.frames(),
+            clips: manifest.task == Task::Action,
+        };
+        for lane in 0..head.sessions.len() {
+            let outputs = head.dry_run(lane, backbone, manifest.input_size, 1)?;
+            check_outputs(manifest, &graph.name, &outputs)?;
+        }
+        Ok(head)
+    }
+
+    /// Runs `calls` calls on a blank image's features.
+    ///
+    /// # Errors
+    /// As [`HeadModel::run`], or an input size that the backbone does not take.
+    pub fn dry_run(
+        &self,
+        lane: usize,
+        backbone: &Backbone,
+        size: [u32; 2],
+        calls: usize,
+    ) -> Result<HeadBatch, BackendError> {
+        let blank = backbone.blank(size).ok_or_else(|| {
+            let reason = format!("{size:?} is not among the backbone's input sizes");
+            BackendError::contract(&self.graph, "input_size", reason)
+        })?;
+        self.run(lane, &vec![blank.clone(); calls * self.frames], calls)
+    }
+
+    /// Runs `calls` calls on `lane`; `rows` holds each call's frames, one call after another.
+    ///
+    /// # Errors
+    /// What ONNX Runtime says, or an output of an unexpected shape.
+    pub fn run(
+        &self,
+        lane: usize,
+        rows: &[FeatureRow],
+        calls: usize,
+    ) -> Result<HeadBatch, BackendError> {
+        let graph = self.graph.as_str();
+        let failed = |error: ort::Error| BackendError::run(graph, error);
+        if rows.len() != calls * self.frames || rows.is_empty() {
+            let detail = format!(
+                "{} rows for {calls} calls of {} frames",
+                rows.len(),
+                self.frames
+            );
+            return Err(BackendError::run(graph, detail));
+        }
+        let contiguous = rows.windows(2).all(|pair| pair[0].precedes(&pair[1]));
+        let mut inputs: Vec<(&str, SessionInputValue<'_>)> =
+            Vec::with_capacity(self.features.len());
+        for name in &self.features {
+            let map = rows[0]
+                .batch
+                .maps
+                .iter()
+                .find(|map| map.name == *name)
+                .ok_or_else(|| BackendError::run(graph, format!("there is no feature {name:?}")))?;
+            let mut shape = if self.clips {
+                vec![calls, self.frames]
+            } else {
+                vec![calls]
+            };
+            shape.extend(&map.row_shape);
+            let value = if contiguous {
+                view_rows(map, rows[0].index, &shape).map_err(failed)?
+            } else {
+                gather_rows(map, rows, name, &shape).map_err(failed)?
+            };
+            inputs.push((name, value));
+        }
+        let mut session = self.sessions.lane(lane);
+        let mut outputs = session.run(inputs).map_err(failed)?;
+        let mut tensors = Vec::with_capacity(self.outputs.len());
+        for name in &self.outputs {
+            let value = outputs
+                .remove(&**name)
+                .ok_or_else(|| BackendError::run(graph, format!("gave no output {name:?}")))?
+                .downcast()
+                .map_err(failed)?;
+            tensors.push(BatchTensor::new(graph, name, value, calls)?);
+        }
+        Ok(HeadBatch { tensors })
+    }
+}
+
+/// Rows of `map` from `first` on, read in place.
+fn view_rows<'a>(
+    map: &'a BatchTensor,
+    first: usize,
+    shape: &[usize],
+) -> ort::Result<SessionInputValue<'a>> {
+    let info = MemoryInfo::new(
+        AllocationDevice::CPU,
+        0,
+        AllocatorType::Device,
+        MemoryType::Default,
+    )?;
+    let shape = Shape::new(shape.iter().map(|&d| i64::try_from(d).unwrap_or(i64::MAX)));
+    let offset = first * map.row_bytes();
+    // SAFETY: the caller's rows all belong to `map`'s batch, so `shape` starting at `first` stays inside the value;
+    // the view borrows `map`, and a session does not write to its inputs.
+    #[allow(unsafe_code)]
+    unsafe {
+        let start = map
+            .value
+            .data_ptr()
+            .cast::<u8>()
+            .add(offset)
+            .cast_mut()
+            .cast();
+        Ok(match map.element {
+            Element::F32 => TensorRefMut::<f32>::from_raw(info, start, shape)?.into(),
+            Element::F16 => TensorRefMut::<half::f16>::from_raw(info, start, shape)?.into(),
+            Element::I64 => TensorRefMut::<i64>::from_raw(info, start, shape)?.into(),
+            Element::I32 => TensorRefMut::<i32>::from_raw(info, start, shape)?.into(),
+            Element::U8 => TensorRefMut::<u8>::from_raw(info, start, shape)?.into(),
+        })
+    }
+}
+
+/// Rows of several batches, copied together.
+fn gather_rows<'a>(
+    map: &BatchTensor,
+    rows: &[FeatureRow],
+    name: &str,
+    shape: &[usize],
+) -> ort::Result<SessionInputValue<'a>> {
+    let length = map.row_bytes();
+    let value = host_tensor(map.element, shape, |bytes| {
+        for (target, row) in bytes.chunks_exact_mut(length).zip(rows) {
+            if let Some(source) = row.maps().find(|source| source.name == name) {
+                target.copy_from_slice(source.bytes());
+            }
+        }
+    })?;
+    Ok(value.into())
+}
+
+/// Checks a dry run's outputs against what the task asks for.
+fn check_outputs(
+    manifest: &HeadManifest,
+    graph: &str,
+    outputs: &HeadBatch,
+) -> Result<(), BackendError> {
+    let find = |name: &str| outputs.tensors.iter().find(|tensor| &*tensor.name == name);
+    let require = |name: &str, element: Element, ranks: &[usize]| {
+        let names: Vec<_> = outputs.tensors.iter().map(|tensor| &*tensor.name).collect();
+        let Some(tensor) = find(name) else {
+            let reason = format!(
+                "the task {} needs this output, but the graph's are {names:?}",
+                manifest.task
+            );
+            return Err(BackendError::contract(graph, name, reason));
+        };
+        if tensor.element != element || !ranks.contains(&tensor.row_shape.len()) {
+            let reason = format!(
+                "is {:?} of {:?} per call, but the task {} needs {element:?} of {ranks:?} dimensions",
+                tensor.element, tensor.row_shape, manifest.task
+            );
+            return Err(BackendError::contract(graph, name, reason));
+        }
+        Ok(tensor)
+    };
+    let labels = manifest.labels.len();
+    let check_labels = |tensor: &BatchTensor| {
+        if tensor.row_shape.first() == Some(&labels) {
+            return Ok(());
+        }
+        let reason = format!(
+            "is {:?} per call, but the manifest has {labels} labels",
+            tensor.row_shape
+        );
+        Err(BackendError::contract(graph, &*tensor.name, reason))
+    };
+    match manifest.task {
+        Task::Detection => {
+            let boxes = require("boxes", Element::F32, &[2])?;
+            let count = boxes.row_shape[0];
+            if boxes.row_shape[1] != 4 {
+                let reason = format!("is {:?} per call, but must be [K, 4]", boxes.row_shape);
+                return Err(BackendError::contract(graph, "boxes", reason));
+            }
+            let mut counted = vec![
+                require("scores", Element::F32, &[1])?,
+                require("labels", Element::I64, &[1])?,
+            ];
+            if manifest.postprocess.mask.is_some() {
+                counted.push(require("masks", Element::F32, &[3])?);
+            }
+            for tensor in counted {
+                if tensor.row_shape[0] != count {
+                    let reason = format!(
+                        "is {:?} per call, but there are {count} boxes",
+                        tensor.row_shape
+                    );
+                    return Err(BackendError::contract(graph, &*tensor.name, reason));
+                }
+            }
+            Ok(())
+        }
+        Task::Segmentation if find("label_map").is_some() => {
+            require("label_map", Element::I64, &[2]).map(|_| ())
+        }
+        Task::Segmentation => check_labels(require("logits", Element::F32, &[3])?),
+        Task::Action | Task::Classification => check_labels(require("logits", Element::F32, &[1])?),
+        Task::Embedding | Task::Tensor => Ok(()),
+    }
+}

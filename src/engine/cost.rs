@@ -1,0 +1,231 @@
+//! What work costs on this machine: measured at warm-up, followed while serving.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+
+use parking_lot::Mutex;
+
+/// A batch size has to serve this much more images per second than the next smaller one to be worth its longer wait.
+const WORTH: f64 = 1.03;
+
+/// A running mean that trusts itself less the longer nothing was measured, so that one stall cannot refuse work for ever.
+#[derive(Debug)]
+pub(super) struct Mean(Mutex<Option<(f64, Instant)>>);
+
+const STEP: f64 = 0.1;
+/// Without news a mean is halved in this many seconds.
+const HALF_LIFE: f64 = 2.0;
+
+impl Default for Mean {
+    fn default() -> Self {
+        Self(Mutex::new(None))
+    }
+}
+
+impl Mean {
+    pub(super) fn add(&self, took: Duration) {
+        let (new, now) = (took.as_secs_f64(), Instant::now());
+        let mut state = self.0.lock();
+        let mean = state.map_or(new, |(mean, _)| mean + STEP * (new - mean));
+        *state = Some((mean, now));
+    }
+
+    /// The mean now; nothing before the first measurement.
+    pub(super) fn get(&self) -> Duration {
+        let Some((mean, at)) = *self.0.lock() else {
+            return Duration::ZERO;
+        };
+        let age = at.elapsed().as_secs_f64();
+        Duration::from_secs_f64(mean * 0.5_f64.powf(age / HALF_LIFE))
+    }
+}
+
+/// Seconds per batch for each batch size at one input size, as measured at warm-up.
+#[derive(Debug, Clone)]
+pub struct Curve {
+    /// `[height, width]` in pixels.
+    pub size: [u32; 2],
+    /// Batch size and seconds per batch, smallest first.
+    pub points: Vec<(usize, f64)>,
+}
+
+impl Curve {
+    /// Images per second at each batch size.
+    pub fn rates(&self) -> impl Iterator<Item = (usize, f64)> {
+        self.points
+            .iter()
+            .map(|&(rows, seconds)| (rows, rows as f64 / seconds.max(1e-9)))
+    }
+
+    /// The batch sizes worth using: each serves more than any smaller one, the first always.
+    #[must_use]
+    pub fn worthwhile(&self) -> Vec<usize> {
+        let mut best = 0.0;
+        let mut kept = Vec::new();
+        for (rows, rate) in self.rates() {
+            if kept.is_empty() || rate > best * WORTH {
+                kept.push(rows);
+                best = rate;
+            }
+        }
+        kept
+    }
+}
+
+/// The buckets of one input size with their costs.
+#[derive(Debug)]
+struct Buckets {
+    /// Rows, smallest first, with the mean seconds of such a batch.
+    sizes: Vec<(usize, Mean, f64)>,
+}
+
+/// How a batch is formed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Plan {
+    /// Images to take.
+    pub(super) rows: usize,
+    /// Batch size to run; what is beyond `rows` is padding.
+    pub(super) bucket: usize,
+}
+
+/// What a lane's work costs.
+#[derive(Debug)]
+pub(super) struct Costs {
+    buckets: HashMap<[u32; 2], Buckets>,
+    /// Decoding and resizing an image.
+    pub(super) decode: Mean,
+    /// From a head's output to its caller.
+    pub(super) finish: Mean,
+    /// A lane's time per image, everything in it.
+    pub(super) row: Mean,
+}
+
+impl Costs {
+    /// Batches of the sizes in `buckets`, or of those that each curve shows to be worthwhile.
+    pub(super) fn new(curves: &[Curve], buckets: Option<&[usize]>) -> Self {
+        let of = |curve: &Curve| {
+            let chosen = match buckets {
+                Some(buckets) => buckets.to_vec(),
+                None => curve.worthwhile(),
+            };
+            let points = curve
+                .points
+                .iter()
+                .filter(|(rows, _)| chosen.contains(rows));
+            let sizes = points
+                .map(|&(rows, seconds)| (rows, Mean::default(), seconds))
+                .collect();
+            (curve.size, Buckets { sizes })
+        };
+        let row = Mean::default();
+        if let Some((rows, seconds)) = curves.iter().filter_map(|c| c.points.first()).next_back() {
+            row.add(Duration::from_secs_f64(seconds / *rows as f64));
+        }
+        Self {
+            buckets: curves.iter().map(of).collect(),
+            decode: Mean::default(),
+            finish: Mean::default(),
+            row,
+        }
+    }
+
+    /// The batch to form of `waiting` images: what serves the most images per second as measured at warm-up. Fewer
+    /// images than a bucket holds are padded where that is faster than two smaller batches.
+    pub(super) fn plan(&self, size: [u32; 2], waiting: usize) -> Plan {
+        let sizes = self.buckets.get(&size).map_or(&[][..], |b| &b.sizes);
+        let mut best = Plan {
+            rows: waiting.min(1),
+            bucket: 1,
+        };
+        let mut fastest = 0.0;
+        for &(bucket, _, seconds) in sizes {
+            let rows = bucket.min(waiting);
+            let rate = rows as f64 / seconds.max(1e-9);
+            if rate > fastest {
+                (best, fastest) = (Plan { rows, bucket }, rate);
+            }
+        }
+        best
+    }
+
+    /// The batch sizes in use.
+    pub(super) fn buckets(&self, size: [u32; 2]) -> Vec<usize> {
+        let sizes = self.buckets.get(&size).map_or(&[][..], |b| &b.sizes);
+        sizes.iter().map(|(rows, ..)| *rows).collect()
+    }
+
+    /// The bucket that serves the most images per second.
+    pub(super) fn largest(&self, size: [u32; 2]) -> usize {
+        self.plan(size, usize::MAX).bucket
+    }
+
+    /// The smallest bucket that holds `rows`; they were fewer than planned.
+    pub(super) fn fit(&self, size: [u32; 2], rows: usize) -> usize {
+        let sizes = self.buckets.get(&size).map_or(&[][..], |b| &b.sizes);
+        let found = sizes.iter().find(|(bucket, ..)| *bucket >= rows);
+        found.map_or(rows, |(bucket, ..)| *bucket)
+    }
+
+    /// How long a batch takes; what was measured while serving counts where it is more than at warm-up.
+    pub(super) fn batch(&self, size: [u32; 2], bucket: usize) -> Duration {
+        let sizes = self.buckets.get(&size).map_or(&[][..], |b| &b.sizes);
+        let found = sizes.iter().find(|(rows, ..)| *rows >= bucket);
+        found.map_or(Duration::ZERO, |(_, mean, warm)| {
+            mean.get().max(Duration::from_secs_f64(*warm))
+        })
+    }
+
+    /// Notes how long a batch took.
+    pub(super) fn ran(&self, size: [u32; 2], bucket: usize, took: Duration) {
+        let sizes = self.buckets.get(&size).map_or(&[][..], |b| &b.sizes);
+        if let Some((_, mean, _)) = sizes.iter().find(|(rows, ..)| *rows == bucket) {
+            mean.add(took);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn costs(points: &[(usize, f64)]) -> Costs {
+        let curve = Curve {
+            size: [8, 8],
+            points: points.to_vec(),
+        };
+        Costs::new(&[curve], None)
+    }
+
+    #[test]
+    fn a_batch_size_that_serves_no_more_is_left_out() {
+        let flat = Curve {
+            size: [8, 8],
+            points: vec![(1, 0.010), (2, 0.020), (4, 0.036), (8, 0.073)],
+        };
+        assert_eq!(flat.worthwhile(), [1, 4]);
+    }
+
+    #[test]
+    fn pads_where_padding_is_faster_and_splits_where_it_is_not() {
+        // A device on which a batch of 4 costs hardly more than one of 1.
+        let wide = costs(&[(1, 0.010), (2, 0.011), (4, 0.012)]);
+        assert_eq!(wide.plan([8, 8], 3), Plan { rows: 3, bucket: 4 });
+        assert_eq!(wide.largest([8, 8]), 4);
+        // One on which every image costs the same, but for a small start.
+        let narrow = costs(&[(1, 0.011), (2, 0.020), (4, 0.038)]);
+        assert_eq!(narrow.plan([8, 8], 3), Plan { rows: 2, bucket: 2 });
+        assert_eq!(narrow.plan([8, 8], 9), Plan { rows: 4, bucket: 4 });
+        assert_eq!(narrow.plan([8, 8], 1), Plan { rows: 1, bucket: 1 });
+    }
+
+    #[test]
+    fn a_mean_follows_what_is_measured() {
+        let mean = Mean::default();
+        assert_eq!(mean.get(), Duration::ZERO);
+        (0..100).for_each(|_| mean.add(Duration::from_millis(10)));
+        let got = mean.get().as_secs_f64();
+        assert!((0.009..=0.010).contains(&got), "{got}");
+    }
+}

@@ -1,0 +1,176 @@
+//! Loading, warming up, and the engine's threads.
+
+use std::{
+    sync::{Arc, atomic::AtomicU64},
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use parking_lot::{Mutex, RwLock};
+
+use super::{
+    Engine, EngineConfig, Head, Shared,
+    admission::Admission,
+    cache::Cache,
+    cost::{Costs, Curve},
+    flight::Flights,
+    lane::Thread,
+    queue::{Queue, QueueOptions, Role},
+};
+use crate::{
+    backend::{Backbone, BackendError, Runtime, SessionOptions},
+    repository::Repository,
+};
+
+/// A bucket whose batch takes longer than this is run once at warm-up, not measured several times.
+const LONG: Duration = Duration::from_millis(500);
+
+impl Engine {
+    /// Loads every graph of `repository` for every lane, measures and warms the batch sizes, and starts the threads.
+    ///
+    /// # Errors
+    /// A graph that does not load or is not what its manifest says.
+    pub fn start(
+        runtime: &Runtime,
+        repository: &Repository,
+        config: EngineConfig,
+    ) -> Result<Self, BackendError> {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let lanes = match config.lanes {
+            0 => cores,
+            lanes => lanes,
+        };
+        let options = SessionOptions {
+            lanes,
+            threads: config.threads_per_lane.max(1),
+        };
+        let backbone = Backbone::load(runtime, &repository.backbone, &repository.graph, options)?;
+        let heads = std::thread::scope(|scope| {
+            let load = |entry| Head::load(runtime, entry, &backbone, options);
+            let loading: Vec<_> = repository
+                .heads
+                .iter()
+                .map(|entry| scope.spawn(move || load(entry)))
+                .collect();
+            let joined = loading.into_iter().map(|handle| {
+                let panicked = || BackendError::Library("loading a head panicked".to_owned());
+                handle.join().unwrap_or_else(|_| Err(panicked()))
+            });
+            joined
+                .map(|head| head.map(|head| (head.manifest.name.clone(), Arc::new(head))))
+                .collect::<Result<_, _>>()
+        })?;
+        let curves = warm_up(&backbone, &config)?;
+        let queue = Queue::new(QueueOptions {
+            lanes,
+            ready_limit: config.max_batch.max(1) * (lanes + 1),
+            max_batch: config.max_batch.max(1),
+            max_delay: config.max_queue_delay,
+        });
+        let shared = Arc::new(Shared {
+            runtime: runtime.clone(),
+            location: repository.location.clone(),
+            options,
+            backbone,
+            heads: RwLock::new(heads),
+            loading: Mutex::default(),
+            admission: Admission::new(config.admission),
+            flights: Flights::default(),
+            cache: Cache::new(config.cache_bytes),
+            queue,
+            costs: Costs::new(&curves, config.buckets.as_deref()),
+            curves,
+            lanes,
+            hash_key: hash_key(),
+            counters: Mutex::default(),
+            device_nanos: AtomicU64::new(0),
+            config,
+        });
+        let engine = Self {
+            shared,
+            threads: Mutex::default(),
+        };
+        let workers = engine.shared.config.workers;
+        for lane in 0..lanes {
+            let (device, cpu) = (true, workers == 0);
+            let role = Role { device, cpu };
+            engine.spawn(format!("lane-{lane}"), move |shared| {
+                Thread { role, lane }.run(shared)
+            })?;
+        }
+        for worker in 0..workers {
+            let (device, cpu) = (false, true);
+            let role = Role { device, cpu };
+            engine.spawn(format!("worker-{worker}"), move |shared| {
+                Thread { role, lane: 0 }.run(shared)
+            })?;
+        }
+        Ok(engine)
+    }
+
+    pub(super) fn spawn(
+        &self,
+        name: String,
+        body: impl FnOnce(&Shared) + Send + 'static,
+    ) -> Result<(), BackendError> {
+        let shared = Arc::clone(&self.shared);
+        let thread: JoinHandle<()> = std::thread::Builder::new()
+            .name(name)
+            .spawn(move || body(&shared))
+            .map_err(|error| {
+                BackendError::Library(format!("a thread cannot be started: {error}"))
+            })?;
+        self.threads.lock().push(thread);
+        Ok(())
+    }
+}
+
+/// Runs every candidate batch size on every lane at once, as under load, and notes how long it takes.
+fn warm_up(backbone: &Backbone, config: &EngineConfig) -> Result<Vec<Curve>, BackendError> {
+    let sizes = &backbone.manifest().input.sizes;
+    let mut curves = Vec::with_capacity(sizes.len());
+    for &size in sizes {
+        let [height, width] = size;
+        let row = height as usize * width as usize * 3;
+        let mut points = Vec::new();
+        for rows in config.candidates() {
+            let input = vec![127; row * rows];
+            let measure = |lane: usize| -> Result<f64, BackendError> {
+                let mut best = f64::INFINITY;
+                for _ in 0..3 {
+                    let begun = Instant::now();
+                    backbone.run(lane, size, &input, rows)?;
+                    best = best.min(begun.elapsed().as_secs_f64());
+                    if begun.elapsed() > LONG {
+                        break;
+                    }
+                }
+                Ok(best)
+            };
+            let seconds = std::thread::scope(|scope| {
+                let running: Vec<_> = (0..backbone.lanes())
+                    .map(|lane| scope.spawn(move || measure(lane)))
+                    .collect();
+                let mut all = Vec::with_capacity(running.len());
+                for handle in running {
+                    let panicked = || BackendError::Library("warming up panicked".to_owned());
+                    all.push(handle.join().unwrap_or_else(|_| Err(panicked()))?);
+                }
+                Ok(all.iter().sum::<f64>() / all.len().max(1) as f64)
+            })?;
+            points.push((rows, seconds));
+        }
+        curves.push(Curve { size, points });
+    }
+    Ok(curves)
+}
+
+/// A key that callers cannot know: equal keys then mean equal images, not an attack on the cache.
+fn hash_key() -> [u8; 32] {
+    use std::hash::{BuildHasher, RandomState};
+    let mut key = [0; 32];
+    for chunk in key.chunks_exact_mut(8) {
+        chunk.copy_from_slice(&RandomState::new().hash_one(0_u8).to_ne_bytes());
+    }
+    key
+}

@@ -354,7 +354,7 @@ mod tests {
         let busy = || rank("a", "x", (1.0, 1.0), None, Priority::Normal);
         let late = || rank("a", "y", (1.0, 1.0), None, Priority::Normal);
         (0..300).for_each(|_| drop(schedule.push(busy(), 0, "busy")));
-        (0..100).for_each(|_| drop(pop(&mut schedule)));
+        (0..100).for_each(|_| assert!(pop(&mut schedule).is_some()));
         (0..100).for_each(|_| drop(schedule.push(late(), 0, "late")));
         let served: Vec<_> = (0..40).filter_map(|_| pop(&mut schedule)).collect();
         let late = served.iter().filter(|&&name| name == "late").count();

@@ -214,18 +214,98 @@ fn paste(
         .clone()
         .map(|y| place(cell_y(f64::from(y) + 0.5), rows))
         .collect();
-    let mut column = u32::MAX;
+    // Rows between the same two cells: along a column the probability is linear there.
+    let spans: Vec<_> = row_places
+        .chunk_by(|a, b| a.0 == b.0)
+        .map(|span| (span[0].0, span[0].1, span))
+        .collect();
+    let threshold = f64::from(threshold);
     let mut line = vec![0.0_f64; rows];
-    Rle::from_region((height, width), xs, ys.clone(), |x, y| {
-        if x != column {
-            column = x;
-            let (left, right, weight) = place(cell_x(f64::from(x) + 0.5), columns);
-            for (row, value) in line.iter_mut().enumerate() {
-                let (a, b) = (f64::from(map[[row, left]]), f64::from(map[[row, right]]));
-                *value = a + (b - a) * weight;
+    Rle::from_region((height, width), xs, ys, |x, runs| {
+        let (left, right, weight) = place(cell_x(f64::from(x) + 0.5), columns);
+        for (value, cells) in line.iter_mut().zip(map.rows()) {
+            let (a, b) = (f64::from(cells[left]), f64::from(cells[right]));
+            *value = a + (b - a) * weight;
+        }
+        for &(top, bottom, span) in &spans {
+            let (a, b, length) = (line[top], line[bottom], span.len() as u32);
+            let inside = |&(_, _, weight): &(usize, usize, f64)| a + (b - a) * weight >= threshold;
+            match (a >= threshold, b >= threshold) {
+                (true, false) => {
+                    let end = span.partition_point(inside) as u32;
+                    runs.push(true, end);
+                    runs.push(false, length - end);
+                }
+                (false, true) => {
+                    let start = span.partition_point(|place| !inside(place)) as u32;
+                    runs.push(false, start);
+                    runs.push(true, length - start);
+                }
+                (same, _) => runs.push(same, length),
             }
         }
-        let (top, bottom, weight) = row_places[(y - ys.start) as usize];
-        line[top] + (line[bottom] - line[top]) * weight >= f64::from(threshold)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use ndarray::Array2;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::media::{Filter, Preprocess, ResizeMode, geometry};
+
+    proptest! {
+        #[test]
+        fn a_pasted_mask_is_what_each_pixels_probability_says(
+            cells in proptest::collection::vec(0.0..1.0_f32, 35),
+            (width, height) in (1..90_u32, 1..90_u32),
+            corner in (-20.0..80.0_f64, -20.0..80.0_f64),
+            extent in (0.5..90.0_f64, 0.5..90.0_f64),
+            box_relative in any::<bool>(),
+        ) {
+            let map = Array2::from_shape_vec((5, 7), cells).expect("35 cells");
+            let preprocess = Preprocess {
+                mode: ResizeMode::Letterbox,
+                filter: Filter::Bilinear,
+                pad: 0,
+                height: 40,
+                width: 56,
+            };
+            let geometry = geometry(width, height, &preprocess);
+            let bbox = [corner.0, corner.1, corner.0 + extent.0, corner.1 + extent.1];
+            let kind = if box_relative { MaskKind::Box } else { MaskKind::Image };
+            let got = paste(map.view(), kind, bbox, 0.5, &geometry).to_rows();
+            let probability = |x: f64, y: f64| {
+                let (u, v) = match kind {
+                    MaskKind::Box => {
+                        let along = |at: f64, low: f64, high: f64| (at - low) / (high - low);
+                        (along(x, bbox[0], bbox[2]) * 7.0, along(y, bbox[1], bbox[3]) * 5.0)
+                    }
+                    MaskKind::Image => {
+                        let (u, v) = geometry.to_input(x, y);
+                        (u * 7.0 / 56.0, v * 5.0 / 40.0)
+                    }
+                };
+                let (u, v) = ((u - 0.5).clamp(0.0, 6.0), (v - 0.5).clamp(0.0, 4.0));
+                let at = |row: f64, column: f64| f64::from(map[[row as usize, column as usize]]);
+                let (low_u, low_v) = (u.floor(), v.floor());
+                let (high_u, high_v) = ((low_u + 1.0).min(6.0), (low_v + 1.0).min(4.0));
+                let mix = |a: f64, b: f64, weight: f64| a * (1.0 - weight) + b * weight;
+                let top = mix(at(low_v, low_u), at(low_v, high_u), u - low_u);
+                let bottom = mix(at(high_v, low_u), at(high_v, high_u), u - low_u);
+                mix(top, bottom, v - low_v)
+            };
+            for y in 0..height {
+                for x in 0..width {
+                    let (cx, cy) = (f64::from(x) + 0.5, f64::from(y) + 0.5);
+                    let inside = cx > bbox[0] && cx < bbox[2] && cy > bbox[1] && cy < bbox[3];
+                    let value = if inside { probability(cx, cy) } else { 0.0 };
+                    if (value - 0.5).abs() > 1e-9 {
+                        prop_assert_eq!(got[(y * width + x) as usize], value >= 0.5, "({}, {}): {}", x, y, value);
+                    }
+                }
+            }
+        }
+    }
 }

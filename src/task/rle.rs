@@ -47,21 +47,19 @@ impl Rle {
         runs.finish(height, width)
     }
 
-    /// A mask that is `inside` within the rectangle of columns and rows given, and 0 elsewhere. `inside(column, row)` is
-    /// asked column by column.
+    /// A mask that is 0 outside the rectangle of columns and rows given. `fill(column, runs)` pushes the pixels of one
+    /// column's rows, from the top down; it is asked column by column.
     pub(super) fn from_region(
         (height, width): (u32, u32),
         columns: std::ops::Range<u32>,
         rows: std::ops::Range<u32>,
-        mut inside: impl FnMut(u32, u32) -> bool,
+        mut fill: impl FnMut(u32, &mut Runs),
     ) -> Self {
         let mut runs = Runs::default();
         runs.push_long(false, u64::from(columns.start) * u64::from(height));
         for column in columns.clone() {
             runs.push(false, rows.start);
-            for row in rows.clone() {
-                runs.push(inside(column, row), 1);
-            }
+            fill(column, &mut runs);
             runs.push(false, height - rows.end);
         }
         runs.push_long(false, u64::from(width - columns.end) * u64::from(height));
@@ -187,14 +185,14 @@ impl Rle {
 
 /// Collects runs; neighbours of one value become one.
 #[derive(Debug, Default)]
-struct Runs {
+pub(super) struct Runs {
     counts: Vec<u32>,
     value: bool,
     length: u32,
 }
 
 impl Runs {
-    fn push(&mut self, value: bool, length: u32) {
+    pub(super) fn push(&mut self, value: bool, length: u32) {
         if length == 0 {
             return;
         }
@@ -255,7 +253,9 @@ mod tests {
             let columns = cut.0.min(width)..(cut.0.min(width) + cut.1).min(width);
             let rows = cut.2.min(height)..(cut.2.min(height) + cut.3).min(height);
             let at = |column: u32, row: u32| pixels[(column * height + row) as usize];
-            let region = Rle::from_region((height, width), columns.clone(), rows.clone(), at);
+            let region = Rle::from_region((height, width), columns.clone(), rows.clone(), |column, runs| {
+                rows.clone().for_each(|row| runs.push(at(column, row), 1));
+            });
             let all = (0..width).flat_map(|column| (0..height).map(move |row| (column, row)));
             let plain = all.map(|(c, r)| columns.contains(&c) && rows.contains(&r) && at(c, r));
             prop_assert_eq!(region, Rle::from_columns(height, width, plain));

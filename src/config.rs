@@ -375,6 +375,21 @@ impl fmt::Display for Origin {
     }
 }
 
+/// Whether a variable, less its `FROSTLINE_`, is one that Kubernetes sets in every pod for a Service whose name begins
+/// with `frostline`: `..._SERVICE_HOST`, `..._SERVICE_PORT[_NAME]`, `..._PORT[_8461_TCP[_ADDR|_PORT|_PROTO]]`.
+fn is_service_link(rest: &str, value: &str) -> bool {
+    let words: Vec<_> = rest.split('_').collect();
+    let port = |w: &[&str]| {
+        w[0] == "PORT"
+            && w[1].bytes().all(|b| b.is_ascii_digit())
+            && ["TCP", "UDP", "SCTP"].contains(&w[2])
+    };
+    words.windows(3).any(port)
+        || words.windows(2).any(|w| w == ["SERVICE", "PORT"])
+        || words.ends_with(&["SERVICE", "HOST"])
+        || words.ends_with(&["PORT"]) && value.contains("://")
+}
+
 /// Path, effective value and origin of every setting.
 pub type Listing = Vec<(String, String, Origin)>;
 
@@ -420,7 +435,7 @@ impl Builder {
             let Some(rest) = name.strip_prefix("FROSTLINE_") else {
                 continue;
             };
-            if rest == "CONFIG" {
+            if rest == "CONFIG" || is_service_link(rest, &value) {
                 continue;
             }
             let path = rest.to_lowercase().replacen('_', ".", 1);
@@ -539,6 +554,18 @@ mod tests {
             builder.flag("--set", "engine.max_batch", "2");
         });
         assert_eq!(config.map(|c| c.engine.max_batch), Ok(2));
+    }
+
+    #[test]
+    fn what_kubernetes_sets_for_a_service_is_not_ours() {
+        let links = "SERVICE_HOST SERVICE_PORT SERVICE_PORT_GRPC PORT PORT_8461_TCP PORT_8461_TCP_ADDR PORT_8461_TCP_PORT \
+                     PORT_8461_TCP_PROTO HEADLESS_SERVICE_HOST HEADLESS_PORT_8461_TCP";
+        let links = links
+            .split(' ')
+            .map(|l| (format!("FROSTLINE_{l}"), "tcp://10.0.0.1:1".to_owned()));
+        assert!(build(|builder| builder.variables(links)).is_ok());
+        let typo = ("FROSTLINE_SERVR_LISTEN".to_owned(), "1".to_owned());
+        assert!(build(|builder| builder.variables([typo].into_iter())).is_err());
     }
 
     #[test]

@@ -36,7 +36,8 @@ def server():
     """Address of a running server with the embedded models."""
     binary = os.environ.get("FROSTLINE_BINARY", ROOT / "target/debug/frostline")
     command = [binary, "serve", "--listen", "127.0.0.1:0", "--set", "telemetry.format=json"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("FROSTLINE_")}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
     address = None
     for line in process.stderr:
         fields = json.loads(line)["fields"]

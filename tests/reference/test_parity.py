@@ -153,4 +153,4 @@ def test_features_equal(vision, proto, reference):
     for tensor in answer.features:
         got = np.frombuffer(tensor.data, np.float32).reshape(tensor.shape)
         scale = np.abs(expected[tensor.name]).max()
-        assert np.abs(got - expected[tensor.name][0]).max() <= 1e-2 * scale
+        assert np.abs(got - expected[tensor.name][0]).max() <= 1e-3 * scale

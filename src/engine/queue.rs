@@ -355,7 +355,7 @@ impl Queue {
         dropped: &mut Vec<Arc<Flight>>,
         wait_until: &mut Option<Instant>,
     ) -> Option<Work> {
-        let jobs_first = !(state.batch_next && !state.ready.is_empty());
+        let jobs_first = !state.batch_next || state.ready.is_empty();
         if jobs_first && let Some(group) = state.jobs.next_group() {
             state.batch_next = true;
             let now = Instant::now();

@@ -361,6 +361,9 @@ mod tests {
         assert!((19..=21).contains(&late), "{late} of 40");
     }
 
+    /// What waits: number, class, flow, deadline, group.
+    type Entry = (usize, Priority, (u8, u8), Option<Instant>, u64);
+
     #[derive(Debug, Clone)]
     enum Step {
         Push(u8, u8, u8, Option<u8>, u8),
@@ -389,8 +392,7 @@ mod tests {
         fn every_entry_leaves_once_in_order_of_class_and_deadline(steps in steps()) {
             let start = Instant::now();
             let mut schedule = Schedule::default();
-            // What waits: number, class, flow, deadline, group.
-            let mut model: Vec<(usize, Priority, (u8, u8), Option<Instant>, u64)> = Vec::new();
+            let mut model: Vec<Entry> = Vec::new();
             let mut places = Vec::new();
             for (number, step) in steps.into_iter().enumerate() {
                 match step {
@@ -404,7 +406,7 @@ mod tests {
                     }
                     Step::Pop(group) => {
                         let group = group.map(u64::from);
-                        let fits = |e: &&(usize, Priority, (u8, u8), Option<Instant>, u64)| {
+                        let fits = |e: &&Entry| {
                             group.is_none_or(|g| g == e.4)
                         };
                         let got = schedule.pop(group, 1.0, |_| true, &mut Vec::new());

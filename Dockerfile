@@ -85,7 +85,7 @@ WORKDIR /
 EXPOSE 8461 8462
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=3s --start-period=120s --retries=3 \
-    CMD ["/opt/frostline/bin/frostline", "health", "--addr", "http://127.0.0.1:8461"]
+    CMD ["/opt/frostline/bin/frostline", "health"]
 ENTRYPOINT ["/opt/frostline/bin/frostline"]
 CMD ["serve"]
 
@@ -106,6 +106,6 @@ WORKDIR /
 EXPOSE 8461 8462
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=3s --start-period=60s --retries=3 \
-    CMD ["/opt/frostline/bin/frostline", "health", "--addr", "http://127.0.0.1:8461"]
+    CMD ["/opt/frostline/bin/frostline", "health"]
 ENTRYPOINT ["/opt/frostline/bin/frostline"]
 CMD ["serve"]

@@ -58,9 +58,10 @@ test-models: models/.venv/ready
 bench: runtime ## Compare a bare ONNX Runtime loop, the engine and gRPC in one run; writes target/bench/summary.json
 	$(call step,bench,cargo bench --locked --quiet --bench serving)
 
-lint: ## Check format and lints
+lint: ## Check format, lints and the protocol's style
 	$(call step,fmt,cargo fmt --check)
 	$(call step,clippy,cargo clippy --locked --quiet --all-targets -- -D warnings)
+	$(call step,protocol,npx --yes --package @bufbuild/buf@1.75.0 buf lint proto)
 
 fmt: ## Format the code
 	cargo fmt

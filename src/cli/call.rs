@@ -4,6 +4,7 @@ use std::{
     collections::VecDeque,
     fs,
     io::{IsTerminal, Write},
+    net::Ipv4Addr,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -29,6 +30,17 @@ pub(super) struct Target {
     /// A running server, such as http://127.0.0.1:8461; unset: one is started for this command alone.
     #[arg(long, value_name = "URL")]
     addr: Option<String>,
+}
+
+/// The health of a server, or of a part of it.
+#[derive(Debug, Args)]
+pub(super) struct Health {
+    /// A running server; unset: the one that this configuration would start.
+    #[arg(long, value_name = "URL")]
+    addr: Option<String>,
+    /// A service or head; unset: the whole server.
+    #[arg(default_value = "")]
+    service: String,
 }
 
 /// How answers are shown.
@@ -84,6 +96,31 @@ enum Ask {
     Detect(String),
     Segment(String),
     Recognize(String),
+}
+
+pub(super) fn health(config: &Config, command: &Health) -> anyhow::Result<()> {
+    let own = || {
+        let mut listen = config.server.listen;
+        if listen.ip().is_unspecified() {
+            listen.set_ip(Ipv4Addr::LOCALHOST.into());
+        }
+        format!("http://{listen}")
+    };
+    let target = Target {
+        addr: Some(command.addr.clone().unwrap_or_else(own)),
+    };
+    with_client(config, &target, async |mut client| {
+        let name = match command.service.as_str() {
+            "" => "the server",
+            service => service,
+        };
+        anyhow::ensure!(
+            client.serving(&command.service).await?,
+            "{name} does not serve"
+        );
+        println!("{name} serves");
+        Ok(())
+    })
 }
 
 pub(super) fn heads(config: &Config, target: &Target) -> anyhow::Result<()> {

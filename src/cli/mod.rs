@@ -74,6 +74,8 @@ enum Command {
     },
     /// Print the effective configuration and where each value is from.
     Config,
+    /// Ask a server whether it serves; exits with 0 if it does.
+    Health(call::Health),
     /// List a server's heads.
     Heads(call::Target),
     /// Run every head that fits, or those named, on images or on a clip.
@@ -166,6 +168,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             print(&listing);
             Ok(())
         }
+        Command::Health(command) => call::health(&config, &command),
         Command::Heads(target) => call::heads(&config, &target),
         Command::Analyze(command) => call::analyze(&config, &command),
         Command::Detect(command) => call::detect(&config, &command),

@@ -2,6 +2,9 @@
 
 use bytes::Bytes;
 use tonic::{Status, transport::Channel};
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
 
 use crate::proto::{
     self, model_service_client::ModelServiceClient, vision_service_client::VisionServiceClient,
@@ -30,6 +33,7 @@ pub struct Client {
     pub vision: VisionServiceClient<Channel>,
     /// `ModelService`.
     pub model: ModelServiceClient<Channel>,
+    health: HealthClient<Channel>,
 }
 
 impl Client {
@@ -52,8 +56,21 @@ impl Client {
             vision: VisionServiceClient::new(channel.clone())
                 .max_decoding_message_size(MOST)
                 .max_encoding_message_size(MOST),
-            model: ModelServiceClient::new(channel),
+            model: ModelServiceClient::new(channel.clone()),
+            health: HealthClient::new(channel),
         })
+    }
+
+    /// Whether `service` serves, by `grpc.health.v1`; an empty name means the whole server.
+    ///
+    /// # Errors
+    /// What the server answers; `NotFound` for a service that it does not have.
+    pub async fn serving(&mut self, service: &str) -> Result<bool, Status> {
+        let request = HealthCheckRequest {
+            service: service.to_owned(),
+        };
+        let answer = self.health.check(request).await?.into_inner();
+        Ok(answer.status() == ServingStatus::Serving)
     }
 
     /// Any heads on one image file; none named: all that fit.

@@ -6,6 +6,8 @@ use std::{
     process::{Command, Output},
 };
 
+use crate::support::{Running, one_lane};
+
 const DEMO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models/demo");
 
 fn frostline(arguments: &[&str]) -> Output {
@@ -138,6 +140,8 @@ fn codes_tell_failures_apart() {
     // Port 1 of loopback: nothing listens there.
     let nobody = frostline(&["detect", "--addr", "http://127.0.0.1:1", &picture]);
     assert_eq!(code(&nobody), Some(3), "{}", complaint(&nobody));
+    let dead = frostline(&["health", "--set", "server.listen=127.0.0.1:1"]);
+    assert_eq!(code(&dead), Some(3), "{}", complaint(&dead));
     let partly = frostline(&["detect", "/no/such/file.jpg", &picture]);
     assert_eq!(code(&partly), Some(5), "{}", complaint(&partly));
     assert!(complaint(&partly).contains("/no/such/file.jpg"));
@@ -193,4 +197,22 @@ fn answers_come_as_json_and_as_pictures() {
         let drawn = image::open(answer["picture"].as_str().unwrap()).unwrap();
         assert!(drawn.width() > 700);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn health_is_asked_of_the_server_and_of_its_parts() {
+    let server = Running::start(one_lane()).await;
+    let address = format!("http://{}", server.address);
+    let ask = async |service: Option<&'static str>| {
+        let mut arguments = vec!["health".to_owned(), "--addr".to_owned(), address.clone()];
+        arguments.extend(service.map(str::to_owned));
+        let run = move || frostline(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+        tokio::task::spawn_blocking(run).await.unwrap()
+    };
+    assert_eq!(code(&ask(None).await), Some(0));
+    let service = Some("frostline.v1.VisionService");
+    assert_eq!(code(&ask(service).await), Some(0));
+    let nobody = ask(Some("nobody")).await;
+    assert_eq!(code(&nobody), Some(1), "{}", complaint(&nobody));
+    server.stop().await;
 }

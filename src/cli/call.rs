@@ -118,7 +118,7 @@ pub(super) fn health(config: &Config, command: &Health) -> anyhow::Result<()> {
             client.serving(&command.service).await?,
             "{name} does not serve"
         );
-        println!("{name} serves");
+        say!("{name} serves");
         Ok(())
     })
 }
@@ -137,9 +137,10 @@ pub(super) fn heads(config: &Config, target: &Target) -> anyhow::Result<()> {
                 .trim_start_matches("TASK_")
                 .to_lowercase();
             let labels = head.labels.len();
-            println!(
+            say!(
                 "{:16} {:12} {task:24} {labels} labels",
-                head.name, head.version
+                head.name,
+                head.version
             );
         }
         Ok(())

@@ -1,6 +1,7 @@
 //! `frostline check`: what a repository holds, whether it keeps its contract, how fast it runs here.
 
 use std::{
+    io,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -19,7 +20,7 @@ pub(super) fn run(config: &Config) -> anyhow::Result<()> {
     let engine = Engine::start(&runtime, &repository, config.engine())?;
     let ready = started.elapsed();
     let manifest = &repository.backbone;
-    println!(
+    say!(
         "backbone {} {} ({}), ready on {} lanes in {:.0} ms",
         manifest.name,
         manifest.version,
@@ -68,11 +69,11 @@ pub(super) fn run(config: &Config) -> anyhow::Result<()> {
             &format!("{:.1}", millis(median(run)?)),
         ]));
     }
-    print(&table);
+    print(&table)?;
     for (curve, buckets) in engine.curves() {
-        show(curve, &buckets);
+        show(curve, &buckets)?;
     }
-    println!(
+    say!(
         "{} heads, all as their manifests say",
         repository.heads.len()
     );
@@ -80,9 +81,9 @@ pub(super) fn run(config: &Config) -> anyhow::Result<()> {
 }
 
 /// The batch curve: what each batch size costs with every lane busy, and which sizes are used.
-fn show(curve: &Curve, buckets: &[usize]) {
+fn show(curve: &Curve, buckets: &[usize]) -> io::Result<()> {
     let [height, width] = curve.size;
-    println!("\nbackbone batches at {height} x {width}, every lane busy");
+    say!("\nbackbone batches at {height} x {width}, every lane busy");
     let mut table = vec![row(["batch", "ms", "images/s per lane", ""])];
     let best = curve.rates().map(|(_, rate)| rate).fold(0.0, f64::max);
     for ((rows, seconds), (_, rate)) in curve.points.iter().zip(curve.rates()) {
@@ -95,8 +96,9 @@ fn show(curve: &Curve, buckets: &[usize]) {
             used,
         ]));
     }
-    print(&table);
-    println!();
+    print(&table)?;
+    say!("");
+    Ok(())
 }
 
 /// Median time of a run.
@@ -123,7 +125,7 @@ fn millis(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e3
 }
 
-fn print(table: &[Vec<String>]) {
+fn print(table: &[Vec<String>]) -> io::Result<()> {
     let columns = table.iter().map(Vec::len).max().unwrap_or(0);
     let widths: Vec<usize> = (0..columns)
         .map(|column| {
@@ -140,6 +142,7 @@ fn print(table: &[Vec<String>]) {
             .zip(&widths)
             .map(|(cell, &width)| format!("{cell:width$}"))
             .collect();
-        println!("{}", line.join("  ").trim_end());
+        say!("{}", line.join("  ").trim_end());
     }
+    Ok(())
 }

@@ -1,5 +1,13 @@
 //! Commands. Each reads as a list of steps; a bad configuration ends it before any port is bound.
 
+/// A line on standard output. Whoever reads it may stop reading: an error, not a panic.
+macro_rules! say {
+    ($($part:tt)*) => {{
+        use std::io::Write as _;
+        writeln!(std::io::stdout(), $($part)*)?
+    }};
+}
+
 mod annotate;
 mod call;
 mod check;
@@ -94,6 +102,8 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
+        // Whoever read the output has enough of it.
+        Err(error) if broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("frostline: {error:#}");
             ExitCode::from(code(&error))
@@ -107,6 +117,11 @@ pub fn main() -> ExitCode {
 struct Partial {
     failed: usize,
     all: usize,
+}
+
+fn broken_pipe(error: &anyhow::Error) -> bool {
+    let io = error.downcast_ref::<std::io::Error>();
+    io.is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
 /// The exit code that tells scripts what kind of failure it was.
@@ -165,7 +180,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             Ok(())
         }
         Command::Config => {
-            print(&listing);
+            print(&listing)?;
             Ok(())
         }
         Command::Health(command) => call::health(&config, &command),
@@ -211,14 +226,15 @@ fn log(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn print(listing: &Listing) {
+fn print(listing: &Listing) -> std::io::Result<()> {
     let width = |column: fn(&(String, String, Origin)) -> usize| {
         listing.iter().map(column).max().unwrap_or(0)
     };
     let (paths, values) = (width(|row| row.0.len()), width(|row| row.1.len()));
     for (path, value, origin) in listing {
-        println!("{path:paths$}  {value:values$}  {origin}");
+        say!("{path:paths$}  {value:values$}  {origin}");
     }
+    Ok(())
 }
 
 fn runtime(config: &Config) -> anyhow::Result<Runtime> {

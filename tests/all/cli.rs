@@ -150,6 +150,19 @@ fn codes_tell_failures_apart() {
 }
 
 #[test]
+fn a_reader_that_stops_reading_is_no_failure() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = Command::new(env!("CARGO_BIN_EXE_frostline"))
+        .arg("config")
+        .stdout(writer)
+        .output()
+        .unwrap();
+    assert_eq!(code(&output), Some(0), "{}", complaint(&output));
+    assert_eq!(complaint(&output), "");
+}
+
+#[test]
 fn answers_come_as_json_and_as_pictures() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("pictures");

@@ -33,7 +33,7 @@ serve: build ## Leave a server with the demo models running on 127.0.0.1:8461
 check: build ## Check the embedded models and measure them on this machine
 	$(call step,check,target/release/frostline check)
 
-test: test-rust test-python test-models ## Run all tests
+test: test-rust test-python test-deploy test-models ## Run all tests
 
 test-rust: runtime
 	$(call step,rust tests,cargo test --locked --quiet)
@@ -46,6 +46,20 @@ tests/.venv/ready: tests/requirements.txt
 # The binary is the one that the Rust tests built.
 test-python: test-rust tests/.venv/ready
 	$(call step,reference tests,tests/.venv/bin/python -m pytest -q tests/reference)
+
+# Three servers behind a balancer, the chart and the manifests against their schemas.
+.PHONY: test-deploy
+test-deploy: test-rust tests/.venv/ready
+	$(call step,deployment tests,tests/.venv/bin/python -m pytest -q tests/deploy)
+
+.PHONY: balance-test
+balance-test: build tests/.venv/ready ## Kill, drain and roll three servers behind Envoy, HAProxy and nginx
+	$(call step,balancers,deploy/balancer/install.sh)
+	$(call step,balance test,FROSTLINE_BINARY=target/release/frostline tests/.venv/bin/python tests/deploy/balance.py)
+
+.PHONY: image-test
+image-test: ## Build the CPU container image and run it without privileges
+	$(call step,image test,deploy/image-test.sh cpu)
 
 models/.venv/ready: models/pyproject.toml
 	$(call step,models environment,$(PYTHON) -m venv models/.venv \

@@ -6,6 +6,7 @@ import hashlib
 import io
 import random
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import grpc
@@ -40,6 +41,13 @@ def frames(count: int) -> list[Frame]:
     return made
 
 
+def passes(images: list[Frame]) -> Iterator[Frame]:
+    """All images, in another order each time, without end."""
+    chance = random.Random(0)
+    while True:
+        yield from chance.sample(images, len(images))
+
+
 @dataclass
 class Tally:
     """What happened to the calls of one scenario."""
@@ -65,12 +73,11 @@ class Load:
 
     def __init__(self, address: str, images: list[Frame], workers: int = 6, keyed: bool = True) -> None:
         self.address = address
-        self.images = images
         self.workers = workers
         self.keyed = keyed
         self.tally = Tally()
         self.stopping = False
-        self.random = random.Random(0)
+        self.order = passes(images)
         self.vision = protocol("vision_pb2")
         self.types = protocol("types_pb2")
 
@@ -89,7 +96,7 @@ class Load:
 
     async def _work(self) -> None:
         while not self.stopping:
-            await self.call(self.random.choice(self.images))
+            await self.call(next(self.order))
 
     async def reach(self, calls: int) -> None:
         """Waits until so many more calls have ended."""

@@ -17,6 +17,12 @@ pub enum Kind {
     UnknownHead,
     /// The head does another task than the call asks for.
     WrongTask,
+    /// The caller is not known: no token, or one that does not hold.
+    Unauthenticated,
+    /// The caller is known, and may not do this.
+    PermissionDenied,
+    /// The caller is over its own rate or number of calls at once; the same call may succeed later.
+    RateLimited,
     /// The server is full; the same call may succeed later.
     Overloaded,
     /// The caller's deadline passed, or cannot be met.
@@ -45,6 +51,9 @@ impl Kind {
             Self::LimitExceeded => "LIMIT_EXCEEDED",
             Self::UnknownHead => "UNKNOWN_HEAD",
             Self::WrongTask => "WRONG_TASK",
+            Self::Unauthenticated => "UNAUTHENTICATED",
+            Self::PermissionDenied => "PERMISSION_DENIED",
+            Self::RateLimited => "RATE_LIMITED",
             Self::Overloaded => "OVERLOADED",
             Self::DeadlineExceeded => "DEADLINE_EXCEEDED",
             Self::Cancelled => "CANCELLED",

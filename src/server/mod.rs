@@ -2,7 +2,9 @@
 //!
 //! An adapter extracts a request, calls the engine and converts the answer; nothing else happens here.
 
+mod call;
 mod convert;
+mod identity;
 mod model;
 mod status;
 mod vision;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
 
-use super::{convert, status::status};
+use super::{convert, identity::Identity, status::status};
 use crate::{
     engine::Engine,
     error::{Error, Kind},
@@ -48,11 +48,10 @@ impl ModelService for Model {
 
     async fn list_heads(
         &self,
-        _request: Request<proto::ListHeadsRequest>,
+        request: Request<proto::ListHeadsRequest>,
     ) -> Result<Response<proto::ListHeadsResponse>, Status> {
-        let heads = self
-            .engine
-            .heads()
+        let heads = Identity::of(request.extensions())
+            .heads(&self.engine)
             .iter()
             .map(|head| convert::head(&head.manifest))
             .collect();
@@ -63,24 +62,17 @@ impl ModelService for Model {
         &self,
         request: Request<proto::GetHeadRequest>,
     ) -> Result<Response<proto::GetHeadResponse>, Status> {
-        let name = request.into_inner().name;
-        match self.engine.head(&name) {
-            Some(head) => {
-                let head = Some(convert::head(&head.manifest));
-                Ok(Response::new(proto::GetHeadResponse { head }))
-            }
-            None => {
-                let error = Error::new(Kind::UnknownHead, "no head of this name is loaded");
-                Err(status(&error.at("name")))
-            }
-        }
+        let identity = Identity::of(request.extensions());
+        let head = identity.head(&self.engine, &request.get_ref().name, "name");
+        let head = Some(convert::head(&head.map_err(|e| status(&e))?.manifest));
+        Ok(Response::new(proto::GetHeadResponse { head }))
     }
 
     async fn load_head(
         &self,
         request: Request<proto::LoadHeadRequest>,
     ) -> Result<Response<proto::LoadHeadResponse>, Status> {
-        let name = request.into_inner().name;
+        let name = allowed(request, |request| request.name)?;
         let head = self.blocking(move |engine| engine.load_head(&name)).await?;
         let head = Some(convert::head(&head.manifest));
         Ok(Response::new(proto::LoadHeadResponse { head }))
@@ -90,10 +82,20 @@ impl ModelService for Model {
         &self,
         request: Request<proto::UnloadHeadRequest>,
     ) -> Result<Response<proto::UnloadHeadResponse>, Status> {
-        let name = request.into_inner().name;
+        let name = allowed(request, |request| request.name)?;
         let head = self.engine.unload_head(&name);
         let head = head.map_err(|error| status(&error))?;
         let head = Some(convert::head(&head.manifest));
         Ok(Response::new(proto::UnloadHeadResponse { head }))
     }
+}
+
+/// The head that a change names, if the caller may use it.
+fn allowed<T>(request: Request<T>, name: impl FnOnce(T) -> String) -> Result<String, Status> {
+    let identity = Identity::of(request.extensions());
+    let name = name(request.into_inner());
+    identity
+        .check_head(&name, "name")
+        .map_err(|error| status(&error))?;
+    Ok(name)
 }

@@ -16,7 +16,9 @@ pub(super) fn code(kind: Kind) -> Code {
             Code::InvalidArgument
         }
         Kind::UnknownHead => Code::NotFound,
-        Kind::Overloaded => Code::ResourceExhausted,
+        Kind::Unauthenticated => Code::Unauthenticated,
+        Kind::PermissionDenied => Code::PermissionDenied,
+        Kind::Overloaded | Kind::RateLimited => Code::ResourceExhausted,
         Kind::DeadlineExceeded => Code::DeadlineExceeded,
         Kind::Cancelled => Code::Cancelled,
         Kind::LoadFailed => Code::FailedPrecondition,
@@ -28,7 +30,8 @@ pub(super) fn code(kind: Kind) -> Code {
 /// A status with `google.rpc` details: the reason always, the field and the delay where there are any.
 pub(super) fn status(error: &Error) -> Status {
     let mut details = ErrorDetails::with_error_info(error.kind().reason(), DOMAIN, HashMap::new());
-    if let Some(field) = error.field() {
+    let refused = matches!(error.kind(), Kind::Unauthenticated | Kind::PermissionDenied);
+    if let (Some(field), false) = (error.field(), refused) {
         details.add_bad_request_violation(field, error.message());
     }
     if let Some(delay) = error.retry_delay() {

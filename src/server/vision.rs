@@ -1,15 +1,12 @@
 //! `VisionService`.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
-use tonic::{Request, Response, Status, metadata::MetadataMap};
+use tonic::{Request, Response, Status};
 
-use super::{convert, status::status};
+use super::{call::Call, convert, status::status};
 use crate::{
-    engine::{self, Analysis, Engine, Head, Options, Priority},
+    engine::{self, Analysis, Engine, Head, Options},
     error::{Error, Kind, Result},
     proto::{self, vision_service_server::VisionService},
     repository::Task,
@@ -22,32 +19,6 @@ pub(super) struct Vision {
     default_deadline: Option<Duration>,
 }
 
-/// What a call says about itself beside its input.
-struct Call {
-    deadline: Option<Instant>,
-    priority: Priority,
-    caller: Arc<str>,
-}
-
-impl Call {
-    fn request(
-        self,
-        images: Vec<(engine::Source, String)>,
-        heads: Vec<Arc<Head>>,
-        options: Options,
-    ) -> engine::Request {
-        engine::Request {
-            images,
-            heads,
-            options,
-            features: None,
-            deadline: self.deadline,
-            priority: self.priority,
-            caller: self.caller,
-        }
-    }
-}
-
 impl Vision {
     pub(super) fn new(engine: Arc<Engine>, default_deadline: Option<Duration>) -> Self {
         Self {
@@ -57,84 +28,7 @@ impl Vision {
     }
 
     fn call<T>(&self, request: &Request<T>, priority: i32) -> Result<Call> {
-        let within = |after: Duration| Instant::now().checked_add(after);
-        let deadline = match timeout(request.metadata())? {
-            Some(timeout) => within(timeout),
-            None => self.default_deadline.and_then(within),
-        };
-        Ok(Call {
-            deadline,
-            priority: convert::priority(priority)?,
-            caller: "".into(),
-        })
-    }
-
-    /// The head that a call of one task means.
-    fn head(&self, name: &str, task: Task) -> Result<Arc<Head>> {
-        if name.is_empty() {
-            let mut heads = self.engine.heads();
-            heads.retain(|head| head.manifest.task == task);
-            return match heads.len() {
-                1 => Ok(heads.remove(0)),
-                0 => {
-                    let message = format!("no {task} head is loaded");
-                    Err(Error::new(Kind::UnknownHead, message).at("head"))
-                }
-                count => {
-                    let message =
-                        format!("is empty, but {count} {task} heads are loaded: name one");
-                    Err(Error::invalid("head", message))
-                }
-            };
-        }
-        let head = self.named(name, "head")?;
-        if head.manifest.task != task {
-            let message = format!("the head {name:?} does {}, not {task}", head.manifest.task);
-            return Err(Error::new(Kind::WrongTask, message).at("head"));
-        }
-        Ok(head)
-    }
-
-    fn named(&self, name: &str, field: &str) -> Result<Arc<Head>> {
-        self.engine.head(name).ok_or_else(|| {
-            let loaded: Vec<_> = self
-                .engine
-                .heads()
-                .iter()
-                .map(|head| head.manifest.name.clone())
-                .collect();
-            let shown: String = name.chars().take(64).collect();
-            let message = format!("no head is called {shown:?}; loaded are {loaded:?}");
-            Error::new(Kind::UnknownHead, message).at(field)
-        })
-    }
-
-    /// The heads that `Analyze` means: those named, or all that the input fits.
-    fn heads(&self, names: &[String], clip: bool) -> Result<Vec<Arc<Head>>> {
-        if names.is_empty() {
-            let mut heads = self.engine.heads();
-            heads.retain(|head| clip || head.manifest.task != Task::Action);
-            if heads.is_empty() {
-                let message = "no loaded head takes this input";
-                return Err(Error::new(Kind::UnknownHead, message).at("heads"));
-            }
-            return Ok(heads);
-        }
-        let mut heads = Vec::with_capacity(names.len());
-        for (index, name) in names.iter().enumerate() {
-            let field = format!("heads[{index}]");
-            if names[..index].contains(name) {
-                return Err(Error::invalid(field, "is named twice"));
-            }
-            let head = self.named(name, &field)?;
-            if head.manifest.task == Task::Action && !clip {
-                let message =
-                    format!("the head {name:?} does action, which needs a clip, not an image");
-                return Err(Error::new(Kind::WrongTask, message).at(field));
-            }
-            heads.push(head);
-        }
-        Ok(heads)
+        Call::read(request, priority, self.default_deadline)
     }
 
     async fn run_one(
@@ -176,7 +70,7 @@ impl Vision {
             Some(proto::analyze_request::Input::Clip(clip)) => (convert::clip(Some(clip))?, true),
             None => return Err(Error::invalid("input", "is missing: set image or clip")),
         };
-        let heads = self.heads(&request.heads, clip)?;
+        let heads = call.heads(&self.engine, &request.heads, clip)?;
         let format = convert::label_map_format(
             request.segmentation.unwrap_or_default(),
             "segmentation.format",
@@ -208,7 +102,7 @@ impl Vision {
     ) -> Result<proto::DetectResponse> {
         let call = self.call(&request, request.get_ref().priority)?;
         let request = request.into_inner();
-        let head = self.head(&request.head, Task::Detection)?;
+        let head = call.head(&self.engine, &request.head, Task::Detection)?;
         let images = vec![convert::image(request.image, "image")?];
         let mut options = Options::default();
         convert::detection_options(request.options.as_ref(), "options", &mut options)?;
@@ -230,7 +124,7 @@ impl Vision {
     ) -> Result<proto::SegmentResponse> {
         let call = self.call(&request, request.get_ref().priority)?;
         let request = request.into_inner();
-        let head = self.head(&request.head, Task::Segmentation)?;
+        let head = call.head(&self.engine, &request.head, Task::Segmentation)?;
         let images = vec![convert::image(request.image, "image")?];
         let format =
             convert::label_map_format(request.options.unwrap_or_default(), "options.format")?;
@@ -252,7 +146,7 @@ impl Vision {
     ) -> Result<proto::RecognizeActionResponse> {
         let call = self.call(&request, request.get_ref().priority)?;
         let request = request.into_inner();
-        let head = self.head(&request.head, Task::Action)?;
+        let head = call.head(&self.engine, &request.head, Task::Action)?;
         let clip = request
             .input
             .map(|proto::recognize_action_request::Input::Clip(clip)| clip);
@@ -323,37 +217,6 @@ impl Vision {
 
 fn mixed_up() -> Error {
     Error::new(Kind::Internal, "the engine gave another kind of answer")
-}
-
-/// How long the caller waits, from the `grpc-timeout` header.
-fn timeout(metadata: &MetadataMap) -> Result<Option<Duration>> {
-    let Some(value) = metadata.get("grpc-timeout") else {
-        return Ok(None);
-    };
-    let bad = || {
-        Error::invalid(
-            "grpc-timeout",
-            "is not up to 8 digits and one of the units H, M, S, m, u, n",
-        )
-    };
-    let text = value.to_str().map_err(|_| bad())?;
-    let (digits, unit) = text
-        .split_at_checked(text.len().saturating_sub(1))
-        .ok_or_else(bad)?;
-    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|b| b.is_ascii_digit()) {
-        return Err(bad());
-    }
-    let count: u64 = digits.parse().map_err(|_| bad())?;
-    let timeout = match unit {
-        "H" => Duration::from_secs(count * 3600),
-        "M" => Duration::from_secs(count * 60),
-        "S" => Duration::from_secs(count),
-        "m" => Duration::from_millis(count),
-        "u" => Duration::from_micros(count),
-        "n" => Duration::from_nanos(count),
-        _ => return Err(bad()),
-    };
-    Ok(Some(timeout))
 }
 
 fn reply<T>(result: Result<T>) -> Result<Response<T>, Status> {

@@ -1,0 +1,146 @@
+//! Who makes a call, and what that lets it do.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use tonic::Extensions;
+
+use crate::{
+    engine::{Engine, Head},
+    error::{Error, Kind, Result},
+};
+
+/// Who makes a call. The authorization layer puts one into each request's extensions; where there is none, the caller
+/// is anonymous and may do everything.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Identity {
+    /// Its name, for logs, fair shares and for who may share results with whom; empty for anonymous callers.
+    name: Arc<str>,
+    grants: Arc<Grants>,
+}
+
+/// What an identity may do.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Grants {
+    /// Heads that it may use and see.
+    pub(super) heads: Allowed,
+    /// Methods that it may call, as `Service/Method` without the package, such as `VisionService/Detect`.
+    pub(super) methods: Allowed,
+}
+
+/// A set of names; an entry `prefix*` stands for all that begin so.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) enum Allowed {
+    /// Every name.
+    #[default]
+    All,
+    /// These.
+    Only(BTreeSet<String>),
+}
+
+#[allow(dead_code, reason = "the authorization layer makes them")]
+impl Allowed {
+    /// The set that a list in a file or a claim means; `*` alone is everything.
+    pub(super) fn from_list(list: impl IntoIterator<Item = String>) -> Self {
+        let names: BTreeSet<String> = list.into_iter().collect();
+        if names.contains("*") {
+            Self::All
+        } else {
+            Self::Only(names)
+        }
+    }
+
+    /// Whether `name` is in it.
+    pub(super) fn holds(&self, name: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::Only(names) => names.iter().any(|allowed| match allowed.strip_suffix('*') {
+                Some(prefix) => name.starts_with(prefix),
+                None => allowed == name,
+            }),
+        }
+    }
+}
+
+#[allow(dead_code, reason = "the authorization layer makes them")]
+impl Identity {
+    pub(super) fn new(name: impl Into<Arc<str>>, grants: Arc<Grants>) -> Self {
+        Self {
+            name: name.into(),
+            grants,
+        }
+    }
+
+    /// The one that a request carries, or the anonymous one.
+    pub(super) fn of(extensions: &Extensions) -> Self {
+        extensions.get::<Self>().cloned().unwrap_or_default()
+    }
+
+    /// Its name; empty for anonymous callers.
+    pub(super) fn name(&self) -> Arc<str> {
+        Arc::clone(&self.name)
+    }
+
+    /// Whether it may use and see the head called `name`.
+    pub(super) fn may_use(&self, name: &str) -> bool {
+        self.grants.heads.holds(name)
+    }
+
+    /// Whether it may call `Service/Method`.
+    pub(super) fn may_call(&self, method: &str) -> bool {
+        self.grants.methods.holds(method)
+    }
+
+    /// Refuses a head that it may not use, whether or not there is one: what exists is not told. `field` is where the
+    /// request names it.
+    ///
+    /// # Errors
+    /// `PermissionDenied`.
+    pub(super) fn check_head(&self, name: &str, field: &str) -> Result<()> {
+        if self.may_use(name) {
+            return Ok(());
+        }
+        let shown: String = name.chars().take(64).collect();
+        let message = format!("{:?} may not use a head called {shown:?}", &*self.name);
+        Err(Error::new(Kind::PermissionDenied, message).at(field))
+    }
+
+    /// The loaded heads that it may use, by name.
+    pub(super) fn heads(&self, engine: &Engine) -> Vec<Arc<Head>> {
+        let mut heads = engine.heads();
+        heads.retain(|head| self.may_use(&head.manifest.name));
+        heads
+    }
+
+    /// The loaded head called `name`; `field` is where the request names it.
+    ///
+    /// # Errors
+    /// `PermissionDenied` for one that it may not use, `UnknownHead` for one that is not loaded.
+    pub(super) fn head(&self, engine: &Engine, name: &str, field: &str) -> Result<Arc<Head>> {
+        self.check_head(name, field)?;
+        engine.head(name).ok_or_else(|| {
+            let loaded: Vec<_> = self
+                .heads(engine)
+                .iter()
+                .map(|head| head.manifest.name.clone())
+                .collect();
+            let shown: String = name.chars().take(64).collect();
+            let message = format!("no head is called {shown:?}; loaded are {loaded:?}");
+            Error::new(Kind::UnknownHead, message).at(field)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_allow_names_prefixes_and_everything() {
+        let list = |names: &[&str]| Allowed::from_list(names.iter().map(|n| (*n).to_owned()));
+        let some = list(&["scene", "team-*"]);
+        assert!(some.holds("scene") && some.holds("team-a"));
+        assert!(!some.holds("scenes") && !some.holds("objects") && !some.holds(""));
+        assert!(list(&["x", "*"]).holds("anything"));
+        assert!(!list(&[]).holds("anything"));
+    }
+}

@@ -8,6 +8,8 @@
 #   docker run --rm --read-only --cap-drop=ALL -p 127.0.0.1:8461:8461 -e FROSTLINE_SERVER_INSECURE=true frostline:cpu
 #
 # The server refuses to listen beyond loopback without TLS or authorization unless it is told so, in a container too.
+# Probes and metrics over HTTP: -e FROSTLINE_TELEMETRY_ADMIN=0.0.0.0:8462 -p 127.0.0.1:8462:8462. The health check asks
+# where the variables say that the server listens; with a configuration file, name it in FROSTLINE_CONFIG.
 
 ARG RUST_IMAGE=docker.io/library/rust:1.95-slim-bookworm
 ARG PYTHON_IMAGE=docker.io/library/python:3.13-slim-bookworm
@@ -20,16 +22,19 @@ ARG LIBRARY=onnxruntime
 FROM ${RUST_IMAGE} AS build
 WORKDIR /src
 ENV CARGO_PROFILE_RELEASE_STRIP=symbols
-# The dependencies are a layer of their own: it is kept until the manifests or the protocol change.
+# NASM gives JPEG decoding its SIMD.
+RUN command -v nasm >/dev/null \
+    || { apt-get update -qq && apt-get install -y -qq --no-install-recommends nasm && rm -rf /var/lib/apt/lists/*; }
+# The dependencies are a layer of their own: it is kept until the manifests or the protocol change. Tests and benchmarks
+# stay outside, but the manifest names their files.
 COPY Cargo.toml Cargo.lock ./
 COPY proto proto
-RUN mkdir -p src tests/all \
-    && echo 'fn main() {}' | tee src/main.rs > tests/all/main.rs \
+RUN mkdir -p src tests/all tests/bench \
+    && echo 'fn main() {}' | tee src/main.rs tests/all/main.rs > tests/bench/main.rs \
     && touch src/lib.rs \
-    && cargo build --release --locked \
-    && rm -rf src tests
+    && cargo build --release --locked --bin frostline \
+    && rm -rf src
 COPY src src
-COPY tests/all tests/all
 COPY models/demo models/demo
 RUN touch src/main.rs src/lib.rs \
     && cargo build --release --locked --bin frostline \

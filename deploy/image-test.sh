@@ -55,7 +55,7 @@ make_rust() {
     buildah images --quiet "$rust" >/dev/null 2>&1 && return
     say "making the Rust image from the host's toolchain"
     container=$(buildah from "$debian")
-    buildah run "$container" -- sh -c 'apt-get update -qq && apt-get install -y -qq --no-install-recommends gcc libc6-dev' \
+    buildah run "$container" -- sh -c 'apt-get update -qq && apt-get install -y -qq --no-install-recommends gcc libc6-dev nasm' \
         >/dev/null
     buildah copy --quiet "$container" "$(rustc --print sysroot)" /opt/rust >/dev/null
     buildah config --env PATH=/opt/rust/bin:/usr/local/bin:/usr/bin:/bin "$container"

@@ -33,7 +33,7 @@ serve: build ## Leave a server with the demo models running on 127.0.0.1:8461
 check: build ## Check the embedded models and measure them on this machine
 	$(call step,check,target/release/frostline check)
 
-test: test-rust test-python test-deploy test-models ## Run all tests
+test: test-rust test-python deploy-test test-models ## Run all tests
 
 test-rust: runtime
 	$(call step,rust tests,cargo test --locked --quiet)
@@ -47,9 +47,8 @@ tests/.venv/ready: tests/requirements.txt
 test-python: test-rust tests/.venv/ready
 	$(call step,reference tests,tests/.venv/bin/python -m pytest -q tests/reference)
 
-# Three servers behind a balancer, the chart and the manifests against their schemas.
-.PHONY: test-deploy
-test-deploy: test-rust tests/.venv/ready
+.PHONY: deploy-test
+deploy-test: test-rust tests/.venv/ready ## Three servers behind Envoy, and all manifests against their schemas
 	$(call step,deployment tests,tests/.venv/bin/python -m pytest -q tests/deploy)
 
 .PHONY: balance-test

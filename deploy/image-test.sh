@@ -84,6 +84,8 @@ if [ -n "${IMAGE_BINARY:-}" ]; then
     [ "$target" = gpu ] || { without="$without onnxruntime"; arguments+=(--build-arg LIBRARY=prebuilt); }
 else
     without='prebuilt'
+    # Old buildah takes a default for an image's name, and a given value for a stage's.
+    arguments+=(--build-arg BINARY=build --build-arg LIBRARY=onnxruntime)
 fi
 case $target in
 cpu) without="$without onnxruntime-gpu rootfs-gpu gpu" ;;

@@ -5,14 +5,17 @@ use std::sync::Arc;
 use ort::{session::SessionInputValue, value::ValueType};
 
 use super::{
-    BackendError, Element, FeatureBatch, FeatureRow, Runtime, SessionOptions,
+    BackendError, Device, Element, FeatureBatch, FeatureRow, Placement, Runtime, SessionOptions,
+    binding::{self, Pool},
     features::{BatchTensor, element},
-    session::Sessions,
+    session::{Role, Sessions},
 };
 use crate::repository::{BackboneManifest, Graph};
 
 /// The frozen backbone, with a session for each lane.
 pub struct Backbone {
+    // Slots hold bindings of the sessions: they go first.
+    pool: Arc<Pool>,
     sessions: Sessions,
     graph: String,
     input: String,
@@ -33,10 +36,11 @@ impl Backbone {
         graph: &Graph,
         options: SessionOptions,
     ) -> Result<Self, BackendError> {
-        let sessions = Sessions::open(runtime, graph, options)?;
+        let sessions = Sessions::open(runtime, graph, options, Role::Backbone)?;
         check(&sessions, manifest, graph)?;
         let names = manifest.features.iter().map(|f| Arc::from(f.name.as_str()));
         let mut backbone = Self {
+            pool: Arc::new(Pool::new(sessions.device())),
             sessions,
             graph: graph.name.clone(),
             input: manifest.input.name.clone(),
@@ -46,10 +50,33 @@ impl Backbone {
         };
         for &size in &manifest.input.sizes {
             let pixels = vec![0; row_bytes(size)];
-            let batch = Arc::new(backbone.run(0, size, &pixels, 1)?);
-            backbone.blank.push((size, FeatureRow::new(&batch, 0)));
+            // On every device the first run is an unbound one: it may give other shapes than the manifest's.
+            let mut batch = backbone.run_host(0, size, &pixels, 1)?;
+            let mut row = None;
+            if backbone.device().is_resident() {
+                batch = backbone.run(0, size, &pixels, 1)?;
+                backbone.device().synchronize()?;
+                // A copy, so that a slot is not held for ever.
+                row = FeatureRow::new(&Arc::new(batch), 0).detached();
+            } else {
+                row.replace(FeatureRow::new(&Arc::new(batch), 0));
+            }
+            let none = || BackendError::run(&graph.name, "Failed to allocate memory for a row");
+            backbone.blank.push((size, row.ok_or_else(none)?));
         }
         Ok(backbone)
+    }
+
+    /// What it runs on.
+    #[must_use]
+    pub fn device(&self) -> &Arc<Device> {
+        self.sessions.device()
+    }
+
+    /// Which provider each node runs on; `None` on a CPU, where there is one.
+    #[must_use]
+    pub fn placement(&self) -> Option<&Placement> {
+        self.sessions.placement()
     }
 
     /// What the manifest says.
@@ -74,11 +101,112 @@ impl Backbone {
     }
 
     /// Computes the features of `rows` images of `[height, width]` on `lane`; `input` holds them one after another, NHWC
-    /// RGB.
+    /// RGB. On a device it returns once that is enqueued, and [`Device::synchronize`] waits.
     ///
     /// # Errors
     /// What ONNX Runtime says, or an output of an unexpected shape.
     pub fn run(
+        &self,
+        lane: usize,
+        size: [u32; 2],
+        input: &[u8],
+        rows: usize,
+    ) -> Result<FeatureBatch, BackendError> {
+        self.run_images(lane, size, &[input], rows)
+    }
+
+    /// As [`Backbone::run`], of images that lie apart; what is missing to `rows` is blank.
+    ///
+    /// # Errors
+    /// As [`Backbone::run`].
+    pub fn run_images(
+        &self,
+        lane: usize,
+        size: [u32; 2],
+        images: &[&[u8]],
+        rows: usize,
+    ) -> Result<FeatureBatch, BackendError> {
+        let device = self.sessions.device();
+        device.strike(&self.graph, rows)?;
+        let bytes = row_bytes(size) * rows;
+        if images.iter().map(|image| image.len()).sum::<usize>() > bytes {
+            let detail = format!("the images are more than {rows} of {size:?}");
+            return Err(BackendError::run(&self.graph, detail));
+        }
+        if !device.is_resident() {
+            return match images {
+                [whole] if whole.len() == bytes => self.run_host(lane, size, whole, rows),
+                _ => {
+                    let mut input = Vec::with_capacity(bytes);
+                    images
+                        .iter()
+                        .for_each(|image| input.extend_from_slice(image));
+                    input.resize(bytes, 0);
+                    self.run_host(lane, size, &input, rows)
+                }
+            };
+        }
+        let mut session = self.sessions.lane(lane);
+        let mut lease = match self.pool.take(size, rows)? {
+            Some(lease) => lease,
+            None => {
+                let slot = self.slot(&session, size, rows)?;
+                Pool::lend(&self.pool, size, rows, slot)
+            }
+        };
+        lease.run(&mut session, &self.graph, images)?;
+        let maps = self.outputs.iter().zip(&self.manifest.features);
+        let maps = maps
+            .zip(lease.outputs())
+            .map(|((name, feature), (element, buffer))| {
+                let row_shape = feature.row_shape(size);
+                BatchTensor::in_buffer(name, element, row_shape.to_vec(), buffer)
+            });
+        Ok(FeatureBatch {
+            maps: maps.collect(),
+            rows,
+            lease: Some(lease),
+            device: Some(Arc::clone(device)),
+        })
+    }
+
+    /// Frees memory that no batch uses at the moment.
+    pub fn release(&self) {
+        self.pool.clear();
+    }
+
+    /// Memory for a batch of this shape, bound to the session.
+    fn slot(
+        &self,
+        session: &ort::session::Session,
+        size: [u32; 2],
+        rows: usize,
+    ) -> Result<binding::Slot, BackendError> {
+        let shape = [rows, size[0] as usize, size[1] as usize, 3];
+        let mut outputs = Vec::with_capacity(self.outputs.len());
+        for (name, feature) in self.outputs.iter().zip(&self.manifest.features) {
+            let kind = match super::session::output_type(session, name) {
+                Some(ValueType::Tensor { ty, .. }) => element(*ty),
+                _ => None,
+            };
+            let kind = kind.ok_or_else(|| {
+                BackendError::contract(&self.graph, &**name, "is of an unsupported type")
+            })?;
+            let mut shape = vec![rows];
+            shape.extend(feature.row_shape(size));
+            outputs.push((name.as_ref(), kind, shape));
+        }
+        binding::Slot::new(
+            session,
+            self.sessions.device(),
+            &self.graph,
+            (&self.input, &shape),
+            &outputs,
+        )
+    }
+
+    /// A run with its input and outputs in host memory.
+    fn run_host(
         &self,
         lane: usize,
         size: [u32; 2],
@@ -91,7 +219,12 @@ impl Backbone {
         let tensor = ort::value::TensorRef::from_array_view((shape, input)).map_err(failed)?;
         let inputs: [(&str, SessionInputValue<'_>); 1] = [(&self.input, tensor.into())];
         let mut session = self.sessions.lane(lane);
-        let mut outputs = session.run(Vec::from(inputs)).map_err(failed)?;
+        let options = binding::unbound().map_err(failed)?;
+        let mut outputs = match self.sessions.device().is_gpu() {
+            true => session.run_with_options(Vec::from(inputs), &options),
+            false => session.run(Vec::from(inputs)),
+        }
+        .map_err(failed)?;
         let mut maps = Vec::with_capacity(self.outputs.len());
         for (name, feature) in self.outputs.iter().zip(&self.manifest.features) {
             let value = outputs
@@ -110,7 +243,12 @@ impl Backbone {
             }
             maps.push(map);
         }
-        Ok(FeatureBatch { maps, rows })
+        Ok(FeatureBatch {
+            maps,
+            rows,
+            lease: None,
+            device: None,
+        })
     }
 }
 

@@ -1,11 +1,15 @@
 //! What graphs give: batches of tensors, and one row's share of them.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use ndarray::{ArrayViewD, IxDyn};
 use ort::value::{DynTensor, Tensor, TensorElementType};
 
-use super::{BackendError, Element};
+use super::{
+    BackendError, Device, Element,
+    binding::Lease,
+    buffer::{Buffer, Space},
+};
 
 /// One output of a graph for a whole batch.
 #[derive(Debug)]
@@ -14,41 +18,65 @@ pub(super) struct BatchTensor {
     pub(super) element: Element,
     /// Shape of one row, without the batch.
     pub(super) row_shape: Vec<usize>,
-    pub(super) value: DynTensor,
+    store: Store,
+}
+
+/// Where a tensor's bytes are.
+#[derive(Debug)]
+enum Store {
+    /// In host memory that ONNX Runtime allocated.
+    Value(DynTensor),
+    /// In a buffer of the device's, or in host memory that it copies to.
+    Buffer(Arc<Buffer>),
 }
 
 impl BatchTensor {
-    /// Wraps a graph's output after checking that it holds `rows` rows.
+    /// Wraps a graph's output, which lies in host memory, after checking that it holds `rows` rows.
     pub(super) fn new(
         graph: &str,
         name: &Arc<str>,
         value: DynTensor,
         rows: usize,
     ) -> Result<Self, BackendError> {
-        let element = element(*value.data_type()).ok_or_else(|| {
-            let reason = format!("has the unsupported element type {}", value.data_type());
-            BackendError::contract(graph, &**name, reason)
-        })?;
-        let shape: Vec<usize> = value
-            .shape()
-            .iter()
-            .map(|&d| usize::try_from(d).unwrap_or(0))
-            .collect();
-        match shape.split_first() {
-            Some((&first, row_shape)) if first == rows => {
-                let row_shape = row_shape.to_vec();
-                Ok(Self {
-                    name: Arc::clone(name),
-                    element,
-                    row_shape,
-                    value,
-                })
-            }
-            _ => {
-                let reason = format!("has the shape {shape:?}, but the batch has {rows} rows");
-                Err(BackendError::contract(graph, &**name, reason))
-            }
+        let (element, row_shape) = layout(graph, name, &value, rows)?;
+        Ok(Self {
+            name: Arc::clone(name),
+            element,
+            row_shape,
+            store: Store::Value(value),
+        })
+    }
+
+    /// A tensor whose rows lie in `buffer`.
+    pub(super) fn in_buffer(
+        name: &Arc<str>,
+        element: Element,
+        row_shape: Vec<usize>,
+        buffer: Arc<Buffer>,
+    ) -> Self {
+        Self {
+            name: Arc::clone(name),
+            element,
+            row_shape,
+            store: Store::Buffer(buffer),
         }
+    }
+
+    /// Whose memory it lies in.
+    pub(super) fn space(&self) -> Space {
+        match &self.store {
+            Store::Value(_) => Space::Host,
+            Store::Buffer(buffer) => buffer.space(),
+        }
+    }
+
+    /// Where row `index` starts, in the memory of [`BatchTensor::space`].
+    pub(super) fn row_pointer(&self, index: usize) -> *const u8 {
+        let start = match &self.store {
+            Store::Value(value) => value.data_ptr().cast::<u8>(),
+            Store::Buffer(buffer) => buffer.pointer().cast_const(),
+        };
+        start.wrapping_add(index * self.row_bytes())
     }
 
     pub(super) fn row_bytes(&self) -> usize {
@@ -62,6 +90,31 @@ impl BatchTensor {
             shape: &self.row_shape,
             tensor: self,
             index,
+        }
+    }
+}
+
+/// Element type and row shape of a graph's output, after checking that it holds `rows` rows.
+pub(super) fn layout(
+    graph: &str,
+    name: &str,
+    value: &DynTensor,
+    rows: usize,
+) -> Result<(Element, Vec<usize>), BackendError> {
+    let element = element(*value.data_type()).ok_or_else(|| {
+        let reason = format!("has the unsupported element type {}", value.data_type());
+        BackendError::contract(graph, name, reason)
+    })?;
+    let shape: Vec<usize> = value
+        .shape()
+        .iter()
+        .map(|&d| usize::try_from(d).unwrap_or(0))
+        .collect();
+    match shape.split_first() {
+        Some((&first, row_shape)) if first == rows => Ok((element, row_shape.to_vec())),
+        _ => {
+            let reason = format!("has the shape {shape:?}, but the batch has {rows} rows");
+            Err(BackendError::contract(graph, name, reason))
         }
     }
 }
@@ -83,37 +136,46 @@ impl<'a> TensorRow<'a> {
     /// The row as float32, if that is its type.
     #[must_use]
     pub fn f32(&self) -> Option<ArrayViewD<'a, f32>> {
-        self.view()
+        self.view(Element::F32)
     }
 
     /// The row as int64, if that is its type.
     #[must_use]
     pub fn i64(&self) -> Option<ArrayViewD<'a, i64>> {
-        self.view()
+        self.view(Element::I64)
     }
 
-    fn view<T: ort::value::PrimitiveTensorElementType>(&self) -> Option<ArrayViewD<'a, T>> {
-        let (_, all) = self.tensor.value.try_extract_tensor::<T>().ok()?;
-        let length: usize = self.shape.iter().product();
-        let row = all.get(self.index * length..(self.index + 1) * length)?;
+    /// `T` must be `element`'s type.
+    fn view<T>(&self, element: Element) -> Option<ArrayViewD<'a, T>> {
+        if self.element != element || size_of::<T>() != element.size() {
+            return None;
+        }
+        let bytes = self.bytes();
+        debug_assert!(bytes.as_ptr().cast::<T>().is_aligned());
+        // SAFETY: the bytes are `T`s (checked above), and a row starts at a multiple of its size from an allocation
+        // that ONNX Runtime or the device aligned for every type.
+        #[allow(unsafe_code)]
+        let row = unsafe {
+            std::slice::from_raw_parts(bytes.as_ptr().cast(), bytes.len() / size_of::<T>())
+        };
         ArrayViewD::from_shape(IxDyn(self.shape), row).ok()
     }
 
     /// The row's bytes in row-major order, in the machine's byte order.
+    ///
+    /// # Panics
+    /// The row lies in a device's memory: [`FeatureRow::to_host`] was not called.
     #[must_use]
     pub fn bytes(&self) -> &'a [u8] {
-        let length = self.tensor.row_bytes();
-        // SAFETY: the value lives in host memory (lanes ask for host outputs), holds `rows` rows of `row_bytes` each
-        // (checked when it was wrapped), and outlives 'a.
+        assert!(
+            self.tensor.space() == Space::Host,
+            "device memory is not the host's to read"
+        );
+        // SAFETY: the tensor lies in host memory (checked above), holds `rows` rows of `row_bytes` each (checked when it
+        // was wrapped), and outlives 'a. Whoever enqueued a copy into it waits for that before handing it on.
         #[allow(unsafe_code)]
         unsafe {
-            let start = self
-                .tensor
-                .value
-                .data_ptr()
-                .cast::<u8>()
-                .add(self.index * length);
-            std::slice::from_raw_parts(start, length)
+            std::slice::from_raw_parts(self.tensor.row_pointer(self.index), self.tensor.row_bytes())
         }
     }
 }
@@ -123,6 +185,10 @@ impl<'a> TensorRow<'a> {
 pub struct FeatureBatch {
     pub(super) maps: Vec<BatchTensor>,
     pub(super) rows: usize,
+    /// The device's memory that the maps lie in, if they do; it is used again once the batch is gone.
+    pub(super) lease: Option<Lease>,
+    /// The device whose memory that is.
+    pub(super) device: Option<Arc<Device>>,
 }
 
 impl FeatureBatch {
@@ -130,6 +196,12 @@ impl FeatureBatch {
     #[must_use]
     pub fn rows(&self) -> usize {
         self.rows
+    }
+
+    /// How long the device took for it, once [`Device::synchronize`] is past it; `None` where the caller's clock says.
+    #[must_use]
+    pub fn device_time(&self) -> Option<Duration> {
+        self.lease.as_ref()?.device_time()
     }
 }
 
@@ -156,9 +228,13 @@ impl FeatureRow {
         self.batch.maps.iter().map(|map| map.row(self.index))
     }
 
-    /// A copy of this row in a batch of its own, so that keeping it does not keep its batch. `None`: out of memory.
+    /// A copy of this row in a batch of its own and in the same memory, so that keeping it does not keep its batch.
+    /// `None`: out of memory.
     #[must_use]
     pub fn detached(&self) -> Option<Self> {
+        if let Some(device) = &self.batch.device {
+            return self.copied(device, Space::Device).ok();
+        }
         let copy = |map: &BatchTensor| {
             let shape: Vec<usize> = std::iter::once(1)
                 .chain(map.row_shape.iter().copied())
@@ -173,14 +249,77 @@ impl FeatureRow {
                 name,
                 element: map.element,
                 row_shape,
-                value,
+                store: Store::Value(value),
             })
         };
         let maps = self.batch.maps.iter().map(copy).collect::<Option<_>>()?;
-        Some(Self {
-            batch: Arc::new(FeatureBatch { maps, rows: 1 }),
+        Some(Self::alone(maps, None))
+    }
+
+    /// This row in host memory: itself if it lies there, else a copy that may be read once [`Device::synchronize`] is
+    /// past it.
+    ///
+    /// # Errors
+    /// No memory for it, or what CUDA says.
+    pub fn to_host(&self) -> Result<Self, BackendError> {
+        match &self.batch.device {
+            Some(device) => self.copied(device, Space::Host),
+            None => Ok(self.clone()),
+        }
+    }
+
+    /// Whether it lies in a device's memory.
+    #[must_use]
+    pub fn is_on_device(&self) -> bool {
+        self.batch.device.is_some()
+    }
+
+    fn copied(&self, device: &Arc<Device>, space: Space) -> Result<Self, BackendError> {
+        let copy = |map: &BatchTensor| {
+            let bytes = map.row_bytes();
+            let buffer = Buffer::new(device, bytes, space)?;
+            let source = map.row_pointer(self.index);
+            // SAFETY: the row has this many bytes. It outlives the copy: its memory is reused or freed in the stream's
+            // order only, behind the copy.
+            #[allow(unsafe_code)]
+            unsafe {
+                buffer.fill(0, source, bytes, map.space())?;
+            }
+            let row_shape = map.row_shape.clone();
+            Ok(BatchTensor::in_buffer(
+                &map.name,
+                map.element,
+                row_shape,
+                Arc::new(buffer),
+            ))
+        };
+        let maps = self
+            .batch
+            .maps
+            .iter()
+            .map(copy)
+            .collect::<Result<_, BackendError>>()?;
+        let on_device = (space == Space::Device).then(|| Arc::clone(device));
+        Ok(Self::alone(maps, on_device))
+    }
+
+    fn alone(maps: Vec<BatchTensor>, device: Option<Arc<Device>>) -> Self {
+        let batch = FeatureBatch {
+            maps,
+            rows: 1,
+            lease: None,
+            device,
+        };
+        Self {
+            batch: Arc::new(batch),
             index: 0,
-        })
+        }
+    }
+
+    /// How long the device took for its batch; as [`FeatureBatch::device_time`].
+    #[must_use]
+    pub fn device_time(&self) -> Option<Duration> {
+        self.batch.device_time()
     }
 
     /// Bytes of this row over all maps.

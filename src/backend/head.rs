@@ -9,9 +9,11 @@ use ort::{
 };
 
 use super::{
-    Backbone, BackendError, Element, FeatureRow, HeadBatch, Runtime, SessionOptions,
-    features::{BatchTensor, host_tensor},
-    session::Sessions,
+    Backbone, BackendError, Element, FeatureRow, HeadBatch, Placement, Runtime, SessionOptions,
+    binding,
+    buffer::{Buffer, Space},
+    features::{BatchTensor, host_tensor, layout},
+    session::{Role, Sessions},
 };
 use crate::repository::{HeadEntry, HeadManifest, Task};
 
@@ -45,7 +47,7 @@ impl HeadModel {
         options: SessionOptions,
     ) -> Result<Self, BackendError> {
         let (manifest, graph) = (&entry.manifest, &entry.graph);
-        let sessions = Sessions::open(runtime, graph, options)?;
+        let sessions = Sessions::open(runtime, graph, options, Role::Head)?;
         let (mut names, outputs): (Vec<String>, Vec<Arc<str>>) = {
             let session = sessions.lane(0);
             let names = session.inputs().iter().map(|i| i.name().to_owned());
@@ -90,10 +92,19 @@ impl HeadModel {
             let reason = format!("{size:?} is not among the backbone's input sizes");
             BackendError::contract(&self.graph, "input_size", reason)
         })?;
-        self.run(lane, &vec![blank.clone(); calls * self.frames], calls)
+        let outputs = self.run(lane, &vec![blank.clone(); calls * self.frames], calls)?;
+        self.sessions.device().synchronize()?;
+        Ok(outputs)
     }
 
-    /// Runs `calls` calls on `lane`; `rows` holds each call's frames, one call after another.
+    /// Which provider each node runs on; `None` on a CPU, where there is one.
+    #[must_use]
+    pub fn placement(&self) -> Option<&Placement> {
+        self.sessions.placement()
+    }
+
+    /// Runs `calls` calls on `lane`; `rows` holds each call's frames, one call after another. On a device it returns once
+    /// that is enqueued: [`Device::synchronize`](super::Device::synchronize) comes before the outputs are read.
     ///
     /// # Errors
     /// What ONNX Runtime says, or an output of an unexpected shape.
@@ -114,21 +125,14 @@ impl HeadModel {
             return Err(BackendError::run(graph, detail));
         }
         let contiguous = rows.windows(2).all(|pair| pair[0].precedes(&pair[1]));
+        if self.sessions.device().is_resident() {
+            return self.run_resident(lane, rows, calls, contiguous);
+        }
         let mut inputs: Vec<(&str, SessionInputValue<'_>)> =
             Vec::with_capacity(self.features.len());
         for name in &self.features {
-            let map = rows[0]
-                .batch
-                .maps
-                .iter()
-                .find(|map| map.name == *name)
-                .ok_or_else(|| BackendError::run(graph, format!("there is no feature {name:?}")))?;
-            let mut shape = if self.clips {
-                vec![calls, self.frames]
-            } else {
-                vec![calls]
-            };
-            shape.extend(&map.row_shape);
+            let map = self.map(&rows[0], name)?;
+            let shape = self.input_shape(map, calls);
             let value = if contiguous {
                 view_rows(map, rows[0].index, &shape).map_err(failed)?
             } else {
@@ -149,6 +153,119 @@ impl HeadModel {
         }
         Ok(HeadBatch { tensors })
     }
+
+    /// A run on features in the device's memory. What the head finds stays there until it is copied, in the stream's
+    /// order, into host memory.
+    fn run_resident(
+        &self,
+        lane: usize,
+        rows: &[FeatureRow],
+        calls: usize,
+        contiguous: bool,
+    ) -> Result<HeadBatch, BackendError> {
+        let graph = self.graph.as_str();
+        let failed = |error: ort::Error| BackendError::run(graph, error);
+        let device = self.sessions.device();
+        let info = device.memory_info().map_err(failed)?;
+        let mut session = self.sessions.lane(lane);
+        let mut bound = session.create_binding().map_err(failed)?;
+        // Rows put together; they are freed in the stream's order, behind the run that reads them.
+        let mut gathered = Vec::new();
+        for name in &self.features {
+            let map = self.map(&rows[0], name)?;
+            let shape = self.input_shape(map, calls);
+            let start = if contiguous && map.space() == Space::Device {
+                map.row_pointer(rows[0].index).cast_mut()
+            } else {
+                let buffer = self.gather_resident(map, rows, name)?;
+                let start = buffer.pointer();
+                gathered.push(buffer);
+                start
+            };
+            // SAFETY: `start` lies in the device's memory and holds this shape; it outlives the run in the stream's
+            // order, and a session does not write to its inputs.
+            #[allow(unsafe_code)]
+            unsafe {
+                let side = binding::Side::Input;
+                binding::bind(&mut bound, side, name, &info, start, map.element, &shape)
+            }
+            .map_err(failed)?;
+        }
+        for name in &self.outputs {
+            bound
+                .bind_output_to_device(&**name, &info)
+                .map_err(failed)?;
+        }
+        let options = binding::enqueued(None).map_err(failed)?;
+        let _device = device.capture().read();
+        let mut outputs = session
+            .run_binding_with_options(&bound, &options)
+            .map_err(failed)?;
+        device.ticket();
+        let mut tensors = Vec::with_capacity(self.outputs.len());
+        for name in &self.outputs {
+            let value = outputs
+                .remove(&**name)
+                .ok_or_else(|| BackendError::run(graph, format!("gave no output {name:?}")))?
+                .downcast::<ort::value::DynTensorValueType>()
+                .map_err(failed)?;
+            let (element, row_shape) = layout(graph, name, &value, calls)?;
+            let bytes = row_shape.iter().product::<usize>() * element.size() * calls;
+            let buffer = Buffer::new(device, bytes, Space::Host)?;
+            if bytes > 0 {
+                let source = value.data_ptr().cast();
+                // SAFETY: the output has this many bytes, and its memory is used again in the stream's order only.
+                #[allow(unsafe_code)]
+                unsafe {
+                    buffer.fill(0, source, bytes, Space::Device)?;
+                }
+            }
+            tensors.push(BatchTensor::in_buffer(
+                name,
+                element,
+                row_shape,
+                Arc::new(buffer),
+            ));
+        }
+        Ok(HeadBatch { tensors })
+    }
+
+    /// Rows of several batches, or of the host's memory, put together in the device's.
+    fn gather_resident(
+        &self,
+        map: &BatchTensor,
+        rows: &[FeatureRow],
+        name: &str,
+    ) -> Result<Buffer, BackendError> {
+        let bytes = map.row_bytes();
+        let device = self.sessions.device();
+        let buffer = Buffer::new(device, bytes * rows.len(), Space::Device)?;
+        for (position, row) in rows.iter().enumerate() {
+            let source = self.map(row, name)?;
+            let start = source.row_pointer(row.index);
+            // SAFETY: a row of the same map has this many bytes, and lives until the job that it is for is finished,
+            // which is after the stream is past the copy.
+            #[allow(unsafe_code)]
+            unsafe {
+                buffer.fill(position * bytes, start, bytes, source.space())?;
+            }
+        }
+        Ok(buffer)
+    }
+
+    fn map<'a>(&self, row: &'a FeatureRow, name: &str) -> Result<&'a BatchTensor, BackendError> {
+        let found = row.batch.maps.iter().find(|map| &*map.name == name);
+        found.ok_or_else(|| BackendError::run(&self.graph, format!("there is no feature {name:?}")))
+    }
+
+    fn input_shape(&self, map: &BatchTensor, calls: usize) -> Vec<usize> {
+        let mut shape = vec![calls];
+        if self.clips {
+            shape.push(self.frames);
+        }
+        shape.extend(&map.row_shape);
+        shape
+    }
 }
 
 /// Rows of `map` from `first` on, read in place.
@@ -164,18 +281,11 @@ fn view_rows<'a>(
         MemoryType::Default,
     )?;
     let shape = Shape::new(shape.iter().map(|&d| i64::try_from(d).unwrap_or(i64::MAX)));
-    let offset = first * map.row_bytes();
     // SAFETY: the caller's rows all belong to `map`'s batch, so `shape` starting at `first` stays inside the value;
     // the view borrows `map`, and a session does not write to its inputs.
     #[allow(unsafe_code)]
     unsafe {
-        let start = map
-            .value
-            .data_ptr()
-            .cast::<u8>()
-            .add(offset)
-            .cast_mut()
-            .cast();
+        let start = map.row_pointer(first).cast_mut().cast();
         Ok(match map.element {
             Element::F32 => TensorRefMut::<f32>::from_raw(info, start, shape)?.into(),
             Element::F16 => TensorRefMut::<half::f16>::from_raw(info, start, shape)?.into(),

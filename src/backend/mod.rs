@@ -2,11 +2,18 @@
 //!
 //! A [`Backbone`] and each [`HeadModel`] hold a session for every lane, on one copy of their weights. The backbone's
 //! outputs are a [`FeatureBatch`]; a [`FeatureRow`] is one image's share of it, and a head reads contiguous rows in
-//! place.
+//! place, in host memory or in a [`Device`]'s.
 
 mod backbone;
+mod binding;
+mod buffer;
+mod cuda;
+mod device;
+mod fault;
 mod features;
 mod head;
+mod options;
+mod placement;
 mod runtime;
 mod session;
 mod weights;
@@ -14,8 +21,12 @@ mod weights;
 use thiserror::Error;
 
 pub use backbone::Backbone;
+pub use device::{CopiedBytes, Device, Faults};
+pub use fault::Fault;
 pub use features::{FeatureBatch, FeatureRow, HeadBatch, HeadRow, TensorRow};
 pub use head::HeadModel;
+pub use options::{Arena, CachePolicy, ConvSearch, DeviceChoice, DeviceOptions, TensorRtOptions};
+pub use placement::Placement;
 pub use runtime::{LIBRARY_VERSION, Runtime};
 pub use session::SessionOptions;
 
@@ -53,6 +64,9 @@ pub enum BackendError {
     /// The ONNX Runtime library is missing or is another version.
     #[error("{0}")]
     Library(String),
+    /// The device cannot be used.
+    #[error("{0}")]
+    Device(String),
     /// The graph is not what its manifest says.
     #[error("{graph}: {field}: {reason}")]
     Contract {
@@ -74,6 +88,15 @@ pub enum BackendError {
 }
 
 impl BackendError {
+    /// What this says about the device.
+    #[must_use]
+    pub fn fault(&self) -> Fault {
+        match self {
+            Self::Run { detail, .. } => fault::classify(detail),
+            Self::Library(_) | Self::Device(_) | Self::Contract { .. } => Fault::Graph,
+        }
+    }
+
     fn contract(graph: &str, field: impl Into<String>, reason: impl Into<String>) -> Self {
         Self::Contract {
             graph: graph.to_owned(),

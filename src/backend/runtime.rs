@@ -3,33 +3,37 @@
 use std::{
     env,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use ort::environment::Environment;
 
-use super::BackendError;
+use super::{BackendError, Device, DeviceChoice, DeviceOptions, device};
 
 /// The ONNX Runtime version that Frostline is built and tested against.
 pub const LIBRARY_VERSION: &str = "1.31.1";
 
-/// The loaded library and its one environment. Cheap to clone.
+/// The loaded library, its one environment, and the device that graphs run on. Cheap to clone.
 #[derive(Clone)]
 pub struct Runtime {
     pub(super) environment: Environment,
     library: PathBuf,
+    device: Arc<Device>,
 }
 
 impl std::fmt::Debug for Runtime {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Runtime")
             .field("library", &self.library)
+            .field("device", &self.device)
             .finish_non_exhaustive()
     }
 }
 
 impl Runtime {
     /// Loads the library from `library`, or else from the first place where it is found: `ORT_DYLIB_PATH`, the
-    /// executable's folder, `../lib` beside it, and `target/onnxruntime` of a source checkout.
+    /// executable's folder, `../lib` beside it, and `target/onnxruntime` of a source checkout. Graphs run on the CPU until
+    /// [`Runtime::on`] says otherwise.
     ///
     /// A process has one environment: later calls return it, whatever path they give.
     ///
@@ -71,10 +75,54 @@ impl Runtime {
             .with_telemetry(false)
             .build()
             .map_err(|error| unusable(error.to_string()))?;
+        let options = DeviceOptions {
+            device: DeviceChoice::Cpu,
+            ..DeviceOptions::default()
+        };
+        let device = Arc::new(Device::open(options, &library)?);
         Ok(Self {
             environment,
             library,
+            device,
         })
+    }
+
+    /// This library with graphs on the device that `options` ask for.
+    ///
+    /// # Errors
+    /// A device that cannot be used, in a sentence that says what is missing. `auto` never fails: it falls back to the
+    /// CPU, and [`Device::describe`] says why.
+    pub fn on(&self, options: &DeviceOptions) -> Result<Self, BackendError> {
+        let mut device = Device::open(options.clone(), &self.library)?;
+        if let Err(error) = self.register(&device) {
+            if options.device != DeviceChoice::Auto {
+                return Err(error);
+            }
+            device = Device::cpu(options.clone(), error.to_string());
+        }
+        Ok(Self {
+            device: Arc::new(device),
+            ..self.clone()
+        })
+    }
+
+    /// Registers the device's providers once, so that what they lack is found before any graph is read.
+    fn register(&self, device: &Device) -> Result<(), BackendError> {
+        let providers = device.providers(false);
+        if providers.is_empty() {
+            return Ok(());
+        }
+        let builder = ort::session::Session::builder(&self.environment);
+        let builder = builder.map_err(|error| device::refused(device, &error))?;
+        let registered = builder.with_execution_providers(providers);
+        registered.map_err(|error| device::refused(device, &error.into()))?;
+        Ok(())
+    }
+
+    /// What graphs run on.
+    #[must_use]
+    pub fn device(&self) -> &Arc<Device> {
+        &self.device
     }
 
     /// Where the library was found.

@@ -238,7 +238,10 @@ fn print(listing: &Listing) -> std::io::Result<()> {
 }
 
 fn runtime(config: &Config) -> anyhow::Result<Runtime> {
-    Ok(Runtime::load(config.device.library.as_deref())?)
+    let runtime = Runtime::load(config.device.library.as_deref())?;
+    let runtime = runtime.on(&config.device())?;
+    tracing::info!(device = runtime.device().describe(), "runs on");
+    Ok(runtime)
 }
 
 fn repository(config: &Config) -> anyhow::Result<Repository> {

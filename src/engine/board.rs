@@ -260,7 +260,14 @@ impl Boarded {
             .filter(|(_, source)| *source == FeatureSource::Computed);
         let (timing, batch_size) = match landed.last() {
             Some((done, source)) if *source != FeatureSource::Cached => {
-                (done.timing, done.batch_size)
+                let backbone = done.row.device_time().unwrap_or(done.timing.backbone);
+                (
+                    Timing {
+                        backbone,
+                        ..done.timing
+                    },
+                    done.batch_size,
+                )
             }
             _ => (Timing::default(), 0),
         };

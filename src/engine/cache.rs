@@ -1,19 +1,30 @@
-//! Finished features, kept least recently used first out, within a bound on bytes.
+//! Finished features, kept least recently used first out, within bounds on bytes.
+//!
+//! On a device rows are kept in its memory, within its own bound; those that have no room there any more move to host
+//! memory or are forgotten, as configured.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use parking_lot::Mutex;
 
 use super::flight::{Key, Landed};
+use crate::backend::{CachePolicy, Device};
 
 #[derive(Debug)]
 pub(super) struct Cache {
-    capacity: usize,
-    state: Mutex<State>,
+    host: Mutex<Shelf>,
+    /// Rows in the device's memory.
+    device: Mutex<Shelf>,
+    spill: bool,
 }
 
+/// Rows in one kind of memory.
 #[derive(Debug, Default)]
-struct State {
+struct Shelf {
+    capacity: usize,
     entries: HashMap<Key, (Landed, u64)>,
     by_age: BTreeMap<u64, Key>,
     clock: u64,
@@ -21,62 +32,132 @@ struct State {
 }
 
 impl Cache {
-    /// A cache of `capacity` bytes; 0 keeps nothing.
-    pub(super) fn new(capacity: usize) -> Self {
+    /// A cache of `capacity` bytes of host memory, 0 for none, and of what `device` is configured to keep in its own.
+    pub(super) fn new(capacity: usize, device: &Arc<Device>) -> Self {
+        let shelf = |capacity| {
+            Mutex::new(Shelf {
+                capacity,
+                ..Shelf::default()
+            })
+        };
+        let options = device.options();
+        let on_device = if device.is_resident() {
+            options.cache_bytes
+        } else {
+            0
+        };
         Self {
-            capacity,
-            state: Mutex::default(),
+            host: shelf(capacity),
+            device: shelf(on_device),
+            spill: options.cache_policy == CachePolicy::Spill,
         }
     }
 
-    /// Bytes held.
+    /// Bytes held, in host memory and on the device.
     pub(super) fn bytes(&self) -> usize {
-        self.state.lock().bytes
+        self.host.lock().bytes + self.device.lock().bytes
     }
 
     pub(super) fn get(&self, key: &Key) -> Option<Landed> {
-        if self.capacity == 0 {
-            return None;
-        }
-        let mut state = self.state.lock();
-        let state = &mut *state;
-        let (landed, age) = state.entries.get_mut(key)?;
-        state.by_age.remove(age);
-        state.clock += 1;
-        *age = state.clock;
-        state.by_age.insert(state.clock, *key);
-        Some(landed.clone())
+        let found = self.device.lock().get(key);
+        found.or_else(|| self.host.lock().get(key))
     }
 
     /// Keeps `landed`. The row's copy is its own: a cached row must not keep its whole batch alive.
     pub(super) fn put(&self, key: Key, landed: &Landed) {
         let bytes = landed.row.bytes();
-        if bytes > self.capacity {
+        let fits = |shelf: &Mutex<Shelf>| bytes <= shelf.lock().capacity;
+        if landed.row.is_on_device() && fits(&self.device) {
+            let Some(row) = landed.row.detached() else {
+                return;
+            };
+            let kept = Landed {
+                row,
+                ..landed.clone()
+            };
+            let pushed_out = self.device.lock().put(key, kept);
+            for (key, landed) in pushed_out {
+                self.spill(key, &landed);
+            }
+        } else if landed.row.is_on_device() {
+            self.spill(key, landed);
+        } else if fits(&self.host)
+            && let Some(row) = landed.row.detached()
+        {
+            let kept = Landed {
+                row,
+                ..landed.clone()
+            };
+            self.host.lock().put(key, kept);
+        }
+    }
+
+    /// Moves everything off the device, whose memory is needed.
+    pub(super) fn leave_device(&self) {
+        let all = self.device.lock().clear();
+        for (key, landed) in all {
+            self.spill(key, &landed);
+        }
+    }
+
+    /// Keeps a row of the device in host memory, if that is wanted and fits. The copy is enqueued; whoever reads the row
+    /// is behind it on the same stream.
+    fn spill(&self, key: Key, landed: &Landed) {
+        if !self.spill || landed.row.bytes() > self.host.lock().capacity {
             return;
         }
-        let Some(row) = landed.row.detached() else {
-            return;
-        };
-        let mut state = self.state.lock();
-        let state = &mut *state;
-        state.clock += 1;
-        let entry = Landed {
-            row,
-            ..landed.clone()
-        };
-        if let Some((_, age)) = state.entries.insert(key, (entry, state.clock)) {
-            state.by_age.remove(&age);
-            state.bytes -= bytes;
+        match landed.row.to_host() {
+            Ok(row) => {
+                let kept = Landed {
+                    row,
+                    ..landed.clone()
+                };
+                self.host.lock().put(key, kept);
+            }
+            Err(error) => tracing::debug!(%error, "a cached row was forgotten"),
         }
-        state.by_age.insert(state.clock, key);
-        state.bytes += bytes;
-        while state.bytes > self.capacity {
-            let Some((_, oldest)) = state.by_age.pop_first() else {
+    }
+}
+
+impl Shelf {
+    fn get(&mut self, key: &Key) -> Option<Landed> {
+        let (landed, age) = self.entries.get_mut(key)?;
+        self.by_age.remove(age);
+        self.clock += 1;
+        *age = self.clock;
+        self.by_age.insert(self.clock, *key);
+        Some(landed.clone())
+    }
+
+    /// Keeps a row; returns those that have no room any more, oldest first.
+    fn put(&mut self, key: Key, landed: Landed) -> Vec<(Key, Landed)> {
+        let bytes = landed.row.bytes();
+        self.clock += 1;
+        if let Some((_, age)) = self.entries.insert(key, (landed, self.clock)) {
+            self.by_age.remove(&age);
+            self.bytes -= bytes;
+        }
+        self.by_age.insert(self.clock, key);
+        self.bytes += bytes;
+        let mut pushed_out = Vec::new();
+        while self.bytes > self.capacity {
+            let Some((_, oldest)) = self.by_age.pop_first() else {
                 break;
             };
-            if let Some((gone, _)) = state.entries.remove(&oldest) {
-                state.bytes -= gone.row.bytes();
+            if let Some((gone, _)) = self.entries.remove(&oldest) {
+                self.bytes -= gone.row.bytes();
+                pushed_out.push((oldest, gone));
             }
         }
+        pushed_out
+    }
+
+    fn clear(&mut self) -> Vec<(Key, Landed)> {
+        let all = std::mem::take(&mut self.entries);
+        self.by_age.clear();
+        self.bytes = 0;
+        all.into_iter()
+            .map(|(key, (landed, _))| (key, landed))
+            .collect()
     }
 }

@@ -17,10 +17,13 @@ use super::{
     request::Head,
 };
 use crate::{
-    backend::{BackendError, FeatureBatch, FeatureRow, HeadRow},
+    backend::{BackendError, Fault, FeatureBatch, FeatureRow, HeadBatch, HeadRow},
     error::{Error, Kind, Result},
     media::{self, RgbView},
 };
+
+/// When to come again after the device had no memory for even one image.
+const FULL: Duration = Duration::from_secs(1);
 
 /// One thread of the engine.
 #[derive(Debug, Clone, Copy)]
@@ -55,7 +58,12 @@ impl Thread {
                 }
                 Work::Jobs(jobs) => {
                     let held = jobs.clone();
-                    if !self.guarded(shared, || self.run_jobs(shared, jobs)) {
+                    let run = || {
+                        let mut pending = Pending::default();
+                        self.run_jobs(shared, jobs, &mut pending);
+                        self.settle(shared, pending);
+                    };
+                    if !self.guarded(shared, run) {
                         let error = device_died();
                         held.iter().for_each(|job| job.finish(Err(error.clone())));
                         return;
@@ -94,24 +102,60 @@ impl Thread {
         if batch.len() > 2 {
             batch.sort_by_cached_key(|ready| ready.flight.order());
         }
-        let mut complete = Vec::new();
+        let (mut complete, mut pending) = (Vec::new(), Pending::default());
+        self.attempt(shared, &batch, plan.bucket, &mut complete, &mut pending);
+        drop(batch);
+        self.run_jobs(shared, complete, &mut pending);
+        self.settle(shared, pending);
+    }
+
+    /// Runs a batch; one that finds no memory is halved, one with a bad image is taken apart, so that each image is
+    /// computed or fails by itself.
+    fn attempt(
+        self,
+        shared: &Shared,
+        batch: &[Ready],
+        bucket: usize,
+        complete: &mut Vec<Arc<Job>>,
+        pending: &mut Pending,
+    ) {
         let begun = Instant::now();
-        match self.compute(shared, &batch, plan.bucket) {
-            Ok(features) => land(shared, &batch, &features, begun, &mut complete),
-            Err(error) if batch.len() > 1 => {
-                tracing::warn!(%error, rows = batch.len(), "a batch failed; its rows are retried alone");
-                for ready in batch.chunks(1) {
-                    let begun = Instant::now();
-                    match self.compute(shared, ready, shared.costs.fit(size(ready), 1)) {
-                        Ok(features) => land(shared, ready, &features, begun, &mut complete),
-                        Err(error) => fail(shared, ready, &error),
-                    }
+        let error = match self.compute(shared, batch, bucket, pending) {
+            Ok(features) => return land(shared, batch, &features, begun, complete),
+            Err(error) => error,
+        };
+        let (rows, fault) = (batch.len(), error.fault());
+        match fault {
+            Fault::DeviceLost => {
+                fail(shared, batch, &error);
+                lost(shared, &error);
+            }
+            Fault::OutOfMemory if bucket > 1 => {
+                tracing::warn!(%error, rows, bucket, "out of memory; the batch is halved");
+                self.make_room(shared);
+                for half in batch.chunks(rows.div_ceil(2)) {
+                    let fit = shared.costs.fit(size(half), half.len());
+                    let bucket = if fit < bucket { fit } else { half.len() };
+                    self.attempt(shared, half, bucket, complete, pending);
                 }
             }
-            Err(error) => fail(shared, &batch, &error),
+            Fault::Graph if rows > 1 => {
+                tracing::warn!(%error, rows, "a batch failed; its rows are retried alone");
+                for one in batch.chunks(1) {
+                    let fit = shared.costs.fit(size(one), 1);
+                    self.attempt(shared, one, fit, complete, pending);
+                }
+            }
+            Fault::OutOfMemory | Fault::Graph => fail(shared, batch, &error),
         }
-        drop(batch);
-        self.run_jobs(shared, complete);
+    }
+
+    /// Frees what the device holds for later: memory of batch sizes that do not run, and cached features.
+    fn make_room(self, shared: &Shared) {
+        // Memory comes free in the stream's order. A device that is lost says so again at the next run.
+        let _ = shared.backbone.device().synchronize();
+        shared.backbone.release();
+        shared.cache.leave_device();
     }
 
     fn compute(
@@ -119,31 +163,36 @@ impl Thread {
         shared: &Shared,
         batch: &[Ready],
         bucket: usize,
+        pending: &mut Pending,
     ) -> Result<Arc<FeatureBatch>, BackendError> {
         let size = size(batch);
         let begun = Instant::now();
-        let features = match batch {
-            [one] if bucket == 1 => shared.backbone.run(self.lane, size, &one.pixels, 1)?,
-            _ => {
-                let row = batch.first().map_or(0, |ready| ready.pixels.len());
-                let mut input = Vec::with_capacity(row * bucket);
-                batch
-                    .iter()
-                    .for_each(|ready| input.extend_from_slice(&ready.pixels));
-                input.resize(row * bucket, 0);
-                shared.backbone.run(self.lane, size, &input, bucket)?
-            }
-        };
-        shared.costs.ran(size, bucket, begun.elapsed());
+        let images: Vec<&[u8]> = batch.iter().map(|ready| &ready.pixels[..]).collect();
+        let features = shared
+            .backbone
+            .run_images(self.lane, size, &images, bucket)?;
+        let features = Arc::new(features);
+        if shared.backbone.device().is_resident() {
+            let features = Arc::clone(&features);
+            pending.runs.push(Ran {
+                features,
+                size,
+                bucket,
+                begun,
+            });
+        } else {
+            shared.costs.ran(size, bucket, begun.elapsed());
+        }
         let mut counters = shared.counters.lock();
         counters.backbone_rows += batch.len() as u64;
         counters.backbone_padding += (bucket - batch.len()) as u64;
         counters.backbone_batches += 1;
-        Ok(Arc::new(features))
+        drop(counters);
+        Ok(features)
     }
 
     /// Runs complete jobs: those without a head are done, the others batch by head.
-    fn run_jobs(self, shared: &Shared, jobs: Vec<Arc<Job>>) {
+    fn run_jobs(self, shared: &Shared, jobs: Vec<Arc<Job>>, pending: &mut Pending) {
         let now = Instant::now();
         let mut by_head: Vec<(Arc<Head>, Vec<Arc<Job>>)> = Vec::new();
         for job in jobs {
@@ -151,13 +200,16 @@ impl Thread {
                 continue;
             }
             let Some(head) = &job.head else {
-                job.finish(Ok(Done {
-                    features: job.rows().pop(),
-                    outcome: None,
-                    head_time: Duration::ZERO,
-                    postprocess_time: Duration::ZERO,
-                    computed: now,
-                }));
+                match job.rows().pop() {
+                    Some(row) if row.is_on_device() => match row.to_host() {
+                        Ok(row) => pending.features.push((job, row)),
+                        Err(error) => {
+                            let message = format!("the features cannot be read: {error}");
+                            job.finish(Err(Error::new(Kind::BackboneFailed, message)));
+                        }
+                    },
+                    row => job.finish(Ok(extracted(row))),
+                }
                 continue;
             };
             match by_head.iter_mut().find(|(h, _)| Arc::ptr_eq(h, head)) {
@@ -166,12 +218,45 @@ impl Thread {
             }
         }
         for (head, jobs) in by_head {
-            self.run_head(shared, &head, jobs);
+            self.run_head(shared, &head, jobs, pending);
+        }
+    }
+
+    /// Waits for what was enqueued, once for the batch and all its heads, and hands it on. Nothing on a CPU, where each
+    /// head's answers left as they came.
+    fn settle(self, shared: &Shared, pending: Pending) {
+        if pending.is_empty() {
+            return;
+        }
+        if let Err(error) = shared.backbone.device().synchronize() {
+            let failure = lost(shared, &error);
+            let answered = pending.answers.iter().flat_map(|a| &a.calls);
+            let jobs = answered.flat_map(|call| &call.jobs);
+            jobs.chain(pending.features.iter().map(|(job, _)| job))
+                .for_each(|job| job.finish(Err(failure.clone())));
+            return;
+        }
+        for ran in &pending.runs {
+            let took = ran.features.device_time();
+            let took = took.unwrap_or_else(|| ran.begun.elapsed());
+            shared.costs.ran(ran.size, ran.bucket, took);
+        }
+        for (job, row) in pending.features {
+            job.finish(Ok(extracted(Some(row))));
+        }
+        for answer in pending.answers {
+            self.hand_on(shared, answer);
         }
     }
 
     /// Jobs of one head, each distinct set of rows computed once.
-    fn run_head(self, shared: &Shared, head: &Arc<Head>, jobs: Vec<Arc<Job>>) {
+    fn run_head(
+        self,
+        shared: &Shared,
+        head: &Arc<Head>,
+        jobs: Vec<Arc<Job>>,
+        pending: &mut Pending,
+    ) {
         let mut calls: Vec<Call> = Vec::with_capacity(jobs.len());
         for job in jobs {
             let rows = job.rows();
@@ -195,32 +280,72 @@ impl Thread {
             return;
         }
         let most = shared.config.max_batch.max(1);
-        for calls in calls.chunks(most) {
-            let Err(error) = self.answer(shared, head, calls) else {
-                continue;
-            };
-            if let [call] = calls {
-                refuse(head, &call.jobs, &error);
-                continue;
+        while !calls.is_empty() {
+            let rest = calls.split_off(most.min(calls.len()));
+            self.answer(shared, head, std::mem::replace(&mut calls, rest), pending);
+        }
+    }
+
+    /// Runs the head on `calls`; those that fail together are retried apart.
+    fn answer(
+        self,
+        shared: &Shared,
+        head: &Arc<Head>,
+        mut calls: Vec<Call>,
+        pending: &mut Pending,
+    ) {
+        let begun = Instant::now();
+        let rows: Vec<_> = calls.iter().flat_map(|c| c.rows.iter().cloned()).collect();
+        let error = match head.model.run(self.lane, &rows, calls.len()) {
+            Ok(batch) => {
+                let head = Arc::clone(head);
+                let answer = Answer {
+                    head,
+                    calls,
+                    batch,
+                    begun,
+                };
+                if shared.backbone.device().is_resident() {
+                    pending.answers.push(answer);
+                } else {
+                    self.hand_on(shared, answer);
+                }
+                return;
             }
-            let name = &head.manifest.name;
-            tracing::warn!(%error, head = name, "a head's batch failed; its calls are retried alone");
-            for call in calls.chunks(1) {
-                if let Err(error) = self.answer(shared, head, call) {
-                    refuse(head, &call[0].jobs, &error);
+            Err(error) => error,
+        };
+        let (name, fault) = (&head.manifest.name, error.fault());
+        match (fault, &calls[..]) {
+            (Fault::DeviceLost, _) => {
+                calls
+                    .iter()
+                    .for_each(|call| refuse(head, &call.jobs, &error));
+                lost(shared, &error);
+            }
+            (_, [call]) => refuse(head, &call.jobs, &error),
+            (Fault::OutOfMemory, _) => {
+                tracing::warn!(%error, head = name, "out of memory; the head's batch is halved");
+                self.make_room(shared);
+                let half = calls.split_off(calls.len() / 2);
+                self.answer(shared, head, calls, pending);
+                self.answer(shared, head, half, pending);
+            }
+            (Fault::Graph, _) => {
+                tracing::warn!(%error, head = name, "a head's batch failed; its calls are retried alone");
+                for call in calls {
+                    self.answer(shared, head, vec![call], pending);
                 }
             }
         }
     }
 
-    fn answer(self, shared: &Shared, head: &Arc<Head>, calls: &[Call]) -> Result<(), BackendError> {
-        let begun = Instant::now();
-        let rows: Vec<_> = calls.iter().flat_map(|c| c.rows.iter().cloned()).collect();
-        let batch = head.model.run(self.lane, &rows, calls.len())?;
-        let (batch, head_time, computed) = (Arc::new(batch), begun.elapsed(), Instant::now());
-        head.cost.add(head_time);
-        let mut finishes = Vec::with_capacity(calls.len());
-        for (index, call) in calls.iter().enumerate() {
+    /// Gives a head's outputs to the jobs that want them.
+    fn hand_on(self, shared: &Shared, answer: Answer) {
+        let (head_time, computed) = (answer.begun.elapsed(), Instant::now());
+        answer.head.cost.add(head_time);
+        let batch = Arc::new(answer.batch);
+        let mut finishes = Vec::with_capacity(answer.calls.len());
+        for (index, call) in answer.calls.iter().enumerate() {
             finishes.extend(call.jobs.iter().map(|job| Finish {
                 job: Arc::clone(job),
                 row: HeadRow::new(&batch, index),
@@ -230,7 +355,36 @@ impl Thread {
         }
         let here = shared.queue.push_finishes(finishes, self.role.cpu);
         here.into_iter().flatten().for_each(Finish::run);
-        Ok(())
+    }
+}
+
+/// What was enqueued on a device and is not yet done.
+#[derive(Default)]
+struct Pending {
+    runs: Vec<Ran>,
+    features: Vec<(Arc<Job>, FeatureRow)>,
+    answers: Vec<Answer>,
+}
+
+/// A batch of the backbone.
+struct Ran {
+    features: Arc<FeatureBatch>,
+    size: [u32; 2],
+    bucket: usize,
+    begun: Instant,
+}
+
+/// A batch of a head.
+struct Answer {
+    head: Arc<Head>,
+    calls: Vec<Call>,
+    batch: HeadBatch,
+    begun: Instant,
+}
+
+impl Pending {
+    fn is_empty(&self) -> bool {
+        self.runs.is_empty() && self.features.is_empty() && self.answers.is_empty()
     }
 }
 
@@ -245,6 +399,25 @@ fn size(batch: &[Ready]) -> [u32; 2] {
         let preprocess = &ready.flight.preprocess;
         [preprocess.height, preprocess.width]
     })
+}
+
+/// The answer of a job without a head.
+fn extracted(features: Option<FeatureRow>) -> Done {
+    Done {
+        features,
+        outcome: None,
+        head_time: Duration::ZERO,
+        postprocess_time: Duration::ZERO,
+        computed: Instant::now(),
+    }
+}
+
+/// The device is gone: everything that waits is told, and the server ends. Returns what they are told.
+fn lost(shared: &Shared, error: &BackendError) -> Error {
+    tracing::error!(%error, "the device is lost");
+    let failure = Error::new(Kind::Unavailable, "the device is lost");
+    shared.fail(&failure);
+    failure
 }
 
 fn device_died() -> Error {
@@ -330,12 +503,15 @@ fn land(
 
 fn fail(shared: &Shared, batch: &[Ready], error: &BackendError) {
     tracing::error!(%error, "the backbone failed on an image");
+    let message = format!("the backbone failed on this image: {error}");
+    let failure = match error.fault() {
+        Fault::DeviceLost => Error::new(Kind::Unavailable, "the device is lost"),
+        Fault::OutOfMemory => Error::new(Kind::Overloaded, message).retry_after(FULL),
+        Fault::Graph => Error::new(Kind::BackboneFailed, message),
+    };
     for ready in batch {
         shared.flights.remove(&ready.flight);
-        let message = format!("the backbone failed on this image: {error}");
-        ready
-            .flight
-            .fail(&Error::new(Kind::BackboneFailed, message));
+        ready.flight.fail(&failure);
     }
 }
 
@@ -343,6 +519,10 @@ fn refuse(head: &Head, jobs: &[Arc<Job>], error: &BackendError) {
     let name = &head.manifest.name;
     tracing::error!(%error, head = name, "a head failed");
     let message = format!("the head {name:?} failed: {error}");
-    jobs.iter()
-        .for_each(|job| job.finish(Err(Error::new(Kind::HeadFailed, message.clone()))));
+    let failure = match error.fault() {
+        Fault::DeviceLost => Error::new(Kind::Unavailable, "the device is lost"),
+        Fault::OutOfMemory => Error::new(Kind::Overloaded, message).retry_after(FULL),
+        Fault::Graph => Error::new(Kind::HeadFailed, message),
+    };
+    jobs.iter().for_each(|job| job.finish(Err(failure.clone())));
 }

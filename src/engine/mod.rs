@@ -39,7 +39,7 @@ use std::{
 use parking_lot::{Mutex, RwLock};
 
 use crate::{
-    backend::{Backbone, Runtime, SessionOptions},
+    backend::{Backbone, Device, Runtime, SessionOptions},
     error::{Error, Kind, Result},
     repository::{BackboneManifest, Location},
 };
@@ -124,6 +124,12 @@ impl Engine {
     #[must_use]
     pub fn counters(&self) -> Counters {
         *self.shared.counters.lock()
+    }
+
+    /// What graphs run on.
+    #[must_use]
+    pub fn device(&self) -> &Device {
+        self.shared.backbone.device()
     }
 
     /// How busy it is.

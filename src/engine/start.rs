@@ -18,7 +18,7 @@ use super::{
     queue::{Queue, QueueOptions, Role},
 };
 use crate::{
-    backend::{Backbone, BackendError, Runtime, SessionOptions},
+    backend::{Backbone, BackendError, Fault, Runtime, SessionOptions},
     repository::Repository,
 };
 
@@ -35,13 +35,19 @@ impl Engine {
     pub fn start(
         runtime: &Runtime,
         repository: &Repository,
-        config: EngineConfig,
+        mut config: EngineConfig,
     ) -> Result<Self, BackendError> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let gpu = runtime.device().is_gpu();
         let lanes = match config.lanes {
+            _ if gpu => 1,
             0 => cores,
             lanes => lanes,
         };
+        // A GPU's one lane has no time to decode.
+        if gpu && config.workers == 0 {
+            config.workers = cores;
+        }
         let options = SessionOptions {
             lanes,
             threads: config.threads_per_lane.max(1),
@@ -78,7 +84,7 @@ impl Engine {
             loading: Mutex::default(),
             admission: Admission::new(config.admission),
             flights: Flights::default(),
-            cache: Cache::new(config.cache_bytes),
+            cache: Cache::new(config.cache_bytes, runtime.device()),
             queue,
             costs: Costs::new(&curves, config.buckets.as_deref()),
             curves,
@@ -93,12 +99,28 @@ impl Engine {
             threads: Mutex::default(),
         };
         let workers = engine.shared.config.workers;
+        let resident = runtime.device().is_resident();
+        let (warmed, warm) = std::sync::mpsc::channel();
         for lane in 0..lanes {
             let (device, cpu) = (true, workers == 0);
             let role = Role { device, cpu };
+            let warmed = warmed.clone();
             engine.spawn(format!("lane-{lane}"), move |shared| {
-                Thread { role, lane }.run(shared)
+                let warm = if resident {
+                    warm_lane(shared, lane)
+                } else {
+                    Ok(())
+                };
+                if warmed.send(warm).is_ok() {
+                    Thread { role, lane }.run(shared);
+                }
             })?;
+        }
+        drop(warmed);
+        // A lane that panicked meanwhile sends nothing.
+        let warm: Vec<_> = warm.iter().take(lanes).collect::<Result<_, _>>()?;
+        if warm.len() < lanes {
+            return Err(BackendError::Library("warming up panicked".to_owned()));
         }
         for worker in 0..workers {
             let (device, cpu) = (false, true);
@@ -141,8 +163,9 @@ fn warm_up(backbone: &Backbone, config: &EngineConfig) -> Result<Vec<Curve>, Bac
                 let (mut best, mut spent) = (Duration::MAX, Duration::ZERO);
                 for run in 1..=3 {
                     let begun = Instant::now();
-                    backbone.run(lane, size, &input, rows)?;
-                    let took = begun.elapsed();
+                    let features = backbone.run(lane, size, &input, rows)?;
+                    backbone.device().synchronize()?;
+                    let took = features.device_time().unwrap_or(begun.elapsed());
                     (best, spent) = (best.min(took), spent + took);
                     if took > LONG || (run == 2 && spent > ENOUGH) {
                         break;
@@ -151,22 +174,64 @@ fn warm_up(backbone: &Backbone, config: &EngineConfig) -> Result<Vec<Curve>, Bac
                 let best = best.as_secs_f64();
                 Ok(best)
             };
-            let seconds = std::thread::scope(|scope| {
-                let running: Vec<_> = (0..backbone.lanes())
-                    .map(|lane| scope.spawn(move || measure(lane)))
-                    .collect();
-                let mut all = Vec::with_capacity(running.len());
-                for handle in running {
-                    let panicked = || BackendError::Library("warming up panicked".to_owned());
-                    all.push(handle.join().unwrap_or_else(|_| Err(panicked()))?);
+            let seconds = if backbone.device().is_resident() {
+                // ONNX Runtime keeps memory on a device for each thread that ran there: no threads for a moment.
+                measure(0)
+            } else {
+                every_lane(backbone.lanes(), measure)
+            };
+            match seconds {
+                Ok(seconds) => points.push((rows, seconds)),
+                Err(error) if error.fault() == Fault::OutOfMemory && !points.is_empty() => {
+                    tracing::warn!(%error, rows, "no memory for batches of this size; they are left out");
+                    backbone.release();
+                    break;
                 }
-                Ok(all.iter().sum::<f64>() / all.len().max(1) as f64)
-            })?;
-            points.push((rows, seconds));
+                Err(error) => return Err(error),
+            }
         }
         curves.push(Curve { size, points });
     }
     Ok(curves)
+}
+
+/// Measures on every lane at once; the mean of what they say.
+fn every_lane(
+    lanes: usize,
+    measure: impl Fn(usize) -> Result<f64, BackendError> + Sync,
+) -> Result<f64, BackendError> {
+    let measure = &measure;
+    std::thread::scope(|scope| {
+        let running: Vec<_> = (0..lanes)
+            .map(|lane| scope.spawn(move || measure(lane)))
+            .collect();
+        let mut all = Vec::with_capacity(running.len());
+        for handle in running {
+            let panicked = || BackendError::Library("warming up panicked".to_owned());
+            all.push(handle.join().unwrap_or_else(|_| Err(panicked()))?);
+        }
+        Ok(all.iter().sum::<f64>() / all.len().max(1) as f64)
+    })
+}
+
+/// Runs every batch size in use on the thread that will serve them: a device keeps captured graphs and scratch memory
+/// for each thread.
+fn warm_lane(shared: &Shared, lane: usize) -> Result<(), BackendError> {
+    let backbone = &shared.backbone;
+    for &size in &backbone.manifest().input.sizes {
+        for rows in shared.costs.buckets(size) {
+            backbone.run_images(lane, size, &[], rows)?;
+            backbone.device().synchronize()?;
+            for head in shared.heads.read().values() {
+                let manifest = &head.manifest;
+                let calls = rows / manifest.frames().max(1);
+                if manifest.input_size == size && calls > 0 {
+                    head.model.dry_run(lane, backbone, size, calls)?;
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 /// A key that callers cannot know: equal keys then mean equal images, not an attack on the cache.

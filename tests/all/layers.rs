@@ -27,7 +27,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "proto",
         ],
     ),
-    ("config", &["engine", "server", "media"]),
+    ("config", &["backend", "engine", "server", "media"]),
     (
         "cli",
         &[

@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod cli;
+mod device;
 mod layers;
 mod repository;
 mod sharing;

@@ -22,7 +22,11 @@ pub(crate) struct Running {
 
 impl Running {
     pub(crate) async fn start(config: EngineConfig) -> Self {
-        let runtime = Runtime::load(None).unwrap();
+        Self::start_on(Runtime::load(None).unwrap(), config).await
+    }
+
+    /// As [`Running::start`], with graphs on the runtime's device.
+    pub(crate) async fn start_on(runtime: Runtime, config: EngineConfig) -> Self {
         let repository = Repository::embedded().unwrap();
         let engine = Arc::new(Engine::start(&runtime, &repository, config).unwrap());
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
@@ -63,6 +67,13 @@ impl Running {
         tokio::time::timeout(limit, idle)
             .await
             .expect("a place at the door leaked");
+    }
+
+    /// What the server ends with by itself.
+    pub(crate) async fn ended(self) -> anyhow::Result<()> {
+        let ended = self.serving.await.unwrap();
+        drop(self.stop);
+        ended
     }
 
     /// Asks the server to stop and waits until it has.

@@ -1,0 +1,171 @@
+//! Where graphs run, and how the device is used.
+
+use std::{fmt, path::PathBuf, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+
+/// The device that graphs run on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum DeviceChoice {
+    /// The first CUDA device if there is one and the library can use it, else the CPU.
+    #[default]
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// A CUDA device by its number.
+    Cuda(u32),
+    /// A CUDA device by its number, through TensorRT; what TensorRT does not take runs on CUDA.
+    TensorRt(u32),
+}
+
+impl FromStr for DeviceChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, number) = text.split_once(':').unwrap_or((text, "0"));
+        match (name, number.parse::<u32>()) {
+            ("auto", _) if text == name => Ok(Self::Auto),
+            ("cpu", _) if text == name => Ok(Self::Cpu),
+            ("cuda", Ok(number)) if number < 1024 => Ok(Self::Cuda(number)),
+            ("tensorrt", Ok(number)) if number < 1024 => Ok(Self::TensorRt(number)),
+            _ => Err(format!(
+                "{text:?} is no device: use \"auto\", \"cpu\", \"cuda:N\" or \"tensorrt:N\""
+            )),
+        }
+    }
+}
+
+impl TryFrom<String> for DeviceChoice {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<DeviceChoice> for String {
+    fn from(choice: DeviceChoice) -> Self {
+        choice.to_string()
+    }
+}
+
+impl fmt::Display for DeviceChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(number) => write!(f, "cuda:{number}"),
+            Self::TensorRt(number) => write!(f, "tensorrt:{number}"),
+        }
+    }
+}
+
+/// How the device's memory arena grows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Arena {
+    /// By what is asked for; flat, since batches come in few sizes.
+    #[default]
+    SameAsRequested,
+    /// By doubling.
+    NextPowerOfTwo,
+}
+
+/// How cuDNN chooses a convolution's algorithm.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ConvSearch {
+    /// By rule, in milliseconds.
+    #[default]
+    Heuristic,
+    /// By trying all of them, seconds for each new shape.
+    Exhaustive,
+    /// Always the same one.
+    Default,
+}
+
+/// What becomes of a cached row that has no room on the device any more.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CachePolicy {
+    /// It moves to host memory, within `engine.cache_bytes`.
+    #[default]
+    Spill,
+    /// It is forgotten.
+    Drop,
+}
+
+/// Options of the TensorRT provider.
+#[derive(Debug, Clone, Default)]
+pub struct TensorRtOptions {
+    /// Lets TensorRT compute fp32 graphs in half precision.
+    pub fp16: bool,
+    /// Folder of built engines.
+    pub engine_cache: Option<PathBuf>,
+    /// Folder of measured kernel timings, which make building faster.
+    pub timing_cache: Option<PathBuf>,
+    /// Scratch memory in bytes while building; 0 for TensorRT's own choice.
+    pub workspace_bytes: usize,
+    /// Allows building engines at start, which takes minutes. Unset, a start without built engines is refused.
+    pub build: bool,
+}
+
+/// How graphs run.
+#[derive(Debug, Clone, Default)]
+pub struct DeviceOptions {
+    /// Which device.
+    pub device: DeviceChoice,
+    /// Refuses graphs of which some nodes fall back to the CPU.
+    pub strict: bool,
+    /// Most bytes of the device memory arena of one graph; 0 for no bound.
+    pub memory_limit_bytes: usize,
+    /// How that arena grows.
+    pub arena: Arena,
+    /// How convolution algorithms are chosen.
+    pub conv_search: ConvSearch,
+    /// Lets fp32 matrix products use TensorFloat-32.
+    pub tf32: bool,
+    /// Captures the backbone's run for each batch size as a CUDA graph, where every node runs on CUDA.
+    pub cuda_graphs: bool,
+    /// Lets convolutions use the NHWC layout.
+    pub prefer_nhwc: bool,
+    /// Bytes of finished features that may stay on the device.
+    pub cache_bytes: usize,
+    /// What becomes of those beyond it.
+    pub cache_policy: CachePolicy,
+    /// TensorRT's own.
+    pub tensorrt: TensorRtOptions,
+    /// Treats host memory as a device's: every step of the resident path runs, with copies in place of transfers. For
+    /// tests.
+    #[doc(hidden)]
+    pub emulate: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_are_named_as_they_are_shown() {
+        for text in ["auto", "cpu", "cuda:0", "cuda:7", "tensorrt:1"] {
+            assert_eq!(
+                text.parse::<DeviceChoice>().map(|d| d.to_string()),
+                Ok(text.to_owned())
+            );
+        }
+        assert_eq!("cuda".parse(), Ok(DeviceChoice::Cuda(0)));
+        for text in [
+            "gpu",
+            "cpu:1",
+            "auto:0",
+            "cuda:",
+            "cuda:-1",
+            "cuda:x",
+            "cuda:99999",
+            "",
+        ] {
+            assert!(text.parse::<DeviceChoice>().is_err(), "{text}");
+        }
+    }
+}

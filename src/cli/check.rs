@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    backend::{HeadRow, SessionOptions},
+    backend::{HeadRow, Placement, SessionOptions},
     config::Config,
     engine::{Curve, Engine},
     repository::Graph,
@@ -20,6 +20,7 @@ pub(super) fn run(config: &Config) -> anyhow::Result<()> {
     let engine = Engine::start(&runtime, &repository, config.engine())?;
     let ready = started.elapsed();
     let manifest = &repository.backbone;
+    say!("device {}", runtime.device().describe());
     say!(
         "backbone {} {} ({}), ready on {} lanes in {:.0} ms",
         manifest.name,
@@ -52,10 +53,12 @@ pub(super) fn run(config: &Config) -> anyhow::Result<()> {
         threads: config.engine.threads_per_lane,
     };
     let backbone = crate::backend::Backbone::load(&runtime, manifest, &repository.graph, options)?;
+    let mut placed = vec![(&repository.graph.name, backbone.placement().cloned())];
     for entry in &repository.heads {
         let head = &entry.manifest;
         let model = crate::backend::HeadModel::load(&runtime, entry, &backbone, options)?;
         let run = || model.dry_run(0, &backbone, head.input_size, 1);
+        placed.push((&entry.graph.name, model.placement().cloned()));
         let outputs = HeadRow::new(&Arc::new(run()?), 0);
         let shapes: Vec<_> = outputs
             .tensors()
@@ -70,6 +73,7 @@ pub(super) fn run(config: &Config) -> anyhow::Result<()> {
         ]));
     }
     print(&table)?;
+    show_placement(&placed)?;
     for (curve, buckets) in engine.curves() {
         show(curve, &buckets)?;
     }
@@ -77,6 +81,19 @@ pub(super) fn run(config: &Config) -> anyhow::Result<()> {
         "{} heads, all as their manifests say",
         repository.heads.len()
     );
+    Ok(())
+}
+
+/// Where each graph's nodes run, if the device leaves a choice, and which of them fell back to the CPU.
+fn show_placement(placed: &[(&String, Option<Placement>)]) -> io::Result<()> {
+    for (graph, placement) in placed {
+        let Some(placement) = placement else { continue };
+        say!("{graph}: {}", placement.summary());
+        let fallen_back = placement.fallen_back();
+        if !fallen_back.is_empty() {
+            say!("  fell back: {fallen_back}");
+        }
+    }
     Ok(())
 }
 

@@ -224,7 +224,8 @@ async fn out_of_memory_halves_batches_and_loses_no_request() {
     let runtime = on(&emulated());
     let config = EngineConfig {
         max_batch: 8,
-        buckets: Some(vec![1, 2, 4, 8]),
+        // Every batch is padded to 8 rows, which is more than there is memory for.
+        buckets: Some(vec![8]),
         ..one_lane()
     };
     let server = Running::start_on(runtime.clone(), config).await;

@@ -33,7 +33,7 @@ serve: build ## Leave a server with the demo models running on 127.0.0.1:8461
 check: build ## Check the embedded models and measure them on this machine
 	$(call step,check,target/release/frostline check)
 
-test: test-rust test-python deploy-test test-models ## Run all tests
+test: test-rust test-python test-clients deploy-test test-models ## Run all tests
 
 test-rust: runtime
 	$(call step,rust tests,cargo test --locked --quiet)
@@ -46,6 +46,12 @@ tests/.venv/ready: tests/requirements.txt
 # The binary is the one that the Rust tests built.
 test-python: test-rust tests/.venv/ready
 	$(call step,reference tests,tests/.venv/bin/python -m pytest -q tests/reference)
+
+# The Python client as it is installed, and the examples in Python, Go and grpcurl.
+.PHONY: test-clients
+test-clients: test-rust tests/.venv/ready
+	$(call step,client tests,tests/.venv/bin/python -m pip install --quiet --disable-pip-version-check -e deploy/clients/python \
+		&& tests/.venv/bin/python -m pytest -q deploy/clients/python/tests)
 
 .PHONY: deploy-test
 deploy-test: test-rust tests/.venv/ready ## Three servers behind Envoy, and all manifests against their schemas

@@ -9,6 +9,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "frostline/v1/types.proto",
         "frostline/v1/vision.proto",
         "frostline/v1/model.proto",
+        "inference/grpc_service.proto",
     ];
     println!("cargo:rerun-if-changed=proto");
     println!("cargo:rerun-if-changed=models/demo");

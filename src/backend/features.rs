@@ -6,7 +6,7 @@ use ndarray::{ArrayViewD, IxDyn};
 use ort::value::{DynTensor, Tensor, TensorElementType};
 
 use super::{
-    BackendError, Device, Element,
+    BackendError, Device, Element, TensorSpec,
     binding::Lease,
     buffer::{Buffer, Space},
 };
@@ -83,7 +83,7 @@ impl BatchTensor {
         self.row_shape.iter().product::<usize>() * self.element.size()
     }
 
-    fn row(&self, index: usize) -> TensorRow<'_> {
+    pub(super) fn row(&self, index: usize) -> TensorRow<'_> {
         TensorRow {
             name: &self.name,
             element: self.element,
@@ -133,6 +133,16 @@ pub struct TensorRow<'a> {
 }
 
 impl<'a> TensorRow<'a> {
+    /// What it looks like.
+    #[must_use]
+    pub fn spec(&self) -> TensorSpec {
+        TensorSpec {
+            name: self.name.to_owned(),
+            element: self.element,
+            shape: self.shape.to_vec(),
+        }
+    }
+
     /// The row as float32, if that is its type.
     #[must_use]
     pub fn f32(&self) -> Option<ArrayViewD<'a, f32>> {

@@ -10,7 +10,7 @@ use ort::{
 
 use super::{
     Backbone, BackendError, Element, FeatureRow, HeadBatch, Placement, Runtime, SessionOptions,
-    binding,
+    TensorSpec, binding,
     buffer::{Buffer, Space},
     features::{BatchTensor, host_tensor, layout},
     session::{Role, Sessions},
@@ -23,6 +23,7 @@ pub struct HeadModel {
     graph: String,
     features: Vec<Arc<str>>,
     outputs: Vec<Arc<str>>,
+    specs: Vec<TensorSpec>,
     frames: usize,
     clips: bool,
 }
@@ -62,19 +63,27 @@ impl HeadModel {
             return Err(BackendError::contract(&graph.name, "features", reason));
         }
         let features = manifest.features.iter().map(|f| Arc::from(f.as_str()));
-        let head = Self {
+        let mut head = Self {
             sessions,
             graph: graph.name.clone(),
             features: features.collect(),
             outputs,
+            specs: Vec::new(),
             frames: manifest.frames(),
             clips: manifest.task == Task::Action,
         };
         for lane in 0..head.sessions.len() {
             let outputs = head.dry_run(lane, backbone, manifest.input_size, 1)?;
             check_outputs(manifest, &graph.name, &outputs)?;
+            head.specs = outputs.tensors.iter().map(|t| t.row(0).spec()).collect();
         }
         Ok(head)
+    }
+
+    /// What its outputs looked like in the dry run, in the graph's order.
+    #[must_use]
+    pub fn outputs(&self) -> &[TensorSpec] {
+        &self.specs
     }
 
     /// Runs `calls` calls on a blank image's features.

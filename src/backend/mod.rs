@@ -58,6 +58,17 @@ impl Element {
     }
 }
 
+/// What an output looks like for one row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TensorSpec {
+    /// Name of the graph's output.
+    pub name: String,
+    /// Element type.
+    pub element: Element,
+    /// Shape without the batch.
+    pub shape: Vec<usize>,
+}
+
 /// Why a graph does not load or run.
 #[derive(Debug, Error, Clone)]
 pub enum BackendError {

@@ -39,7 +39,7 @@ use std::{
 use parking_lot::{Mutex, RwLock};
 
 use crate::{
-    backend::{Backbone, Device, Runtime, SessionOptions},
+    backend::{Backbone, Device, Runtime, SessionOptions, TensorSpec},
     error::{Error, Kind, Result},
     repository::{BackboneManifest, Location},
 };
@@ -118,6 +118,22 @@ impl Engine {
     #[must_use]
     pub fn head(&self, name: &str) -> Option<Arc<Head>> {
         self.shared.heads.read().get(name).cloned()
+    }
+
+    /// What the backbone's features of one image of `[height, width]` look like; `None` for a size that it does not take.
+    #[must_use]
+    pub fn features(&self, size: [u32; 2]) -> Option<Vec<TensorSpec>> {
+        let blank = self.shared.backbone.blank(size)?;
+        Some(blank.maps().map(|map| map.spec()).collect())
+    }
+
+    /// Names of the heads that the repository has, loaded or not. Reads the folder.
+    ///
+    /// # Errors
+    /// `Internal` if it cannot be read.
+    pub fn repository_heads(&self) -> Result<Vec<String>> {
+        let names = self.shared.location.heads();
+        names.map_err(|error| Error::new(Kind::Internal, error.to_string()))
     }
 
     /// Counts since the start.

@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::{EngineConfig, Options, Outcome, cost::Mean};
 use crate::{
-    backend::{FeatureRow, HeadModel},
+    backend::{FeatureRow, HeadModel, TensorSpec},
     error::{Error, Kind, Result},
     media,
     repository::HeadManifest,
@@ -92,6 +92,14 @@ pub struct Head {
     pub(super) model: HeadModel,
     /// What a batch of it takes.
     pub(super) cost: Mean,
+}
+
+impl Head {
+    /// What its graph's outputs look like for one call.
+    #[must_use]
+    pub fn outputs(&self) -> &[TensorSpec] {
+        self.model.outputs()
+    }
 }
 
 /// The answer to a [`Request`].

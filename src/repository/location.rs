@@ -48,6 +48,20 @@ impl Location {
         }
     }
 
+    /// Names of the heads that are there.
+    ///
+    /// # Errors
+    /// A folder that cannot be read.
+    pub fn heads(&self) -> Result<Vec<String>, RepositoryError> {
+        match self {
+            Self::Embedded => Ok(embedded::HEADS
+                .iter()
+                .map(|&name| name.to_owned())
+                .collect()),
+            Self::Folder(root) => names(root),
+        }
+    }
+
     /// The heads that are there, each with how its files look. Nothing for what cannot change, or cannot be read.
     #[must_use]
     pub fn stamps(&self) -> BTreeMap<String, Stamp> {

@@ -6,6 +6,7 @@ mod call;
 mod convert;
 mod identity;
 mod model;
+mod oip;
 mod status;
 mod vision;
 
@@ -20,8 +21,8 @@ use tonic::{
 use crate::{
     engine::Engine,
     proto::{
-        FILE_DESCRIPTOR_SET, model_service_server::ModelServiceServer,
-        vision_service_server::VisionServiceServer,
+        FILE_DESCRIPTOR_SET, inference::grpc_inference_service_server::GrpcInferenceServiceServer,
+        model_service_server::ModelServiceServer, vision_service_server::VisionServiceServer,
     },
 };
 
@@ -75,6 +76,9 @@ pub async fn serve(
     reporter
         .set_serving::<ModelServiceServer<model::Model>>()
         .await;
+    reporter
+        .set_serving::<GrpcInferenceServiceServer<oip::Inference>>()
+        .await;
     let limit_in = config.max_request_bytes;
     let limit_out = config.max_response_bytes;
     let vision = VisionServiceServer::new(vision::Vision::new(
@@ -84,12 +88,22 @@ pub async fn serve(
     .max_decoding_message_size(limit_in)
     .max_encoding_message_size(limit_out);
     let model = ModelServiceServer::new(model::Model::new(Arc::clone(&engine)));
+    let (ready, is_ready) = tokio::sync::watch::channel(true);
+    let inference = GrpcInferenceServiceServer::new(oip::Inference::new(
+        Arc::clone(&engine),
+        config.default_deadline,
+        limit_out,
+        is_ready,
+    ))
+    .max_decoding_message_size(limit_in)
+    .max_encoding_message_size(limit_out);
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()?;
     let routes = Routes::new(vision)
         .add_service(model)
+        .add_service(inference)
         .add_service(health)
         .add_service(reflection);
 
@@ -112,6 +126,10 @@ pub async fn serve(
         reporter
             .set_not_serving::<ModelServiceServer<model::Model>>()
             .await;
+        reporter
+            .set_not_serving::<GrpcInferenceServiceServer<oip::Inference>>()
+            .await;
+        ready.send_replace(false);
         reporter
             .set_service_status("", tonic_health::ServingStatus::NotServing)
             .await;

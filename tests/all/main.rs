@@ -6,6 +6,7 @@ mod bad_input;
 mod cli;
 mod device;
 mod layers;
+mod oip;
 mod repository;
 mod sharing;
 mod support;

@@ -27,8 +27,16 @@ impl Running {
 
     /// As [`Running::start`], with graphs on the runtime's device.
     pub(crate) async fn start_on(runtime: Runtime, config: EngineConfig) -> Self {
-        let repository = Repository::embedded().unwrap();
-        let engine = Arc::new(Engine::start(&runtime, &repository, config).unwrap());
+        Self::serve(runtime, &Repository::embedded().unwrap(), config).await
+    }
+
+    /// As [`Running::start`], with the models of `repository`.
+    pub(crate) async fn serve(
+        runtime: Runtime,
+        repository: &Repository,
+        config: EngineConfig,
+    ) -> Self {
+        let engine = Arc::new(Engine::start(&runtime, repository, config).unwrap());
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();

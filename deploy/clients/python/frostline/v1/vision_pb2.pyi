@@ -1,0 +1,178 @@
+from frostline.v1 import types_pb2 as _types_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class DetectionOptions(_message.Message):
+    __slots__ = ("score_threshold", "max_detections", "omit_masks")
+    SCORE_THRESHOLD_FIELD_NUMBER: _ClassVar[int]
+    MAX_DETECTIONS_FIELD_NUMBER: _ClassVar[int]
+    OMIT_MASKS_FIELD_NUMBER: _ClassVar[int]
+    score_threshold: float
+    max_detections: int
+    omit_masks: bool
+    def __init__(self, score_threshold: _Optional[float] = ..., max_detections: _Optional[int] = ..., omit_masks: _Optional[bool] = ...) -> None: ...
+
+class SegmentationOptions(_message.Message):
+    __slots__ = ("format",)
+    FORMAT_FIELD_NUMBER: _ClassVar[int]
+    format: _types_pb2.LabelMapFormat
+    def __init__(self, format: _Optional[_Union[_types_pb2.LabelMapFormat, str]] = ...) -> None: ...
+
+class ClassificationOptions(_message.Message):
+    __slots__ = ("top_k",)
+    TOP_K_FIELD_NUMBER: _ClassVar[int]
+    top_k: int
+    def __init__(self, top_k: _Optional[int] = ...) -> None: ...
+
+class AnalyzeRequest(_message.Message):
+    __slots__ = ("image", "clip", "heads", "detection", "segmentation", "classification", "priority")
+    IMAGE_FIELD_NUMBER: _ClassVar[int]
+    CLIP_FIELD_NUMBER: _ClassVar[int]
+    HEADS_FIELD_NUMBER: _ClassVar[int]
+    DETECTION_FIELD_NUMBER: _ClassVar[int]
+    SEGMENTATION_FIELD_NUMBER: _ClassVar[int]
+    CLASSIFICATION_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    image: _types_pb2.Image
+    clip: _types_pb2.Clip
+    heads: _containers.RepeatedScalarFieldContainer[str]
+    detection: DetectionOptions
+    segmentation: SegmentationOptions
+    classification: ClassificationOptions
+    priority: _types_pb2.Priority
+    def __init__(self, image: _Optional[_Union[_types_pb2.Image, _Mapping]] = ..., clip: _Optional[_Union[_types_pb2.Clip, _Mapping]] = ..., heads: _Optional[_Iterable[str]] = ..., detection: _Optional[_Union[DetectionOptions, _Mapping]] = ..., segmentation: _Optional[_Union[SegmentationOptions, _Mapping]] = ..., classification: _Optional[_Union[ClassificationOptions, _Mapping]] = ..., priority: _Optional[_Union[_types_pb2.Priority, str]] = ...) -> None: ...
+
+class HeadResult(_message.Message):
+    __slots__ = ("head", "version", "detection", "segmentation", "classification", "tensors", "error")
+    HEAD_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    DETECTION_FIELD_NUMBER: _ClassVar[int]
+    SEGMENTATION_FIELD_NUMBER: _ClassVar[int]
+    CLASSIFICATION_FIELD_NUMBER: _ClassVar[int]
+    TENSORS_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    head: str
+    version: str
+    detection: _types_pb2.DetectionResult
+    segmentation: _types_pb2.SegmentationResult
+    classification: _types_pb2.ClassificationResult
+    tensors: _types_pb2.TensorResult
+    error: HeadError
+    def __init__(self, head: _Optional[str] = ..., version: _Optional[str] = ..., detection: _Optional[_Union[_types_pb2.DetectionResult, _Mapping]] = ..., segmentation: _Optional[_Union[_types_pb2.SegmentationResult, _Mapping]] = ..., classification: _Optional[_Union[_types_pb2.ClassificationResult, _Mapping]] = ..., tensors: _Optional[_Union[_types_pb2.TensorResult, _Mapping]] = ..., error: _Optional[_Union[HeadError, _Mapping]] = ...) -> None: ...
+
+class HeadError(_message.Message):
+    __slots__ = ("code", "reason", "message")
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    code: int
+    reason: str
+    message: str
+    def __init__(self, code: _Optional[int] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
+
+class AnalyzeResponse(_message.Message):
+    __slots__ = ("results", "provenance")
+    RESULTS_FIELD_NUMBER: _ClassVar[int]
+    PROVENANCE_FIELD_NUMBER: _ClassVar[int]
+    results: _containers.RepeatedCompositeFieldContainer[HeadResult]
+    provenance: _types_pb2.Provenance
+    def __init__(self, results: _Optional[_Iterable[_Union[HeadResult, _Mapping]]] = ..., provenance: _Optional[_Union[_types_pb2.Provenance, _Mapping]] = ...) -> None: ...
+
+class DetectRequest(_message.Message):
+    __slots__ = ("image", "head", "options", "priority")
+    IMAGE_FIELD_NUMBER: _ClassVar[int]
+    HEAD_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    image: _types_pb2.Image
+    head: str
+    options: DetectionOptions
+    priority: _types_pb2.Priority
+    def __init__(self, image: _Optional[_Union[_types_pb2.Image, _Mapping]] = ..., head: _Optional[str] = ..., options: _Optional[_Union[DetectionOptions, _Mapping]] = ..., priority: _Optional[_Union[_types_pb2.Priority, str]] = ...) -> None: ...
+
+class DetectResponse(_message.Message):
+    __slots__ = ("result", "head", "version", "provenance")
+    RESULT_FIELD_NUMBER: _ClassVar[int]
+    HEAD_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    PROVENANCE_FIELD_NUMBER: _ClassVar[int]
+    result: _types_pb2.DetectionResult
+    head: str
+    version: str
+    provenance: _types_pb2.Provenance
+    def __init__(self, result: _Optional[_Union[_types_pb2.DetectionResult, _Mapping]] = ..., head: _Optional[str] = ..., version: _Optional[str] = ..., provenance: _Optional[_Union[_types_pb2.Provenance, _Mapping]] = ...) -> None: ...
+
+class SegmentRequest(_message.Message):
+    __slots__ = ("image", "head", "options", "priority")
+    IMAGE_FIELD_NUMBER: _ClassVar[int]
+    HEAD_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    image: _types_pb2.Image
+    head: str
+    options: SegmentationOptions
+    priority: _types_pb2.Priority
+    def __init__(self, image: _Optional[_Union[_types_pb2.Image, _Mapping]] = ..., head: _Optional[str] = ..., options: _Optional[_Union[SegmentationOptions, _Mapping]] = ..., priority: _Optional[_Union[_types_pb2.Priority, str]] = ...) -> None: ...
+
+class SegmentResponse(_message.Message):
+    __slots__ = ("result", "head", "version", "provenance")
+    RESULT_FIELD_NUMBER: _ClassVar[int]
+    HEAD_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    PROVENANCE_FIELD_NUMBER: _ClassVar[int]
+    result: _types_pb2.SegmentationResult
+    head: str
+    version: str
+    provenance: _types_pb2.Provenance
+    def __init__(self, result: _Optional[_Union[_types_pb2.SegmentationResult, _Mapping]] = ..., head: _Optional[str] = ..., version: _Optional[str] = ..., provenance: _Optional[_Union[_types_pb2.Provenance, _Mapping]] = ...) -> None: ...
+
+class RecognizeActionRequest(_message.Message):
+    __slots__ = ("clip", "head", "options", "priority")
+    CLIP_FIELD_NUMBER: _ClassVar[int]
+    HEAD_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    clip: _types_pb2.Clip
+    head: str
+    options: ClassificationOptions
+    priority: _types_pb2.Priority
+    def __init__(self, clip: _Optional[_Union[_types_pb2.Clip, _Mapping]] = ..., head: _Optional[str] = ..., options: _Optional[_Union[ClassificationOptions, _Mapping]] = ..., priority: _Optional[_Union[_types_pb2.Priority, str]] = ...) -> None: ...
+
+class RecognizeActionResponse(_message.Message):
+    __slots__ = ("result", "head", "version", "provenance")
+    RESULT_FIELD_NUMBER: _ClassVar[int]
+    HEAD_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    PROVENANCE_FIELD_NUMBER: _ClassVar[int]
+    result: _types_pb2.ClassificationResult
+    head: str
+    version: str
+    provenance: _types_pb2.Provenance
+    def __init__(self, result: _Optional[_Union[_types_pb2.ClassificationResult, _Mapping]] = ..., head: _Optional[str] = ..., version: _Optional[str] = ..., provenance: _Optional[_Union[_types_pb2.Provenance, _Mapping]] = ...) -> None: ...
+
+class ExtractFeaturesRequest(_message.Message):
+    __slots__ = ("image", "features", "height", "width", "priority")
+    IMAGE_FIELD_NUMBER: _ClassVar[int]
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
+    HEIGHT_FIELD_NUMBER: _ClassVar[int]
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    image: _types_pb2.Image
+    features: _containers.RepeatedScalarFieldContainer[str]
+    height: int
+    width: int
+    priority: _types_pb2.Priority
+    def __init__(self, image: _Optional[_Union[_types_pb2.Image, _Mapping]] = ..., features: _Optional[_Iterable[str]] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., priority: _Optional[_Union[_types_pb2.Priority, str]] = ...) -> None: ...
+
+class ExtractFeaturesResponse(_message.Message):
+    __slots__ = ("features", "provenance")
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
+    PROVENANCE_FIELD_NUMBER: _ClassVar[int]
+    features: _containers.RepeatedCompositeFieldContainer[_types_pb2.Tensor]
+    provenance: _types_pb2.Provenance
+    def __init__(self, features: _Optional[_Iterable[_Union[_types_pb2.Tensor, _Mapping]]] = ..., provenance: _Optional[_Union[_types_pb2.Provenance, _Mapping]] = ...) -> None: ...

@@ -1,0 +1,275 @@
+//! `inference.GRPCInferenceService`, the Open Inference Protocol: each head is a model, and so is the backbone.
+//!
+//! A row of a call's batch is one image, or one clip of an action head, and becomes one engine request of its own, so
+//! rows share features, batches, deadlines and the door with every other call. A row that fails fails the call.
+//!
+//! The service lives here, the request's side in [`input`] and [`parameters`], the answer's in [`answer`] and
+//! [`tensor`].
+
+mod answer;
+mod input;
+mod parameters;
+mod service;
+mod tensor;
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{sync::watch, task::JoinSet};
+use tonic::Request;
+
+use self::{
+    input::{Expected, Row},
+    parameters::{Parameters, shown},
+};
+use super::{call::Call, identity::Identity};
+use crate::{
+    engine::{Analysis, Engine, FeatureSource, Head, Source},
+    error::{Error, Kind, Result},
+    media,
+    proto::inference::{
+        InferParameter, ModelInferRequest, ModelInferResponse, infer_parameter::ParameterChoice,
+    },
+    repository::Task,
+};
+
+/// Most rows of one call, where the door takes as many.
+const MAX_ROWS: usize = 128;
+
+/// Answers calls with an engine.
+#[derive(Clone)]
+pub(super) struct Inference {
+    engine: Arc<Engine>,
+    default_deadline: Option<Duration>,
+    max_response_bytes: usize,
+    /// Whether the server takes requests: false from the moment it drains.
+    ready: watch::Receiver<bool>,
+}
+
+/// What a model's name stands for.
+#[derive(Debug, Clone)]
+enum Model {
+    Head(Arc<Head>),
+    Backbone,
+}
+
+impl Model {
+    /// A head's task; none for the backbone.
+    fn task(&self) -> Option<Task> {
+        match self {
+            Self::Head(head) => Some(head.manifest.task),
+            Self::Backbone => None,
+        }
+    }
+
+    /// What it is, for messages.
+    fn kind(&self) -> String {
+        match self.task() {
+            Some(task) => format!("a head that does {task}"),
+            None => "the backbone".to_owned(),
+        }
+    }
+
+    fn clip(&self) -> bool {
+        self.task() == Some(Task::Action)
+    }
+
+    /// Name of its input.
+    fn input(&self) -> &'static str {
+        if self.clip() { "clip" } else { "image" }
+    }
+}
+
+impl Inference {
+    pub(super) fn new(
+        engine: Arc<Engine>,
+        default_deadline: Option<Duration>,
+        max_response_bytes: usize,
+        ready: watch::Receiver<bool>,
+    ) -> Self {
+        Self {
+            engine,
+            default_deadline,
+            max_response_bytes,
+            ready,
+        }
+    }
+
+    /// The model called `name` and its version. A head that has the backbone's name hides it.
+    ///
+    /// # Errors
+    /// `PermissionDenied` for one that `identity` may not use, `UnknownHead` for one that is not loaded or has another
+    /// version; both name the field behind `prefix`.
+    fn model(
+        &self,
+        identity: &Identity,
+        name: &str,
+        version: &str,
+        prefix: &str,
+    ) -> Result<(Model, String)> {
+        let field = format!("{prefix}name");
+        let backbone = self.engine.backbone();
+        let (model, loaded) = match self.engine.head(name) {
+            None if name == backbone.name => {
+                identity.check_head(name, &field)?;
+                (Model::Backbone, backbone.version.clone())
+            }
+            _ => {
+                let head = identity.head(&self.engine, name, &field)?;
+                let version = head.manifest.version.clone();
+                (Model::Head(head), version)
+            }
+        };
+        if version.is_empty() || version == loaded {
+            return Ok((model, loaded));
+        }
+        let message = format!(
+            "the model {name:?} is loaded in version {loaded:?}, not {:?}",
+            shown(version)
+        );
+        Err(Error::new(Kind::UnknownHead, message).at(format!("{prefix}version")))
+    }
+
+    async fn infer(&self, request: Request<ModelInferRequest>) -> Result<ModelInferResponse> {
+        let mut call = Call::read(&request, 0, self.default_deadline)?;
+        let request = request.into_inner();
+        let (name, version) = (&request.model_name, &request.model_version);
+        let (model, version) = self.model(&call.identity, name, version, "model_")?;
+        let outputs = answer::outputs(&model, &self.engine);
+        let wanted = answer::wanted(&request.outputs, &outputs)?;
+        let parameters = Parameters::read(&request.parameters, &model)?;
+        call.priority = parameters.priority;
+        if let Some(timeout) = parameters.timeout {
+            let until = std::time::Instant::now().checked_add(timeout);
+            call.deadline = [call.deadline, until].into_iter().flatten().min();
+        }
+        let config = self.engine.config();
+        let expected = Expected {
+            name: model.input(),
+            clip: model.clip(),
+            // A batch must find its places at a door that others use too.
+            rows: MAX_ROWS.min(config.admission.images / 2).max(1),
+            frames: config.max_frames,
+        };
+        let raw = !request.raw_input_contents.is_empty();
+        let rows = input::rows(request.inputs, request.raw_input_contents, expected)?;
+
+        let mut options = parameters.options;
+        let mut top_k = 0;
+        let mut features = None;
+        match &model {
+            Model::Backbone => {
+                features = Some(parameters.size(&self.engine.backbone().input.sizes)?)
+            }
+            Model::Head(head) => {
+                let wants = |name| answer::wants(&wanted, name);
+                options.omit_masks = !wants("masks") && !wants("masks_dense");
+                let manifest = &head.manifest;
+                top_k = options.top_k.or(manifest.postprocess.top_k).unwrap_or(5);
+                options.top_k = Some(manifest.labels.len());
+            }
+        }
+        let sizes = if answer::needs_sizes(&wanted) {
+            rows.iter()
+                .map(|row| size(row, &config.media))
+                .collect::<Result<_>>()?
+        } else {
+            Vec::new()
+        };
+        let heads: Vec<_> = match &model {
+            Model::Head(head) => vec![Arc::clone(head)],
+            Model::Backbone => Vec::new(),
+        };
+        let rows = rows.into_iter().map(|row| {
+            let mut request = call.clone().request(row, heads.clone(), options);
+            request.features = features;
+            request
+        });
+        let rows = self.run(rows.collect()).await?;
+        let mut response = ModelInferResponse {
+            model_name: request.model_name,
+            model_version: version,
+            id: request.id,
+            parameters: made(&rows, &self.engine.backbone().sha256),
+            ..Default::default()
+        };
+        // Masks and label maps of a whole batch take their time.
+        let limit = self.max_response_bytes;
+        let encode = move || {
+            let context = answer::Context {
+                sizes: &sizes,
+                limit,
+                top_k,
+            };
+            let arrays = answer::arrays(rows, &wanted, context)?;
+            tensor::write(arrays, raw, &mut response);
+            Ok(response)
+        };
+        tokio::task::spawn_blocking(encode)
+            .await
+            .map_err(|error| Error::new(Kind::Internal, error.to_string()))?
+    }
+
+    /// Runs all rows at once; the first to fail ends the others.
+    async fn run(&self, rows: Vec<crate::engine::Request>) -> Result<Vec<Analysis>> {
+        let mut running = JoinSet::new();
+        let count = rows.len();
+        for (index, row) in rows.into_iter().enumerate() {
+            let engine = Arc::clone(&self.engine);
+            running.spawn(async move { (index, engine.run(row).await) });
+        }
+        let mut done: Vec<Option<Analysis>> = Vec::new();
+        done.resize_with(count, || None);
+        while let Some(joined) = running.join_next().await {
+            let (index, row) =
+                joined.map_err(|error| Error::new(Kind::Internal, error.to_string()))?;
+            let mut row = row?;
+            if let Some((_, outcome)) = row.heads.last_mut()
+                && let Err(error) = outcome
+            {
+                return Err(error.clone());
+            }
+            done[index] = Some(row);
+        }
+        let lost = || Error::new(Kind::Internal, "a row got no answer");
+        done.into_iter().map(|row| row.ok_or_else(lost)).collect()
+    }
+}
+
+/// `(height, width)` in pixels of a row's last image, from its header.
+fn size(row: &Row, limits: &media::Limits) -> Result<(u32, u32)> {
+    match row.last() {
+        Some((Source::Raw { width, height, .. }, _)) => Ok((*height, *width)),
+        Some((Source::Encoded(bytes), field)) => media::probe(bytes, limits)
+            .map(|header| (header.height, header.width))
+            .map_err(|error| Error::from(error).at(field)),
+        None => Err(Error::new(Kind::Internal, "a row has no image")),
+    }
+}
+
+/// How the batch was made, as the answer's parameters.
+fn made(rows: &[Analysis], backbone: &str) -> std::collections::HashMap<String, InferParameter> {
+    let source = match rows.iter().map(|row| row.provenance.source).max() {
+        Some(FeatureSource::Computed) | None => "computed",
+        Some(FeatureSource::Shared) => "shared",
+        Some(FeatureSource::Cached) => "cached",
+    };
+    let computed: usize = rows.iter().map(|row| row.provenance.backbone_rows).sum();
+    let total = rows.iter().map(|row| row.provenance.timing.total).max();
+    let micros = total.unwrap_or_default().as_micros();
+    let number = |value: Result<i64, _>| ParameterChoice::Int64Param(value.unwrap_or(i64::MAX));
+    [
+        (
+            "backbone",
+            ParameterChoice::StringParam(backbone.to_owned()),
+        ),
+        ("features", ParameterChoice::StringParam(source.to_owned())),
+        ("backbone_rows", number(i64::try_from(computed))),
+        ("total_us", number(i64::try_from(micros))),
+    ]
+    .into_iter()
+    .map(|(name, choice)| {
+        let parameter_choice = Some(choice);
+        (name.to_owned(), InferParameter { parameter_choice })
+    })
+    .collect()
+}

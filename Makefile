@@ -47,11 +47,16 @@ tests/.venv/ready: tests/requirements.txt
 test-python: test-rust tests/.venv/ready
 	$(call step,reference tests,tests/.venv/bin/python -m pytest -q tests/reference)
 
-# The Python client as it is installed, and the examples in Python, Go and grpcurl.
+# The Python client as it is installed, and the examples in Python and Go; that of grpcurl where that is built.
 .PHONY: test-clients
 test-clients: test-rust tests/.venv/ready
 	$(call step,client tests,tests/.venv/bin/python -m pip install --quiet --disable-pip-version-check -e deploy/clients/python \
 		&& tests/.venv/bin/python -m pytest -q deploy/clients/python/tests)
+
+.PHONY: examples-test
+examples-test: ## Build grpcurl and run the client tests with its example
+	$(call step,grpcurl,deploy/install_tools.sh grpcurl)
+	@$(MAKE) --no-print-directory test-clients
 
 .PHONY: deploy-test
 deploy-test: test-rust tests/.venv/ready ## Three servers behind Envoy, and all manifests against their schemas

@@ -13,7 +13,7 @@ export ORT_TELEMETRY_DISABLED := 1
 step = @printf '== %s\n' '$(1)'; start=$$(date +%s%N); $(2); \
 	printf '== %s: %d.%01d s\n' '$(1)' $$((($$(date +%s%N) - start) / 1000000000)) $$((($$(date +%s%N) - start) / 100000000 % 10))
 
-.PHONY: help demo serve test test-rust test-python test-models lint fmt runtime build check bench clean
+.PHONY: gpu-kit help demo serve test test-rust test-python test-models lint fmt runtime build check bench clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -81,6 +81,9 @@ test-models: models/.venv/ready
 
 bench: runtime ## Compare a bare ONNX Runtime loop, the engine and gRPC in one run; writes target/bench/summary.json
 	$(call step,bench,cargo bench --locked --quiet --bench serving)
+
+gpu-kit: ## Pack what measures on a GPU host without a network into target/gpu-kit
+	$(call step,gpu kit,tests/gpu/prepare.sh target/gpu-kit $(PYTHON))
 
 lint: ## Check format, lints and the protocol's style
 	$(call step,fmt,cargo fmt --check)

@@ -29,8 +29,8 @@ RUN command -v nasm >/dev/null \
 # stay outside, but the manifest names their files.
 COPY Cargo.toml Cargo.lock ./
 COPY proto proto
-RUN mkdir -p src tests/all tests/bench \
-    && echo 'fn main() {}' | tee src/main.rs tests/all/main.rs > tests/bench/main.rs \
+RUN mkdir -p src tests/all tests/bench tests/gpu \
+    && echo 'fn main() {}' | tee src/main.rs tests/all/main.rs tests/gpu/main.rs > tests/bench/main.rs \
     && touch src/lib.rs \
     && cargo build --release --locked --bin frostline \
     && rm -rf src

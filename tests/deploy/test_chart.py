@@ -205,6 +205,17 @@ def test_references_inside_the_manifests_hold(case):
     assert all(str(Path(file).parent) in mounts or file in mounts for file in files), (files, mounts)
 
 
+def test_gpu_pods_do_not_fall_back_to_the_cpu(tmp_path):
+    documents = render(values("gpu"))
+    assert pod(documents)["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == 1
+    device = tomllib.loads(by_kind(documents, "ConfigMap")[0]["data"]["frostline.toml"])["device"]
+    config = tmp_path / "frostline.toml"
+    config.write_text(f'[device]\ndevice = "{device["device"]}"\n')
+    command = [binary(), "config", "--config", config]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment())
+    assert result.returncode == 0 and "cuda:0" in result.stdout, result.stderr
+
+
 @pytest.mark.skipif(not MONITORED, reason="the chart has no alerts")
 def test_monitoring_ships_the_files_of_observability():
     documents = render(values("everything"))

@@ -70,6 +70,7 @@ def test_kustomize_builds_what_kubernetes_knows(folder, tmp_path):
 def test_kustomize_overlays_change_what_they_say():
     gpu = one(build("gpu"), "Deployment")["spec"]["template"]["spec"]["containers"][0]
     assert gpu["resources"]["limits"]["nvidia.com/gpu"] == 1 and gpu["image"].endswith("-gpu")
+    assert accepted({variable["name"]: variable["value"] for variable in gpu["env"]}).returncode == 0
     tls = build("tls")
     assert "appProtocol" not in one(tls, "Service")["spec"]["ports"][0]
     assert "insecure" not in one(tls, "ConfigMap")["data"]["frostline.toml"]

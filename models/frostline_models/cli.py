@@ -11,6 +11,7 @@ from .backbones import command as backbones
 from .demo import Demo, Settings
 from .errors import InputError
 from .measure import command as measure
+from .study import command as study
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -26,7 +27,7 @@ STAGES = {
 }
 
 #: Command groups beside ``demo``; each adds its own parsers.
-GROUPS = (backbones, measure)
+GROUPS = (backbones, measure, study)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -286,9 +286,12 @@ class SwinV2(nn.Module):
                 module.bake()
         return self
 
-    def forward(self, image: Tensor) -> list[Tensor]:
-        x = image.to(self.pixel_scale.dtype) * self.pixel_scale + self.pixel_offset
-        x = self.patch_embed(x.permute(0, 3, 1, 2))
+    def normalize(self, image: Tensor) -> Tensor:
+        """uint8 to zero mean and unit deviation (ImageNet's), NHWC as it came."""
+        return image.to(self.pixel_scale.dtype) * self.pixel_scale + self.pixel_offset
+
+    def stages(self, x: Tensor) -> list[Tensor]:
+        """Embedded patches ``[B, H/4, W/4, C]`` to the maps."""
         maps = []
         for stage in self.layers:
             for block in stage.blocks:
@@ -297,3 +300,6 @@ class SwinV2(nn.Module):
             if stage.downsample is not None:
                 x = stage.downsample(x)
         return maps
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        return self.stages(self.patch_embed(self.normalize(image).permute(0, 3, 1, 2)))

@@ -91,7 +91,12 @@ def detection(predictor, dataset: Images, count: int, workers: int = 1) -> Resul
     found: list[list[Detection]] = _each(
         count, lambda i: predictor.detect(_input(predictor, dataset, i), LOW_SCORE)[:MOST], workers
     )
-    entries, scores = [], []
+    return score_detection(found, dataset)
+
+
+def score_detection(found: list[list[Detection]], dataset: Images) -> Result:
+    """The same for answers that are there, to the first ``len(found)`` samples."""
+    count, entries, scores = len(found), [], []
     for index, row in enumerate(found):
         for d in row:
             x0, y0, x1, y1 = (float(v) for v in d.box)
@@ -157,8 +162,13 @@ def _f1(found: list[Detection], things: Things) -> float:
 
 def segmentation(predictor, dataset: Images, count: int, workers: int = 1) -> Result:
     """mIoU with intersections and unions summed over the set, and pixel accuracy."""
-    classes = len(dataset.labels)
     maps = _each(count, lambda i: predictor.segment(_input(predictor, dataset, i)), workers)
+    return score_segmentation(maps, dataset)
+
+
+def score_segmentation(maps: list[np.ndarray], dataset: Images) -> Result:
+    """The same for label maps that are there."""
+    classes = len(dataset.labels)
     confusion, scores = np.zeros((classes, classes), np.int64), []
     for index, found in enumerate(maps):
         truth = dataset.label_map(index)
@@ -197,8 +207,12 @@ def action(
                 views.append(predictor.recognize([_crop(f, crop, crops) for f in taken]))
         return np.mean(views, 0)
 
-    chances = _each(count, one, workers)
-    targets = [dataset.target(i) for i in range(count)]
+    return score_action(_each(count, one, workers), dataset)
+
+
+def score_action(chances: list[np.ndarray], dataset: Clips) -> Result:
+    """The same for probabilities that are there."""
+    targets = [dataset.target(i) for i in range(len(chances))]
     ranks = [int((c > c[t]).sum()) for c, t in zip(chances, targets)]
     metrics = {
         "top1": float(np.mean([r < 1 for r in ranks])),

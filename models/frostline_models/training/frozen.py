@@ -69,13 +69,13 @@ class Whole(nn.Module):
 
 def fine_tune(
     backbone: nn.Module, names: list[str], head: nn.Module, samples: Samples, plan: Plan,
-    folder: Path, stop_after: int | None = None,
+    folder: Path, stop_after: int | None = None, backbone_rate: float = BACKBONE_RATE,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:  # fmt: skip
     """Trains both on the images themselves; returns averaged weights of backbone and head."""
     model = Whole(backbone, names, head)
 
     def groups(model: Whole) -> list[dict]:
-        slow = [g | {"lr_scale": BACKBONE_RATE} for g in parameter_groups(model.backbone, plan.weight_decay)]
+        slow = [g | {"lr_scale": backbone_rate} for g in parameter_groups(model.backbone, plan.weight_decay)]
         return [g for g in slow + parameter_groups(model.head, plan.weight_decay) if g["params"]]
 
     def loss(model: Whole, data: tuple[list[Tensor], dict]) -> dict[str, Tensor]:

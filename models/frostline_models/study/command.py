@@ -56,14 +56,15 @@ def _claim(work: Path, recipe: dict) -> None:
 
 
 def _compute(plan, work: Path, workers: int) -> None:
+    from ..train import WORKER_ENV
     from . import cells, data
     from .plan import units
 
     began = time.monotonic()
     data.make(work / "data", plan, workers)
     waiting = units()
-    # Threads of their own would fight over the cores; spawn, since PyTorch does not fork well.
-    os.environ |= {"OMP_NUM_THREADS": "1"}
+    # One thread each; spawned, since PyTorch does not fork well, and so that this reaches them.
+    os.environ |= WORKER_ENV
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context) as pool:
         jobs = {pool.submit(cells.run, unit, plan, work): unit for unit in waiting}

@@ -23,8 +23,8 @@ PIXELS = 64
 #: ``size -> (width of the first stage, depths, attention heads)``.
 SIZES = {
     "small": (16, (1, 1, 2, 1), (1, 2, 4, 8)),
-    "medium": (32, (1, 2, 2, 1), (1, 2, 4, 8)),
-    "large": (48, (1, 2, 4, 1), (2, 4, 8, 16)),
+    "medium": (24, (1, 1, 2, 1), (1, 2, 4, 8)),
+    "large": (40, (1, 2, 4, 1), (1, 2, 4, 8)),
 }
 #: ``task -> capacity -> (form, options)``.  Detection's linear head has no tower: the least
 #: that still predicts boxes and masks.
@@ -32,17 +32,17 @@ HEADS: dict[str, dict[str, tuple[str, dict]]] = {
     "detection": {
         "linear": ("single-stage", {"width": 16, "depth": 0, "prototypes": 8, "keep": 30}),
         "light": ("single-stage", {"width": 32, "depth": 1, "prototypes": 16, "keep": 30}),
-        "strong": ("single-stage", {"width": 80, "depth": 2, "prototypes": 32, "keep": 30, "bifpn": True}),
+        "strong": ("single-stage", {"width": 56, "depth": 2, "prototypes": 32, "keep": 30}),
     },
     "segmentation": {
         "linear": ("linear", {}),
-        "light": ("upernet", {"width": 24}),
-        "strong": ("upernet", {"width": 80}),
+        "light": ("upernet", {"width": 20}),
+        "strong": ("upernet", {"width": 56}),
     },
     "action": {
         "linear": ("linear", {}),
-        "light": ("attentive-probe", {"width": 48, "layers": 1, "heads": 4, "cells": 4}),
-        "strong": ("temporal-transformer", {"width": 128, "layers": 2, "heads": 4, "cells": 4}),
+        "light": ("attentive-probe", {"width": 48, "layers": 1, "heads": 4, "cells": 2}),
+        "strong": ("temporal-transformer", {"width": 96, "layers": 2, "heads": 4, "cells": 2}),
     },
 }  # fmt: skip
 
@@ -92,10 +92,10 @@ def plan(budget: float, seed: int) -> Plan:
         pretrain_images=min(20000, scaled(40000, share, 96)),
         scenes=min(6000, scaled(12000, share, 48)),
         clips=min(2400, scaled(6000, share, 40)),
-        heldout_scenes=min(500, scaled(4800, share, 24)),
-        heldout_clips=min(400, scaled(4800, share, 24)),
-        pretrain_steps=scaled(9600, share, 4),
-        head_steps=scaled(4800, share, 4),
+        heldout_scenes=min(500, scaled(3600, share, 24)),
+        heldout_clips=min(400, scaled(3600, share, 24)),
+        pretrain_steps=scaled(6000, share, 4),
+        head_steps=scaled(1800, share, 4),
     )
 
 

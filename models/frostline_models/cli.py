@@ -12,6 +12,7 @@ from .demo import Demo, Settings
 from .errors import InputError
 from .measure import command as measure
 from .study import command as study
+from .training import command as training
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -27,7 +28,7 @@ STAGES = {
 }
 
 #: Command groups beside ``demo``; each adds its own parsers.
-GROUPS = (backbones, measure, study)
+GROUPS = (backbones, training, measure, study)
 
 
 def parser() -> argparse.ArgumentParser:

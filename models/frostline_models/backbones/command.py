@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from .. import recipes
 from ..errors import InputError, at
 from ..postprocess import letterbox
 
@@ -21,9 +22,9 @@ def add(groups) -> None:
     one = commands.add_parser("export", help="checkpoint or name to backbone.onnx, checked")
     _weights(one)
     one.add_argument("--out", type=Path, required=True, help="model repository to write into")
-    one.add_argument("--precision", default="fp32", help="fp32, fp16, bf16 or int8")
-    one.add_argument("--attention", default="matmul", help="matmul or fused (ONNX Attention)")
-    one.add_argument("--resize", default="letterbox", help="letterbox, stretch or center_crop")
+    one.add_argument("--precision", help="fp32 (unset), fp16, bf16 or int8")
+    one.add_argument("--attention", help="matmul (unset) or fused (ONNX Attention)")
+    one.add_argument("--resize", help="letterbox (unset), stretch or center_crop")
     one.add_argument("--filter", default="bilinear", help="bilinear or bicubic")
     one.add_argument("--licence", default="unknown", help="of the weights, for the manifest")
     one.add_argument("--version", default="1", help="for the manifest")
@@ -48,8 +49,15 @@ def add(groups) -> None:
 
 
 def _weights(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", help="swinv2-{n,t,s,b,l,h,g}, or any timm model with feature maps")
-    parser.add_argument("--size", type=int, required=True, help="input side in pixels")
+    parser.add_argument(
+        "name", nargs="?", help="swinv2-{n,t,s,b,l,h,g}, or any timm model with feature maps"
+    )
+    parser.add_argument("--recipe", help="take name, sizes, windows and precision from a recipe")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="changes",
+        help="change a value of the recipe",
+    )  # fmt: skip
+    parser.add_argument("--size", type=int, help="input side in pixels")
     parser.add_argument("--window", type=int, default=8, help="SwinV2: tokens a side")
     parser.add_argument("--pretrained-size", type=int, help="SwinV2: pixels at pretraining")
     parser.add_argument("--pretrained-window", type=int, help="SwinV2: window at pretraining")
@@ -67,8 +75,20 @@ def _calibration(parser: argparse.ArgumentParser) -> None:
 
 
 def request(arguments: argparse.Namespace):
+    """What the options or the recipe ask for; fills in what export takes from a recipe too."""
     from .sources import Request
 
+    if arguments.recipe:
+        if arguments.name:
+            raise InputError("give a backbone's name or --recipe, not both")
+        recipe = recipes.load(arguments.recipe, arguments.changes)
+        arguments.size = recipe.backbone.size
+        for key in ("precision", "attention", "resize"):
+            if getattr(arguments, key, None) is None:
+                setattr(arguments, key, getattr(recipe.backbone, key))
+        return recipe.request(arguments.checkpoint, arguments.random)
+    if arguments.name is None or arguments.size is None:
+        raise InputError("a backbone needs its name and --size, or --recipe")
     return Request(
         name=arguments.name,
         size=arguments.size,
@@ -109,10 +129,11 @@ def _export(arguments: argparse.Namespace) -> None:
     from . import export, sources
 
     torch.set_num_threads(arguments.threads)
+    wanted = request(arguments)
     options = export.Options(
-        precision=arguments.precision,
-        attention=arguments.attention,
-        resize=arguments.resize,
+        precision=arguments.precision or "fp32",
+        attention=arguments.attention or "matmul",
+        resize=arguments.resize or "letterbox",
         filter=arguments.filter,
         licence=arguments.licence,
         version=arguments.version,
@@ -121,7 +142,7 @@ def _export(arguments: argparse.Namespace) -> None:
         percentile=arguments.percentile,
         force=arguments.force,
     )
-    backbone = sources.load(request(arguments))
+    backbone = sources.load(wanted)
     images = calibration_images(
         arguments.calibration, arguments.size, arguments.calibration_count
     )
@@ -132,11 +153,12 @@ def _export(arguments: argparse.Namespace) -> None:
 def _bench(arguments: argparse.Namespace) -> None:
     from . import bench
 
+    wanted = request(arguments)
     images = calibration_images(
         arguments.calibration or "generated", arguments.size, arguments.calibration_count
     )
     times = bench.run(
-        request(arguments), arguments.precisions.split(","), arguments.attentions.split(","),
+        wanted, arguments.precisions.split(","), arguments.attentions.split(","),
         arguments.batch, arguments.rounds, arguments.threads, images,
     )  # fmt: skip
     print(bench.table(times))

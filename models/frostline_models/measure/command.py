@@ -7,6 +7,7 @@ import json
 import time
 from pathlib import Path
 
+from .. import recipes
 from ..errors import InputError
 from ..readers import FORMATS, open_dataset
 
@@ -19,16 +20,21 @@ def add(groups) -> None:
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--server", metavar="HOST:PORT", help="a running server")
     where.add_argument("--repository", type=Path, help="a model repository, run here")
-    parser.add_argument("--format", required=True, help=", ".join(FORMATS))
+    parser.add_argument("--format", help=", ".join(FORMATS))
+    parser.add_argument("--recipe", help="take format, validation data and views from a recipe")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="changes",
+        help="change a value of the recipe",
+    )  # fmt: skip
     parser.add_argument("--data", type=Path, required=True, help="the data set's folder")
     parser.add_argument(
         "--option", action="append", default=[], metavar="KEY=VALUE", help="of the data set's format"
     )
     parser.add_argument("--limit", type=int, help="only the first so many samples")
     parser.add_argument("--workers", type=int, default=4, help="calls in flight")
-    parser.add_argument("--clips", type=int, default=1, help="action: clips per video")
-    parser.add_argument("--crops", type=int, default=1, help="action: crops per clip")
-    parser.add_argument("--frame-stride", type=int, default=1, help="action: in the video's frames")
+    parser.add_argument("--clips", type=int, help="action: clips per video (1)")
+    parser.add_argument("--crops", type=int, help="action: crops per clip (1)")
+    parser.add_argument("--frame-stride", type=int, help="action: in the video's frames (1)")
     parser.add_argument("--token", help="bearer token, where the server asks for one")
     parser.add_argument("--out", type=Path, help="folder for evaluation.json and cases.png")
     parser.set_defaults(run=run)
@@ -48,8 +54,26 @@ def parse_options(pairs: list[str]) -> dict:
     return options
 
 
+def settle(arguments: argparse.Namespace) -> dict:
+    """The data set's options; fills in what a recipe says and what nobody said."""
+    options: dict = {}
+    if arguments.recipe:
+        recipe = recipes.load(arguments.recipe, arguments.changes)
+        arguments.format = arguments.format or recipe.data.format
+        options |= recipe.data.validation
+        said = {"clips": recipe.evaluate.clips, "crops": recipe.evaluate.crops, "frame_stride": recipe.train.frame_stride}
+    elif arguments.format is None:
+        raise InputError(f"give --format ({', '.join(FORMATS)}) or --recipe")
+    else:
+        said = {"clips": 1, "crops": 1, "frame_stride": 1}
+    for key, value in said.items():
+        if getattr(arguments, key) is None:
+            setattr(arguments, key, value)
+    return options | parse_options(arguments.option)
+
+
 def run(arguments: argparse.Namespace) -> None:
-    options = parse_options(arguments.option)
+    options = settle(arguments)
     if arguments.server:
         from .remote import Remote
 

@@ -44,6 +44,7 @@ class Plan:
     log_every: int = 10
     device: str = "cpu"
     amp: bool = True  # bf16 autocast, on a GPU
+    tensorboard: bool = False  # curves as event files too, in the folder's ``events``
 
     def __post_init__(self):
         for name, least in (("steps", 1), ("batch", 1), ("log_every", 1), ("warmup", 0)):
@@ -81,7 +82,7 @@ def run(
         group["scale"] = group.pop("lr_scale", 1.0)
     optimizer = torch.optim.AdamW(made, lr=plan.lr)
     step = _restore(file, model, average, optimizer, plan)
-    curve = Curve(folder / "curve.csv", step)
+    curve = Curve(folder / "curve.csv", step, folder / "events" if plan.tensorboard else None)
     bar = Bar(plan.steps, step)
     saved = time.monotonic()
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -123,6 +124,7 @@ def run(
                 waiting.cancel()
                 raise Stopped
     bar.end()
+    curve.close()
     return {k: v.cpu() for k, v in average.state_dict().items()}
 
 
@@ -176,9 +178,10 @@ def _average(average: nn.Module, model: nn.Module, keep: float) -> None:
 class Curve:
     """``curve.csv``: step, seconds, learning rate and the mean losses since the last row."""
 
-    def __init__(self, path: Path, step: int):
+    def __init__(self, path: Path, step: int, events: Path | None = None):
         self.path, self.began = path, time.monotonic()
         self.names: list[str] | None = None
+        self.writer = _writer(events, step) if events else None
         if not path.exists():
             return
         with path.open(newline="") as file:
@@ -202,6 +205,24 @@ class Curve:
             self.names = list(row)
             self._write([self.names])
         self._write([[row.get(n, "") for n in self.names]])
+        if self.writer:
+            for key, value in {"lr": rate, **losses}.items():
+                self.writer.add_scalar(key, value, step)
+
+    def close(self) -> None:
+        if self.writer:
+            self.writer.close()
+
+
+def _writer(folder: Path, step: int):
+    """TensorBoard's; what an earlier run wrote beyond ``step`` is hidden."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise InputError(
+            "curves for TensorBoard need the package tensorboard (pip install 'frostline-models[curves]')"
+        ) from None
+    return SummaryWriter(str(folder), purge_step=step + 1 if step else None)
 
 
 class Bar:

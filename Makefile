@@ -13,7 +13,7 @@ export ORT_TELEMETRY_DISABLED := 1
 step = @printf '== %s\n' '$(1)'; start=$$(date +%s%N); $(2); \
 	printf '== %s: %d.%01d s\n' '$(1)' $$((($$(date +%s%N) - start) / 1000000000)) $$((($$(date +%s%N) - start) / 100000000 % 10))
 
-.PHONY: gpu-kit help demo serve test test-rust test-python test-models lint fmt runtime build check bench clean
+.PHONY: gpu-kit help demo serve test test-rust test-python test-models study lint fmt runtime build check bench clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -74,10 +74,14 @@ image-test: ## Build the CPU container image and run it without privileges
 models/.venv/ready: models/pyproject.toml
 	$(call step,models environment,$(PYTHON) -m venv models/.venv \
 		&& models/.venv/bin/python -m pip install --quiet --disable-pip-version-check -e "models[test]" \
-		&& touch $@)
+		&& models/install_font.sh && touch $@)
 
-test-models: models/.venv/ready
-	$(call step,models tests,cd models && .venv/bin/python -m pytest -q)
+# Repositories are checked and served by the binary that the Rust tests built.
+test-models: test-rust models/.venv/ready
+	$(call step,models tests,cd models && .venv/bin/python -m pytest)
+
+study: models/.venv/ready ## Run the study of frozen backbones (hours; resumes where it stopped); writes models/STUDY.md
+	$(call step,study,models/.venv/bin/frostline-models study)
 
 bench: runtime ## Compare a bare ONNX Runtime loop, the engine and gRPC in one run; writes target/bench/summary.json
 	$(call step,bench,cargo bench --locked --quiet --bench serving)

@@ -353,29 +353,3 @@ def test_the_bench_compares_in_one_run():
     times = bench.run(sources.Request("swinv2-n", 64, 8, seed=0), ["fp32"], ["matmul"], 1, 2, 1)
     assert set(times) == {"pytorch eager", "plain exporter", "fp32 matmul"}
     assert "x eager" in bench.table(times)
-
-
-# === full size, by hand ===
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "name, size, window, pretrained", [("swinv2-t", 256, 8, (None, None)), ("swinv2-b", 384, 24, (192, 12))]
-)  # fmt: skip
-def test_full_size_parity(tmp_path, name, size, window, pretrained):
-    request = sources.Request(name, size, window, *pretrained, seed=0)
-    model, image = sources.load(request).module, pixels(size, 1)
-    with torch.no_grad():
-        wanted = model(image)
-    for maps in (timm_maps, huggingface_maps):
-        got = maps(model, image)
-        for a, b in zip(wanted, got):
-            print(maps.__name__, f"max abs {(a - b).abs().max():.2e} of {a.std():.2f}")
-        assert_close(wanted, got)
-    for kind in ("fp32", "fp16", "int8"):
-        print(name, size, window, kind)
-        images = parity.pictures(4, size, seed=5)
-        levels = export.export(
-            sources.load(request), tmp_path / kind, export.Options(precision=kind), images
-        )
-        assert not parity.failures(levels, kind)

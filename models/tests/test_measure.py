@@ -2,14 +2,12 @@
 
 import argparse
 import json
-import os
-import re
-import subprocess
 from pathlib import Path
 
 import datasets
 import numpy as np
 import pytest
+import serving
 from PIL import Image
 
 from frostline_models import postprocess
@@ -125,29 +123,10 @@ def test_heads_that_do_not_fit_the_data_are_refused(tmp_path, demo):
 
 @pytest.fixture(scope="module")
 def server():
-    """The binary that the Rust tests built, serving the demo models on a free port."""
-    binary = next((b for b in (ROOT / "target" / k / "frostline" for k in ("release", "debug")) if b.exists()), None)
-    library = ROOT / "target" / "onnxruntime" / "libonnxruntime.so"
-    if binary is None or not library.exists():
-        pytest.skip("target/{release,debug}/frostline is not built (make build)")
+    """The demo models on a free port."""
     pytest.importorskip("grpc_tools")
-    environment = os.environ | {"ORT_DYLIB_PATH": str(library), "NO_COLOR": "1"}
-    process = subprocess.Popen(
-        [str(binary), "serve", "--listen", "127.0.0.1:0", "--repository", str(ROOT / "models" / "demo")],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
-    )  # fmt: skip
-    seen = []
-    try:
-        for line in process.stdout:
-            seen.append(line)
-            if match := re.search(r"127\.0\.0\.1:([1-9]\d*)", line):
-                yield f"127.0.0.1:{match[1]}"
-                break
-        else:
-            pytest.fail("the server did not start: " + "".join(seen))
-    finally:
-        process.terminate()
-        process.wait(30)
+    with serving.serve(ROOT / "models" / "demo") as address:
+        yield address
 
 
 @pytest.mark.usefixtures("font")

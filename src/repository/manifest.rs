@@ -27,6 +27,9 @@ pub struct BackboneManifest {
     pub input: Input,
     /// What the graph gives.
     pub features: Vec<Feature>,
+    /// How far the exported graph was from its source when it was made, by level; for people.
+    #[serde(default)]
+    pub metrics: BTreeMap<String, f64>,
 }
 
 /// Where the weights are from; free text.

@@ -40,6 +40,17 @@ fn a_sound_repository_opens() {
     assert_eq!(spoilt(|_| {}), "opened");
 }
 
+/// The exporter of `models/` writes how far the graph is from PyTorch.
+#[test]
+fn a_backbone_may_say_how_it_was_measured() {
+    let measured = spoilt(|root| {
+        let path = root.join("backbone.toml");
+        let text = fs::read_to_string(&path).unwrap();
+        fs::write(&path, text + "\n[metrics]\nstride4_cosine = 0.9999\n").unwrap();
+    });
+    assert_eq!(measured, "opened");
+}
+
 /// What is done to a good repository, and what the message must then name.
 type Case<'a> = (&'a str, Box<dyn FnOnce(&Path) + 'a>, &'a [&'a str]);
 

@@ -1,0 +1,160 @@
+"""Every form of head, as the server serves it, beside PyTorch on the same features; and the
+features themselves, of every implementation and precision."""
+
+import numpy as np
+import pytest
+import serving
+import torch
+from references import huggingface_maps, timm_maps
+
+from frostline_models.backbones import export, parity, sources
+from frostline_models.measure import served
+from frostline_models.measure.remote import Remote
+from frostline_models.postprocess import placement
+from frostline_models.repository import randomize
+from frostline_models.taskheads import registry
+from frostline_models.taskheads.spec import from_manifest, read_manifest
+
+SIZE, CLASSES, FRAMES = 64, 5, 3
+SMALL = {
+    "single-stage": {"width": 16, "prototypes": 8, "keep": 20},
+    "mask-rcnn": {"width": 16, "hidden": 32, "depth": 1, "proposals": 20, "keep": 20},
+    "cascade": {"width": 16, "hidden": 32, "depth": 1, "proposals": 20, "keep": 20, "bifpn": True},
+    "upernet": {"width": 16},
+    "mask2former": {"width": 16, "queries": 8, "layers": 2, "heads": 4},
+    "attentive-probe": {"width": 16, "heads": 2},
+    "temporal-transformer": {"width": 16, "heads": 2},
+}
+FORMS = [(task, form) for task, forms in registry.FORMS.items() for form in forms]
+POST = {"detection": {"score_threshold": 0.05, "nms_iou": 0.5, "max_detections": 20}}
+
+
+def name_of(task: str, form: str) -> str:
+    return f"{task}-{form}"
+
+
+@pytest.fixture(scope="module")
+def heads(tmp_path_factory):
+    """A repository with a random backbone and every form, its address, and the PyTorch heads."""
+    repository, made = tmp_path_factory.mktemp("every-form"), {}
+    request = sources.Request("swinv2-n", SIZE, seed=0)
+    export.export(sources.load(request), repository, export.Options(), say=lambda _: None)
+    manifest = repository / "backbone.toml"
+    labels, sha = [f"kind {i}" for i in range(CLASSES)], read_manifest(manifest)["sha256"]
+    for task, form in FORMS:
+        torch.manual_seed(1)
+        spec = from_manifest(manifest, CLASSES, frames=FRAMES if task == "action" else 1)
+        head = registry.build(task, form, spec, SMALL.get(form))
+        with torch.no_grad():
+            for key, parameter in head.named_parameters():
+                if parameter.ndim > 1 and "delta" not in key:
+                    parameter.mul_(1.5)  # spread scores: their order must not hang on rounding
+                if key.endswith(("class_logits.bias", "label.bias")):
+                    parameter.zero_()
+        made[task, form] = randomize(head, 1).eval()
+        registry.publish(
+            repository, name_of(task, form), made[task, form], spec, labels, sha, {}, {}, POST.get(task)
+        )
+    table = serving.check(repository)
+    assert all(name_of(task, form) in table for task, form in FORMS)
+    with serving.serve(repository) as address:
+        yield address, made
+
+
+@pytest.mark.parametrize("task, form", FORMS)
+@torch.no_grad()
+def test_every_form_serves_what_pytorch_computes(heads, task, form):
+    address, made = heads
+    head, remote = made[task, form], Remote(address, name_of(task, form))
+    images = parity.pictures(FRAMES, SIZE, seed=4)
+    frames = [remote.features(image) for image in images]
+    maps = [torch.from_numpy(np.stack([f[n].reshape(f[n].shape[-3:]) for f in frames])) for n in head.features]
+    where = placement(SIZE, SIZE, SIZE)
+    if task == "action":
+        wanted = served.probabilities(head.serve([m[None] for m in maps])[0].numpy())
+        np.testing.assert_allclose(remote.recognize(list(images)), wanted, atol=1e-3)
+        assert wanted.max() - wanted.min() > 1e-3
+        return
+    outputs = head.serve([m[:1] for m in maps])
+    if task == "segmentation":
+        wanted = served.label_map(outputs[0].numpy(), where, SIZE)
+        assert len(np.unique(wanted)) > 1
+        assert (remote.segment(images[0]) == wanted).mean() > 0.998  # ties within rounding
+        return
+    post = registry.postprocess(head, POST[task])
+    row = {k: v[0].numpy() for k, v in zip(head.outputs, outputs)}
+    wanted, got = served.detections(row, where, SIZE, post), remote.detect(images[0])
+    assert len(wanted) == len(got) > 1
+    for a, b in zip(wanted, got):
+        assert a.label == b.label and b.score == pytest.approx(a.score, abs=1e-3)
+        np.testing.assert_allclose(b.box, a.box, atol=0.05)
+        assert (a.mask != b.mask).mean() < 0.01
+    remote.close()
+
+
+def implementations(request: sources.Request, image: np.ndarray) -> dict[str, list[np.ndarray]]:
+    """The maps of PyTorch: ours (official names), timm's and Hugging Face's."""
+    model, tensor = sources.load(request).module, torch.from_numpy(image[None])
+    with torch.no_grad():
+        maps = {"official": model(tensor), "timm": timm_maps(model, tensor), "huggingface": huggingface_maps(model, tensor)}
+    return {k: [m.numpy() for m in v] for k, v in maps.items()}
+
+
+def parity_table(request: sources.Request, folder, precisions: tuple[str, ...]) -> list[tuple]:
+    """``(what, worst difference over the level's deviation, least cosine)`` against PyTorch,
+    of ONNX Runtime and of the running server at each precision."""
+    import onnxruntime as ort
+
+    image = parity.pictures(1, request.size, seed=6)[0]
+    every = implementations(request, image)
+    wanted, rows = every.pop("official"), []
+
+    def add(what: str, got: list[np.ndarray]) -> None:
+        levels = [parity.agreement("", a, b.reshape(a.shape)) for a, b in zip(wanted, got)]
+        rows.append((what, max(v.relative for v in levels), min(v.cosine for v in levels)))
+
+    for name, maps in every.items():
+        add(name, maps)
+    calibration = parity.pictures(8, request.size, seed=3)
+    for precision in precisions:
+        out = folder / precision
+        backbone = sources.load(request)
+        export.export(backbone, out, export.Options(precision=precision), calibration, say=lambda _: None)
+        session = ort.InferenceSession(str(out / "backbone.onnx"), providers=["CPUExecutionProvider"])
+        add(f"onnxruntime {precision}", session.run(backbone.names(), {"image": image[None]}))
+        spec = from_manifest(out / "backbone.toml", CLASSES)
+        head = randomize(registry.build("segmentation", "linear", spec), 1)
+        sha = read_manifest(out / "backbone.toml")["sha256"]
+        labels = [f"kind {i}" for i in range(CLASSES)]
+        registry.publish(out, "plain", head, spec, labels, sha, {}, {})
+        with serving.serve(out) as address:
+            remote = Remote(address, "plain", timeout=300)
+            maps = remote.features(image)
+            add(f"served {precision}", [maps[n] for n in backbone.names()])
+            remote.close()
+    return rows
+
+
+def check_parity(rows: list[tuple]) -> None:
+    for what, relative, cosine in rows:
+        print(f"{what:<20} max abs / scale {relative:.2e}   cosine {cosine:.7f}")
+    for what, relative, cosine in rows:
+        precision = what.split()[-1]
+        limit, least = parity.GATES[precision if precision in parity.GATES else "fp32"]
+        assert limit is None or relative <= limit, what
+        assert cosine >= least, what
+
+
+def test_served_features_equal_every_implementation(tmp_path):
+    request = sources.Request("swinv2-n", SIZE, 4, seed=2)
+    check_parity(parity_table(request, tmp_path, ("fp32", "fp16", "int8")))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name, size, window, pretrained", [("swinv2-t", 256, 8, (None, None)), ("swinv2-b", 384, 24, (192, 12))]
+)  # fmt: skip
+def test_full_size_parity(tmp_path, name, size, window, pretrained):
+    """``pytest -m slow -s -k full_size_parity`` prints the table."""
+    request = sources.Request(name, size, window, *pretrained, seed=0)
+    check_parity(parity_table(request, tmp_path, ("fp32", "fp16", "int8")))

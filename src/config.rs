@@ -4,7 +4,7 @@
 //! `[engine] max_batch = 4`, the variable `FROSTLINE_ENGINE_MAX_BATCH=4`, the flag `--set engine.max_batch=4`. Unknown
 //! paths are errors.
 
-use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -13,7 +13,8 @@ use crate::{
     backend::{Arena, CachePolicy, ConvSearch, DeviceChoice, DeviceOptions, TensorRtOptions},
     engine::{AdmissionLimits, EngineConfig},
     media,
-    server::ServerConfig,
+    server::{Readiness, ServerConfig},
+    trace::{TraceConfig, Tracer},
 };
 
 /// Why a configuration is refused.
@@ -193,6 +194,18 @@ pub struct Telemetry {
     pub log: String,
     /// `text` or `json`.
     pub format: LogFormat,
+    /// Address and port for probes, metrics and the log's filter over HTTP; none if unset.
+    pub admin: Option<SocketAddr>,
+    /// Whether others than this machine may change the log's filter through the admin port.
+    pub remote_log: bool,
+    /// The collector that traces are sent to, OTLP over gRPC, such as `http://127.0.0.1:4317`; none if unset.
+    pub traces: Option<String>,
+    /// Share of calls that are traced when their caller did not decide, 0 to 1.
+    pub trace_ratio: f64,
+    /// Most spans that wait to be sent; those beyond are dropped.
+    pub trace_queue: usize,
+    /// The name under which traces show this server.
+    pub service: String,
 }
 
 /// How log lines are written.
@@ -293,6 +306,12 @@ impl Default for Telemetry {
         Self {
             log: "info,ort=warn".to_owned(),
             format: LogFormat::Text,
+            admin: None,
+            remote_log: false,
+            traces: None,
+            trace_ratio: 0.01,
+            trace_queue: 2048,
+            service: "frostline".to_owned(),
         }
     }
 }
@@ -351,6 +370,8 @@ impl Config {
                 max_side: self.limits.image_side,
             },
             max_frames: self.limits.frames,
+            metrics: Arc::default(),
+            tracer: Tracer::default(),
         }
     }
 
@@ -368,7 +389,20 @@ impl Config {
                 millis => Some(Duration::from_millis(millis)),
             },
             max_streams: self.server.max_streams,
+            readiness: Readiness::default(),
         }
+    }
+
+    /// Where traces go, if anywhere.
+    #[must_use]
+    pub fn traces(&self) -> Option<TraceConfig> {
+        self.telemetry.traces.as_ref().map(|endpoint| TraceConfig {
+            endpoint: endpoint.clone(),
+            ratio: self.telemetry.trace_ratio,
+            queue: self.telemetry.trace_queue,
+            interval: Duration::from_secs(1),
+            service: self.telemetry.service.clone(),
+        })
     }
 
     fn check(&self) -> Result<(), (&'static str, String)> {
@@ -421,6 +455,24 @@ impl Config {
                 let detail = format!("gives {name:?} {weight}, but weights are from 0.01 to 100");
                 return Err((path, detail));
             }
+        }
+        let telemetry = &self.telemetry;
+        if !(0.0..=1.0).contains(&telemetry.trace_ratio) {
+            let detail = format!("is {}, but must be from 0 to 1", telemetry.trace_ratio);
+            return Err(("telemetry.trace_ratio", detail));
+        }
+        if !(1..=1 << 20).contains(&telemetry.trace_queue) {
+            let detail = format!("is {}, but must be from 1 to 1048576", telemetry.trace_queue);
+            return Err(("telemetry.trace_queue", detail));
+        }
+        if let Some(endpoint) = &telemetry.traces
+            && !endpoint.starts_with("http://")
+        {
+            let detail = format!(
+                "is {endpoint:?}, but must be http://HOST:PORT: a collector on this machine or in its network, which \
+                 sends on over TLS"
+            );
+            return Err(("telemetry.traces", detail));
         }
         if !self.server.listen.ip().is_loopback() && !self.server.insecure {
             let detail = format!(

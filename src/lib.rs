@@ -7,7 +7,7 @@
 //! server, client  the protocol
 //! engine          sharing, batching, scheduling
 //! backend         ONNX Runtime          task   outputs to results      media  images
-//! repository      manifests and files   error, config, proto
+//! repository      manifests and files   metrics, telemetry, trace   error, config, proto
 //! ```
 
 pub mod backend;
@@ -17,7 +17,10 @@ pub mod config;
 pub mod engine;
 pub mod error;
 pub mod media;
+pub mod metrics;
 pub mod proto;
 pub mod repository;
 pub mod server;
 pub mod task;
+pub mod telemetry;
+pub mod trace;

@@ -29,10 +29,10 @@ type Jobs = Vec<(Arc<Job>, Vec<usize>)>;
 
 /// A request on its way. Dropping it gives up: images that nobody else waits for are taken out of the queue.
 pub(super) struct Boarded {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     pub(super) replies: Vec<Reply>,
     /// Each image's flight, where its features come from, and its field.
-    flights: Vec<(Arc<Flight>, FeatureSource, usize)>,
+    pub(super) flights: Vec<(Arc<Flight>, FeatureSource, usize)>,
 }
 
 impl Engine {
@@ -104,7 +104,10 @@ impl Engine {
                 },
                 deadline: request.deadline,
             };
-            let (job, reply) = Job::new(head.cloned(), rank, frames.len(), request.options);
+            let (job, reply) = {
+                let trace = request.trace.clone();
+                Job::new(head.cloned(), rank, frames.len(), request.options, trace)
+            };
             replies.push((position, reply));
             jobs.push((Arc::new(job), frames));
         };
@@ -146,12 +149,15 @@ impl Engine {
             let message = format!(
                 "the deadline cannot be met: {left:.1?} are left and the work takes {own:.1?}"
             );
-            return Err(Error::new(Kind::DeadlineExceeded, message));
+            let error = Error::new(Kind::DeadlineExceeded, message);
+            shared.refused(&error);
+            return Err(error);
         }
         let ahead = shared.queue.ahead(request.priority, request.deadline);
         let wait = shared.wait(ahead);
         if now + own + wait > deadline {
             shared.counters.lock().refused += 1;
+            shared.config.metrics.refused("deadline");
             let message = format!(
                 "the deadline cannot be met: {ahead} images come first, which take about {wait:.1?}"
             );

@@ -5,7 +5,10 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use parking_lot::Mutex;
@@ -19,6 +22,8 @@ pub(super) struct Cache {
     /// Rows in the device's memory.
     device: Mutex<Shelf>,
     spill: bool,
+    misses: AtomicU64,
+    evictions: AtomicU64,
 }
 
 /// Rows in one kind of memory.
@@ -50,6 +55,8 @@ impl Cache {
             host: shelf(capacity),
             device: shelf(on_device),
             spill: options.cache_policy == CachePolicy::Spill,
+            misses: AtomicU64::new(0),
+            evictions: AtomicU64::new(0),
         }
     }
 
@@ -58,9 +65,32 @@ impl Cache {
         self.host.lock().bytes + self.device.lock().bytes
     }
 
+    /// Bytes that it may hold, in host memory and on the device.
+    pub(super) fn capacity(&self) -> usize {
+        self.host.lock().capacity + self.device.lock().capacity
+    }
+
+    fn evicted(&self, count: usize) {
+        self.evictions.fetch_add(count as u64, Ordering::Relaxed);
+    }
+
+    /// Images that were looked for in vain.
+    pub(super) fn misses(&self) -> u64 {
+        self.misses.load(Ordering::Relaxed)
+    }
+
+    /// Images that had to make room.
+    pub(super) fn evictions(&self) -> u64 {
+        self.evictions.load(Ordering::Relaxed)
+    }
+
     pub(super) fn get(&self, key: &Key) -> Option<Landed> {
         let found = self.device.lock().get(key);
-        found.or_else(|| self.host.lock().get(key))
+        let found = found.or_else(|| self.host.lock().get(key));
+        if found.is_none() && self.capacity() > 0 {
+            self.misses.fetch_add(1, Ordering::Relaxed);
+        }
+        found
     }
 
     /// Keeps `landed`. The row's copy is its own: a cached row must not keep its whole batch alive.
@@ -76,6 +106,10 @@ impl Cache {
                 ..landed.clone()
             };
             let pushed_out = self.device.lock().put(key, kept);
+            // What is spilled is still kept.
+            if !self.spill {
+                self.evicted(pushed_out.len());
+            }
             for (key, landed) in pushed_out {
                 self.spill(key, &landed);
             }
@@ -88,7 +122,8 @@ impl Cache {
                 row,
                 ..landed.clone()
             };
-            self.host.lock().put(key, kept);
+            let gone = self.host.lock().put(key, kept);
+            self.evicted(gone.len());
         }
     }
 
@@ -112,7 +147,8 @@ impl Cache {
                     row,
                     ..landed.clone()
                 };
-                self.host.lock().put(key, kept);
+                let gone = self.host.lock().put(key, kept);
+            self.evicted(gone.len());
             }
             Err(error) => tracing::debug!(%error, "a cached row was forgotten"),
         }

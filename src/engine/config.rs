@@ -1,9 +1,9 @@
 //! How the engine uses the machine.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::AdmissionLimits;
-use crate::media;
+use crate::{media, metrics::Metrics, trace::Tracer};
 
 /// How the engine uses the machine.
 #[derive(Debug, Clone)]
@@ -34,6 +34,10 @@ pub struct EngineConfig {
     pub media: media::Limits,
     /// Most frames of a clip.
     pub max_frames: usize,
+    /// Where the engine counts.
+    pub metrics: Arc<Metrics>,
+    /// Where it records what batches served whom.
+    pub tracer: Tracer,
 }
 
 impl Default for EngineConfig {
@@ -52,6 +56,8 @@ impl Default for EngineConfig {
             admission: AdmissionLimits::default(),
             media: media::Limits::default(),
             max_frames: 64,
+            metrics: Arc::default(),
+            tracer: Tracer::default(),
         }
     }
 }

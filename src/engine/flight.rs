@@ -13,6 +13,7 @@ use crate::{
     backend::FeatureRow,
     error::{Error, Kind, Result},
     media::{Geometry, Preprocess, geometry},
+    trace::Context,
 };
 
 /// What makes two images equal: a keyed 256-bit hash of their bytes, their input size and who may share them. The
@@ -48,6 +49,10 @@ pub(super) struct Landed {
     pub(super) geometry: Geometry,
     pub(super) timing: Timing,
     pub(super) batch_size: usize,
+    /// When its batch began.
+    pub(super) begun: Option<Instant>,
+    /// Its batch in the traces.
+    pub(super) batch: Context,
 }
 
 /// An image on its way. Every caller with an equal image waits for the same flight.
@@ -62,6 +67,8 @@ pub(super) struct Flight {
     state: Mutex<State>,
     /// What the decoder found: how the image lies in the input, and how long that took.
     decoded: OnceLock<(Geometry, Duration)>,
+    /// When that ended.
+    decoded_at: OnceLock<Instant>,
     // The place at the door is held until the image is off memory, even when its first caller is gone.
     _permit: Arc<Permit>,
 }
@@ -90,6 +97,7 @@ impl Flight {
             waiting: Mutex::new(None),
             state: Mutex::new(State::Open(Vec::new())),
             decoded: OnceLock::new(),
+            decoded_at: OnceLock::new(),
             _permit: permit,
         }
     }
@@ -144,6 +152,24 @@ impl Flight {
     pub(super) fn set_decoded(&self, geometry: Geometry, took: Duration) {
         // Decoded once; a second note would say the same.
         let _ = self.decoded.set((geometry, took));
+        let _ = self.decoded_at.set(Instant::now());
+    }
+
+    /// When it was decoded, from and to.
+    pub(super) fn decoding(&self) -> Option<(Instant, Instant)> {
+        let (ended, (_, took)) = (*self.decoded_at.get()?, *self.decoded.get()?);
+        Some((ended - took, ended))
+    }
+
+    /// Where the calls are that wait for it and are recorded.
+    pub(super) fn traces(&self) -> Vec<Context> {
+        match &*self.state.lock() {
+            State::Open(slots) => {
+                let all = slots.iter().map(|(job, _)| &job.trace);
+                all.filter(|trace| trace.sampled()).cloned().collect()
+            }
+            State::Done(_) => Vec::new(),
+        }
     }
 
     /// How the image lies in the input, and how long decoding took.

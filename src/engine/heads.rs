@@ -79,6 +79,19 @@ impl Engine {
 
 impl Shared {
     fn load_head(&self, name: &str) -> Result<Arc<Head>> {
+        let loaded = self.swap_in(name);
+        // Names that the repository has not may come from anybody: they are no label.
+        match &loaded {
+            Ok(_) => self.config.metrics.head_load(name, true),
+            Err(error) if error.kind() == Kind::LoadFailed => {
+                self.config.metrics.head_load(name, false);
+            }
+            Err(_) => {}
+        }
+        loaded
+    }
+
+    fn swap_in(&self, name: &str) -> Result<Arc<Head>> {
         // One at a time: loading takes memory and every core.
         let _loading = self.loading.lock();
         let failed = |error: String| Error::new(Kind::LoadFailed, error).at("name");

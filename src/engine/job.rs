@@ -16,6 +16,7 @@ use crate::{
     backend::{FeatureRow, HeadRow},
     error::{Error, Kind, Result},
     media::Geometry,
+    trace::Context,
 };
 
 /// One head of one request, or its wish for the features themselves. Finished exactly once.
@@ -25,6 +26,8 @@ pub(super) struct Job {
     pub(super) rank: Rank,
     /// Counts up, so that a clip's frames can be kept together.
     pub(super) number: u64,
+    /// The call's place in a trace.
+    pub(super) trace: Context,
     options: Options,
     state: Mutex<State>,
 }
@@ -51,6 +54,10 @@ pub(super) struct Done {
     pub(super) postprocess_time: Duration,
     /// When its graph was done.
     pub(super) computed: Instant,
+    /// When its output began to become a result.
+    pub(super) postprocess_begun: Instant,
+    /// The head's batch in the traces.
+    pub(super) batch: Context,
 }
 
 /// A head's output on its way to its caller.
@@ -60,6 +67,7 @@ pub(super) struct Finish {
     pub(super) row: HeadRow,
     pub(super) head_time: Duration,
     pub(super) computed: Instant,
+    pub(super) batch: Context,
 }
 
 impl Job {
@@ -69,6 +77,7 @@ impl Job {
         rank: Rank,
         rows: usize,
         options: Options,
+        trace: Context,
     ) -> (Self, oneshot::Receiver<Result<Done>>) {
         static NUMBERS: AtomicU64 = AtomicU64::new(0);
         let (reply, receiver) = oneshot::channel();
@@ -82,6 +91,7 @@ impl Job {
             head,
             rank,
             number: NUMBERS.fetch_add(1, Ordering::Relaxed),
+            trace,
             options,
             state: Mutex::new(state),
         };
@@ -156,6 +166,7 @@ impl Finish {
             row,
             head_time,
             computed,
+            batch,
         } = self;
         let (geometry, features) = {
             let state = job.state.lock();
@@ -179,6 +190,8 @@ impl Finish {
             head_time,
             postprocess_time: begun.elapsed(),
             computed,
+            postprocess_begun: begun,
+            batch,
         }));
     }
 }

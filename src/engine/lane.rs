@@ -13,6 +13,7 @@ use super::{
     cost::Plan,
     flight::{Flight, Landed},
     job::{Done, Finish, Job},
+    observe,
     queue::{Ready, Role, Work},
     request::Head,
 };
@@ -20,6 +21,8 @@ use crate::{
     backend::{BackendError, Fault, FeatureBatch, FeatureRow, HeadBatch, HeadRow},
     error::{Error, Kind, Result},
     media::{self, RgbView},
+    metrics::Stage,
+    trace::Context,
 };
 
 /// When to come again after the device had no memory for even one image.
@@ -188,6 +191,7 @@ impl Thread {
         counters.backbone_padding += (bucket - batch.len()) as u64;
         counters.backbone_batches += 1;
         drop(counters);
+        shared.config.metrics.batch(batch.len());
         Ok(features)
     }
 
@@ -343,6 +347,17 @@ impl Thread {
     fn hand_on(self, shared: &Shared, answer: Answer) {
         let (head_time, computed) = (answer.begun.elapsed(), Instant::now());
         answer.head.cost.add(head_time);
+        let (head, calls) = (&answer.head, &answer.calls);
+        let jobs = || calls.iter().flat_map(|call| &call.jobs);
+        let each = head_time / u32::try_from(jobs().count()).unwrap_or(u32::MAX).max(1);
+        let (metrics, tracer) = (&shared.config.metrics, &shared.config.tracer);
+        jobs().for_each(|job| metrics.device(Stage::Head, &head.name, &job.rank.flow.caller, each));
+        let mut trace = Context::default();
+        if tracer.is_on() {
+            let served: Vec<_> = jobs().map(|job| job.trace.clone()).collect();
+            let what = [("head", (&head.name).into()), ("calls", calls.len().into())];
+            trace = tracer.batch("head batch", &served, answer.begun, computed, &what);
+        }
         let batch = Arc::new(answer.batch);
         let mut finishes = Vec::with_capacity(answer.calls.len());
         for (index, call) in answer.calls.iter().enumerate() {
@@ -351,6 +366,7 @@ impl Thread {
                 row: HeadRow::new(&batch, index),
                 head_time,
                 computed,
+                batch: trace.clone(),
             }));
         }
         let here = shared.queue.push_finishes(finishes, self.role.cpu);
@@ -409,6 +425,8 @@ fn extracted(features: Option<FeatureRow>) -> Done {
         head_time: Duration::ZERO,
         postprocess_time: Duration::ZERO,
         computed: Instant::now(),
+        postprocess_begun: Instant::now(),
+        batch: Context::default(),
     }
 }
 
@@ -480,6 +498,11 @@ fn land(
     complete: &mut Vec<Arc<Job>>,
 ) {
     let backbone = begun.elapsed();
+    let served = observe::traces(shared, batch.iter().map(|ready| &ready.flight));
+    let what = [("images", batch.len().into())];
+    let tracer = &shared.config.tracer;
+    let trace = tracer.batch("backbone batch", &served, begun, Instant::now(), &what);
+    let each = backbone / u32::try_from(batch.len()).unwrap_or(u32::MAX).max(1);
     for (index, ready) in batch.iter().enumerate() {
         let flight = &ready.flight;
         let (geometry, decode) = flight.decoded();
@@ -493,7 +516,14 @@ fn land(
                 ..Timing::default()
             },
             batch_size: batch.len(),
+            begun: Some(begun),
+            batch: trace.clone(),
         };
+        let flow = flight.rank().flow;
+        shared
+            .config
+            .metrics
+            .device(Stage::Backbone, &flow.head, &flow.caller, each);
         shared.cache.put(flight.key, &landed);
         // Out of the table first: whoever comes later finds the cache or starts anew, never a row about to go.
         shared.flights.remove(flight);

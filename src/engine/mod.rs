@@ -20,6 +20,7 @@ mod flight;
 mod heads;
 mod job;
 mod lane;
+mod observe;
 mod postprocess;
 mod queue;
 mod request;
@@ -195,6 +196,13 @@ impl Engine {
     /// own entry of the answer an error.
     pub async fn run(&self, request: Request) -> Result<Analysis> {
         let started = Instant::now();
+        let heads: Vec<_> = request.heads.iter().map(|h| Arc::clone(&h.name)).collect();
+        let answer = self.answer(request, started).await;
+        self.shared.note(&heads, started, &answer);
+        answer
+    }
+
+    async fn answer(&self, request: Request, started: Instant) -> Result<Analysis> {
         let shared = &self.shared;
         request::check(&request, &shared.config)?;
         let bytes = request.images.iter().map(|(source, _)| source.len()).sum();
@@ -216,7 +224,10 @@ impl Engine {
                 bytes,
                 |images| shared.wait(images),
             )
-            .inspect_err(|_| shared.counters.lock().refused += 1)?;
+            .inspect_err(|error| {
+                shared.refused(error);
+                shared.counters.lock().refused += 1;
+            })?;
         let mut boarded = self.board(&request, &permit, &flow)?;
 
         let replies = std::mem::take(&mut boarded.replies);
@@ -255,11 +266,13 @@ impl Engine {
                 timing.head = timing.head.max(done.head_time);
                 timing.postprocess = timing.postprocess.max(done.postprocess_time);
                 shared.costs.finish.add(done.computed.elapsed());
+                shared.note_head(&request.heads[index].name, done, &request.trace);
             }
             let missing = || Error::new(Kind::Internal, "the head gave no output");
             results[index] = Some(answer.and_then(|done| done.outcome.ok_or_else(missing)));
         }
         provenance.timing.total = started.elapsed();
+        boarded.spans(started, &request.trace);
         let heads = request.heads.into_iter().zip(results);
         let heads: Vec<_> = heads
             .map(|(head, result)| (head, result.unwrap_or_else(|| Err(stopped()))))

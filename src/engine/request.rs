@@ -13,6 +13,7 @@ use crate::{
     error::{Error, Kind, Result},
     media,
     repository::HeadManifest,
+    trace::Context,
 };
 
 /// One image of a request.
@@ -81,6 +82,8 @@ pub struct Request {
     pub priority: Priority,
     /// Who asks, for fair shares and for who may share results with whom; empty for anybody.
     pub caller: Arc<str>,
+    /// The call's place in a trace.
+    pub trace: Context,
 }
 
 /// A loaded head.

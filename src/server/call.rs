@@ -8,11 +8,12 @@ use std::{
 
 use tonic::{Request, metadata::MetadataMap};
 
-use super::{convert, identity::Identity};
+use super::{convert, identity::Identity, observe::CallRecord};
 use crate::{
     engine::{self, Engine, Head, Options, Priority},
     error::{Error, Kind, Result},
     repository::Task,
+    trace::Context,
 };
 
 /// A call's context.
@@ -24,6 +25,8 @@ pub(super) struct Call {
     pub(super) priority: Priority,
     /// Who makes it.
     pub(super) identity: Identity,
+    /// Where it is in a trace.
+    trace: Context,
 }
 
 impl Call {
@@ -41,10 +44,17 @@ impl Call {
             Some(timeout) => within(timeout),
             None => default_deadline.and_then(within),
         };
+        let identity = Identity::of(request.extensions());
+        let record = request.extensions().get::<CallRecord>();
+        let trace = record.map(|record| {
+            record.identify(&identity.name());
+            record.trace().clone()
+        });
         Ok(Self {
             deadline,
             priority: convert::priority(priority)?,
-            identity: Identity::of(request.extensions()),
+            identity,
+            trace: trace.unwrap_or_default(),
         })
     }
 
@@ -63,6 +73,7 @@ impl Call {
             deadline: self.deadline,
             priority: self.priority,
             caller: self.identity.name(),
+            trace: self.trace,
         }
     }
 

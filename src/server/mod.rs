@@ -2,10 +2,12 @@
 //!
 //! An adapter extracts a request, calls the engine and converts the answer; nothing else happens here.
 
+mod admin;
 mod call;
 mod convert;
 mod identity;
 mod model;
+mod observe;
 mod oip;
 mod status;
 mod vision;
@@ -17,6 +19,10 @@ use tonic::{
     service::Routes,
     transport::{Server, server::TcpIncoming},
 };
+
+use observe::{Methods, ObserveLayer};
+
+pub use admin::{Admin, Phase, Readiness};
 
 use crate::{
     engine::Engine,
@@ -43,6 +49,8 @@ pub struct ServerConfig {
     pub default_deadline: Option<Duration>,
     /// Most calls at once on one connection.
     pub max_streams: u32,
+    /// Told in which phase the server is.
+    pub readiness: Readiness,
 }
 
 impl Default for ServerConfig {
@@ -55,6 +63,7 @@ impl Default for ServerConfig {
             lame_duck: Duration::ZERO,
             default_deadline: None,
             max_streams: 1024,
+            readiness: Readiness::default(),
         }
     }
 }
@@ -107,6 +116,16 @@ pub async fn serve(
         .add_service(health)
         .add_service(reflection);
 
+    let observe = ObserveLayer {
+        metrics: Arc::clone(&engine.config().metrics),
+        tracer: engine.config().tracer.clone(),
+        methods: Methods::of(&[
+            FILE_DESCRIPTOR_SET,
+            tonic_health::pb::FILE_DESCRIPTOR_SET,
+            tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
+        ])?,
+    };
+    let phases = config.readiness.clone();
     let (draining, mut drained) = tokio::sync::watch::channel(false);
     let dying = Arc::clone(&engine);
     let stop = async move {
@@ -114,6 +133,7 @@ pub async fn serve(
             () = shutdown => false,
             () = dying.failed() => true,
         };
+        phases.set(if died { Phase::Failed } else { Phase::Draining });
         if died {
             tracing::error!("the device thread died");
         } else {
@@ -149,8 +169,10 @@ pub async fn serve(
         .initial_stream_window_size(1 << 20)
         .initial_connection_window_size(4 << 20)
         .http2_keepalive_interval(Some(Duration::from_secs(60)))
+        .layer(observe)
         .add_routes(routes)
         .serve_with_incoming_shutdown(incoming, stop);
+    config.readiness.set(Phase::Ready);
     let overdue = async {
         // The sender lives until the drain begins.
         let _ = drained.wait_for(|draining| *draining).await;

@@ -9,10 +9,21 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("repository", &[]),
     ("media", &[]),
     ("task", &["media"]),
+    ("metrics", &[]),
+    ("telemetry", &[]),
+    ("trace", &[]),
     ("backend", &["repository"]),
     (
         "engine",
-        &["backend", "task", "media", "repository", "error"],
+        &[
+            "backend",
+            "task",
+            "media",
+            "repository",
+            "error",
+            "metrics",
+            "trace",
+        ],
     ),
     ("client", &["proto"]),
     (
@@ -25,9 +36,23 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "backend",
             "error",
             "proto",
+            "metrics",
+            "telemetry",
+            "trace",
         ],
     ),
-    ("config", &["backend", "engine", "server", "media"]),
+    (
+        "config",
+        &[
+            "backend",
+            "engine",
+            "server",
+            "media",
+            "metrics",
+            "telemetry",
+            "trace",
+        ],
+    ),
     (
         "cli",
         &[
@@ -40,6 +65,9 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "media",
             "task",
             "proto",
+            "metrics",
+            "telemetry",
+            "trace",
         ],
     ),
 ];
@@ -49,6 +77,9 @@ const OWNED: &[(&str, &[&str])] = &[
     ("ort", &["backend"]),
     ("tonic", &["server", "client", "proto"]),
     ("tokio", &["engine", "server", "client", "cli"]),
+    ("axum", &["server"]),
+    ("opentelemetry", &["trace"]),
+    ("prometheus_client", &["metrics"]),
 ];
 
 fn sources(path: &Path, found: &mut Vec<(String, String)>) {

@@ -1,0 +1,262 @@
+//! Every metric's name, kind, labels and meaning.
+
+/// What a metric is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Only grows.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// Counts by size; also its `_sum` and `_count`.
+    Histogram,
+}
+
+impl Kind {
+    /// As the text format calls it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::Histogram => "histogram",
+        }
+    }
+}
+
+/// A metric.
+#[derive(Debug, Clone, Copy)]
+pub struct Definition {
+    /// As scraped.
+    pub name: &'static str,
+    /// What it is.
+    pub kind: Kind,
+    /// Its labels.
+    pub labels: &'static [&'static str],
+    /// What it means.
+    pub help: &'static str,
+}
+
+const fn of(
+    kind: Kind,
+    name: &'static str,
+    labels: &'static [&'static str],
+    help: &'static str,
+) -> Definition {
+    Definition {
+        name,
+        kind,
+        labels,
+        help,
+    }
+}
+
+use Kind::{Counter, Gauge, Histogram};
+
+/// All metrics, in the order of the reference page.
+pub const DEFINITIONS: &[Definition] = &[
+    // === calls ===
+    of(
+        Histogram,
+        "frostline_call_duration_seconds",
+        &["method", "code"],
+        "From a gRPC call's headers to its last byte, by full method name and gRPC code",
+    ),
+    of(Gauge, "frostline_calls_in_flight", &[], "gRPC calls under way"),
+    of(
+        Histogram,
+        "frostline_stage_duration_seconds",
+        &["stage", "head", "code"],
+        "Each stage of each head's part of a request: queue, decode, backbone, head, postprocess, total; code is OK or the error's reason, and failed parts have only a total",
+    ),
+    of(
+        Counter,
+        "frostline_refused_total",
+        &["reason"],
+        "Requests refused before any work: full, deadline (cannot be met), too_large; or by a limit on their caller: rate, concurrency",
+    ),
+    // === sharing ===
+    of(
+        Counter,
+        "frostline_backbone_images_total",
+        &[],
+        "Images that the backbone ran on",
+    ),
+    of(
+        Counter,
+        "frostline_backbone_runs_saved_total",
+        &["reason"],
+        "Backbone runs that sharing saved: multi_head (further heads of a request), in_flight (an equal image was under way), cache",
+    ),
+    of(
+        Counter,
+        "frostline_images_dropped_total",
+        &[],
+        "Images dropped before the backbone because their callers left or could not be answered in time",
+    ),
+    of(
+        Counter,
+        "frostline_cache_hits_total",
+        &[],
+        "Images whose features were in the cache",
+    ),
+    of(
+        Counter,
+        "frostline_cache_misses_total",
+        &[],
+        "Images whose features were looked for in the cache in vain",
+    ),
+    of(
+        Counter,
+        "frostline_cache_evictions_total",
+        &[],
+        "Features that the cache let go of for others",
+    ),
+    of(
+        Gauge,
+        "frostline_cache_bytes",
+        &[],
+        "Bytes of features in the cache",
+    ),
+    of(
+        Gauge,
+        "frostline_cache_limit_bytes",
+        &[],
+        "Bytes that the cache may hold",
+    ),
+    // === batches and queues ===
+    of(
+        Histogram,
+        "frostline_batch_images",
+        &[],
+        "Images in a backbone batch, padding left out",
+    ),
+    of(
+        Counter,
+        "frostline_batch_padding_total",
+        &[],
+        "Rows of backbone batches that held no image",
+    ),
+    of(
+        Gauge,
+        "frostline_batch_cost_seconds",
+        &["height", "width", "images", "used"],
+        "What a backbone batch of a size cost at warm-up with every lane busy, and whether the size is used",
+    ),
+    of(
+        Gauge,
+        "frostline_queued_images",
+        &[],
+        "Images that wait for a lane, decoded or not",
+    ),
+    of(
+        Gauge,
+        "frostline_queued_work_seconds",
+        &[],
+        "About how long the images that wait take",
+    ),
+    of(
+        Gauge,
+        "frostline_images_in_flight",
+        &[],
+        "Images accepted and not yet answered",
+    ),
+    of(
+        Gauge,
+        "frostline_images_in_flight_limit",
+        &[],
+        "Most images that are accepted at once",
+    ),
+    // === device ===
+    of(
+        Gauge,
+        "frostline_lanes",
+        &[],
+        "Threads that run graphs",
+    ),
+    of(
+        Counter,
+        "frostline_lane_busy_seconds_total",
+        &[],
+        "Time that lanes spent on graphs, over all lanes; its rate over frostline_lanes is the busy share",
+    ),
+    of(
+        Counter,
+        "frostline_device_seconds_total",
+        &["stage", "head", "identity"],
+        "Time in graphs (backbone, head) by head and by whom it was for; the first 100 callers by name, the others as other, callers without a name as an empty one",
+    ),
+    of(
+        Counter,
+        "frostline_device_copy_bytes_total",
+        &["direction"],
+        "Bytes copied between host and device (to_device, to_host); none on a CPU",
+    ),
+    of(
+        Gauge,
+        "frostline_device_memory_bytes",
+        &["kind"],
+        "Memory of the device in use and in all (used, total); on a CPU the process's resident memory and what the machine or its control group has",
+    ),
+    // === models and process ===
+    of(
+        Gauge,
+        "frostline_ready",
+        &[],
+        "1 while requests are taken, 0 while warming up, draining or after the device died",
+    ),
+    of(
+        Gauge,
+        "frostline_head_info",
+        &["head", "version", "task"],
+        "1 for each loaded head",
+    ),
+    of(
+        Counter,
+        "frostline_head_loads_total",
+        &["head", "result"],
+        "Heads loaded or replaced while serving (loaded, failed)",
+    ),
+    of(
+        Gauge,
+        "frostline_build_info",
+        &["version", "backbone", "backbone_version", "fingerprint"],
+        "1, with the versions of the server and of its backbone",
+    ),
+    of(
+        Counter,
+        "process_cpu_seconds_total",
+        &[],
+        "User and system time of the process",
+    ),
+    of(
+        Gauge,
+        "process_resident_memory_bytes",
+        &[],
+        "Resident memory of the process",
+    ),
+    of(
+        Gauge,
+        "process_virtual_memory_bytes",
+        &[],
+        "Virtual memory of the process",
+    ),
+    of(Gauge, "process_threads", &[], "Threads of the process"),
+    of(Gauge, "process_open_fds", &[], "Open file descriptors"),
+    of(
+        Gauge,
+        "process_max_fds",
+        &[],
+        "Most file descriptors that may be open",
+    ),
+    of(
+        Gauge,
+        "process_start_time_seconds",
+        &[],
+        "When the process started, seconds since 1970",
+    ),
+];
+
+/// The metric called `name`.
+pub(super) fn named(name: &str) -> Option<&'static Definition> {
+    DEFINITIONS.iter().find(|definition| definition.name == name)
+}

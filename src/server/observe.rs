@@ -1,0 +1,335 @@
+//! What every call is accompanied by: its place in a trace, its number in the logs, its duration by method and code.
+
+use std::{
+    collections::HashMap,
+    future::Future,
+    hash::{BuildHasher, RandomState},
+    pin::Pin,
+    sync::{
+        Arc, LazyLock, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context as Task, Poll, ready},
+    time::Instant,
+};
+
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+use prost::Message;
+use tonic::Code;
+use tower::Service;
+use tower_layer::Layer;
+use tracing::Span;
+
+use crate::{
+    metrics::{InFlight, Metrics},
+    trace::{self, Context, Tracer},
+};
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+/// The longest number of a request that is taken from its caller.
+const MAX_REQUEST_ID: usize = 128;
+
+/// What a call is known by; in the extensions of its request.
+#[derive(Debug, Clone)]
+pub(super) struct CallRecord(Arc<Record>);
+
+#[derive(Debug)]
+struct Record {
+    trace: Context,
+    identity: OnceLock<Arc<str>>,
+    span: Span,
+}
+
+impl CallRecord {
+    /// The call's place in a trace.
+    pub(super) fn trace(&self) -> &Context {
+        &self.0.trace
+    }
+
+    /// Notes who calls, once that is known.
+    pub(super) fn identify(&self, name: &Arc<str>) {
+        if !name.is_empty() && self.0.identity.set(Arc::clone(name)).is_ok() {
+            self.0.span.record("identity", &**name);
+        }
+    }
+}
+
+/// The methods that this server has, by path. Only these become labels: paths come from outside.
+#[derive(Debug, Clone)]
+pub(super) struct Methods(Arc<HashMap<String, Arc<str>>>);
+
+impl Methods {
+    /// The methods in these encoded sets of descriptors.
+    pub(super) fn of(sets: &[&[u8]]) -> Result<Self, prost::DecodeError> {
+        let mut methods = HashMap::new();
+        for set in sets {
+            for file in prost_types::FileDescriptorSet::decode(*set)?.file {
+                for service in &file.service {
+                    for method in &service.method {
+                        let path =
+                            format!("{}.{}/{}", file.package(), service.name(), method.name());
+                        let name = path.as_str().into();
+                        methods.insert(format!("/{path}"), name);
+                    }
+                }
+            }
+        }
+        Ok(Self(Arc::new(methods)))
+    }
+
+    fn get(&self, path: &str) -> Arc<str> {
+        static UNKNOWN: LazyLock<Arc<str>> = LazyLock::new(|| "unknown".into());
+        Arc::clone(self.0.get(path).unwrap_or(&UNKNOWN))
+    }
+}
+
+/// Adds [`Observe`] to a service.
+#[derive(Debug, Clone)]
+pub(super) struct ObserveLayer {
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) tracer: Tracer,
+    pub(super) methods: Methods,
+}
+
+impl<S> Layer<S> for ObserveLayer {
+    type Service = Observe<S>;
+
+    fn layer(&self, inner: S) -> Observe<S> {
+        let layer = self.clone();
+        Observe { inner, layer }
+    }
+}
+
+/// Accompanies each call of a service.
+#[derive(Debug, Clone)]
+pub(super) struct Observe<S> {
+    inner: S,
+    layer: ObserveLayer,
+}
+
+impl<S, B, R> Service<Request<B>> for Observe<S>
+where
+    S: Service<Request<B>, Response = Response<R>>,
+{
+    type Response = Response<Observed<R>>;
+    type Error = S::Error;
+    type Future = Answering<S::Future>;
+
+    fn poll_ready(&mut self, task: &mut Task<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(task)
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let ObserveLayer {
+            metrics,
+            tracer,
+            methods,
+        } = &self.layer;
+        let method = methods.get(request.uri().path());
+        let text = |name: HeaderName| request.headers().get(name).and_then(|v| v.to_str().ok());
+        let parent = text(TRACEPARENT).and_then(|parent| {
+            let state = text(HeaderName::from_static("tracestate"));
+            Context::from_headers(parent, state)
+        });
+        let request_id = request_id(request.headers());
+        let mut call = tracer.call(&method, parent.unwrap_or_default());
+        let span = tracing::info_span!(
+            "call",
+            method = &*method,
+            request_id = request_id.to_str().unwrap_or_default(),
+            trace_id = call.context().trace_id(),
+            identity = tracing::field::Empty,
+        );
+        call.note("request.id", request_id.to_str().unwrap_or_default().to_owned());
+        let record = CallRecord(Arc::new(Record {
+            trace: call.context().clone(),
+            identity: OnceLock::new(),
+            span: span.clone(),
+        }));
+        request.extensions_mut().insert(record.clone());
+        let ending = Ending {
+            method,
+            started: Instant::now(),
+            code: None,
+            metrics: Arc::clone(metrics),
+            call,
+            record,
+            _in_flight: metrics.call_begins(),
+        };
+        let inner = span.in_scope(|| self.inner.call(request));
+        Answering {
+            inner,
+            span,
+            request_id: Some(request_id),
+            ending: Some(ending),
+        }
+    }
+}
+
+/// The caller's number for the request if it is printable and short, else a new one.
+fn request_id(headers: &HeaderMap) -> HeaderValue {
+    static PREFIX: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(0_u8));
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let given = headers.get(REQUEST_ID).filter(|value| {
+        let bytes = value.as_bytes();
+        (1..=MAX_REQUEST_ID).contains(&bytes.len()) && bytes.iter().all(u8::is_ascii_graphic)
+    });
+    given.cloned().unwrap_or_else(|| {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        HeaderValue::try_from(format!("{:016x}-{number:x}", *PREFIX))
+            .unwrap_or_else(|_| HeaderValue::from_static("-"))
+    })
+}
+
+pin_project! {
+    /// A call whose answer has not begun.
+    pub(super) struct Answering<F> {
+        #[pin]
+        inner: F,
+        span: Span,
+        request_id: Option<HeaderValue>,
+        ending: Option<Ending>,
+    }
+}
+
+impl<F, R, E> Future for Answering<F>
+where
+    F: Future<Output = Result<Response<R>, E>>,
+{
+    type Output = Result<Response<Observed<R>>, E>;
+
+    fn poll(self: Pin<&mut Self>, task: &mut Task<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let entered = this.span.enter();
+        let answer = ready!(this.inner.poll(task));
+        drop(entered);
+        let mut ending = this.ending.take();
+        let mut response = match answer {
+            Ok(response) => response,
+            Err(error) => {
+                if let Some(ending) = &mut ending {
+                    ending.code = Some(Code::Internal);
+                }
+                return Poll::Ready(Err(error));
+            }
+        };
+        if let Some(ending) = &mut ending {
+            // An answer without a body has its code here.
+            ending.read(response.headers());
+            let context = ending.call.context();
+            let traceparent = context.traceparent().and_then(|text| text.try_into().ok());
+            let headers = response.headers_mut();
+            headers.extend(this.request_id.take().map(|id| (REQUEST_ID, id)));
+            headers.extend(traceparent.map(|text| (TRACEPARENT, text)));
+        }
+        Poll::Ready(Ok(response.map(|inner| Observed { inner, ending })))
+    }
+}
+
+pin_project! {
+    /// The body of an answer, whose trailers have the call's code.
+    pub(super) struct Observed<R> {
+        #[pin]
+        inner: R,
+        ending: Option<Ending>,
+    }
+}
+
+impl<R: Body> Body for Observed<R> {
+    type Data = R::Data;
+    type Error = R::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        task: &mut Task<'_>,
+    ) -> Poll<Option<Result<Frame<R::Data>, R::Error>>> {
+        let this = self.project();
+        let frame = ready!(this.inner.poll_frame(task));
+        match &frame {
+            Some(Ok(frame)) => {
+                if let (Some(trailers), Some(mut ending)) =
+                    (frame.trailers_ref(), this.ending.take_if(|_| frame.is_trailers()))
+                {
+                    ending.read(trailers);
+                }
+            }
+            Some(Err(_)) | None => drop(this.ending.take()),
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+/// Says how a call ended when it is dropped; one that was dropped without a code was cancelled by its caller.
+struct Ending {
+    method: Arc<str>,
+    started: Instant,
+    code: Option<Code>,
+    metrics: Arc<Metrics>,
+    call: trace::Call,
+    record: CallRecord,
+    _in_flight: InFlight,
+}
+
+impl Ending {
+    fn read(&mut self, headers: &HeaderMap) {
+        if let Some(status) = headers.get("grpc-status") {
+            self.code = Some(Code::from_bytes(status.as_bytes()));
+        }
+    }
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        let code = self.code.unwrap_or(Code::Cancelled);
+        let (name, took) = (name(code), self.started.elapsed());
+        self.metrics.call(&self.method, name, took);
+        let fault = matches!(code, Code::Unknown | Code::Internal | Code::DataLoss);
+        if let Some(identity) = self.record.0.identity.get() {
+            self.call.note("enduser.id", identity.to_string());
+        }
+        self.call.ended(code as i32, name, fault);
+        let _entered = self.record.0.span.enter();
+        let ms = took.as_secs_f64() * 1e3;
+        match code {
+            Code::Unknown | Code::Internal | Code::DataLoss => {
+                tracing::error!(target: "frostline::call", code = name, ms, "ended");
+            }
+            Code::Unavailable => tracing::warn!(target: "frostline::call", code = name, ms, "ended"),
+            _ => tracing::debug!(target: "frostline::call", code = name, ms, "ended"),
+        }
+    }
+}
+
+/// A code as the gRPC specification writes it.
+pub(super) fn name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}

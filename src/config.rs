@@ -462,7 +462,10 @@ impl Config {
             return Err(("telemetry.trace_ratio", detail));
         }
         if !(1..=1 << 20).contains(&telemetry.trace_queue) {
-            let detail = format!("is {}, but must be from 1 to 1048576", telemetry.trace_queue);
+            let detail = format!(
+                "is {}, but must be from 1 to 1048576",
+                telemetry.trace_queue
+            );
             return Err(("telemetry.trace_queue", detail));
         }
         if let Some(endpoint) = &telemetry.traces

@@ -4,7 +4,9 @@ use std::{fmt, sync::Arc};
 
 use parking_lot::Mutex;
 use thiserror::Error;
-use tracing_subscriber::{EnvFilter, Registry, layer::SubscriberExt, reload, util::SubscriberInitExt};
+use tracing_subscriber::{
+    EnvFilter, Registry, layer::SubscriberExt, reload, util::SubscriberInitExt,
+};
 
 /// A filter that `tracing` does not understand.
 #[derive(Debug, Error)]

@@ -25,6 +25,7 @@ use crate::{
     client::ConnectError,
     config::{Builder, Config, ConfigError, Listing, LogFormat, Origin},
     repository::{Repository, RepositoryError},
+    telemetry,
 };
 
 const EXIT_CODES: &str = "\
@@ -69,6 +70,9 @@ enum Command {
         /// Address and port; port 0 takes a free one.
         #[arg(long, value_name = "ADDRESS")]
         listen: Option<String>,
+        /// Address and port for probes, metrics and the log's filter; none if unset.
+        #[arg(long, value_name = "ADDRESS")]
+        admin: Option<String>,
     },
     /// Check a model repository and print what it holds and how fast it runs here.
     Check {
@@ -144,11 +148,19 @@ fn code(error: &anyhow::Error) -> u8 {
 }
 
 fn run(cli: Cli) -> anyhow::Result<()> {
-    let listen = match &cli.command {
-        Command::Serve { listen } => listen.as_deref(),
-        _ => None,
-    };
-    let (mut config, listing) = load(&cli.settings, listen)?;
+    let mut flags = Vec::new();
+    if let Command::Serve { listen, admin } = &cli.command {
+        let given = [
+            ("--listen", "server.listen", listen),
+            ("--admin", "telemetry.admin", admin),
+        ];
+        flags.extend(
+            given
+                .into_iter()
+                .filter_map(|(flag, path, value)| value.clone().map(|value| (flag, path, value))),
+        );
+    }
+    let (mut config, listing) = load(&cli.settings, &flags)?;
     let unset = |path: &str| {
         listing
             .iter()
@@ -157,9 +169,16 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     if !matches!(cli.command, Command::Serve { .. }) && unset("telemetry.log") {
         "warn".clone_into(&mut config.telemetry.log);
     }
-    log(&config)?;
+    let json = config.telemetry.format == LogFormat::Json;
+    let log = telemetry::start(&config.telemetry.log, json).context("telemetry.log")?;
     match cli.command {
-        Command::Serve { .. } => serve::run(config),
+        Command::Serve { .. } => {
+            let settings = cli.settings;
+            serve::run(config, log, move || {
+                let (config, _) = load(&settings, &flags)?;
+                Ok(config.telemetry.log)
+            })
+        }
         Command::Check { dir } => {
             let path = dir.or_else(|| config.repository.path.clone());
             check::run(&Config {
@@ -192,7 +211,10 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     }
 }
 
-fn load(settings: &Settings, listen: Option<&str>) -> anyhow::Result<(Config, Listing)> {
+/// A command's own flag, the setting that it sets, and the value.
+type Flag = (&'static str, &'static str, String);
+
+fn load(settings: &Settings, flags: &[Flag]) -> anyhow::Result<(Config, Listing)> {
     let mut builder = Builder::default();
     if let Some(file) = &settings.config {
         builder.file(file.clone())?;
@@ -207,23 +229,10 @@ fn load(settings: &Settings, listen: Option<&str>) -> anyhow::Result<(Config, Li
     if let Some(repository) = &settings.repository {
         builder.flag("--repository", "repository.path", repository);
     }
-    if let Some(listen) = listen {
-        builder.flag("--listen", "server.listen", listen);
+    for (flag, path, value) in flags {
+        builder.flag(flag, path, value);
     }
     Ok(builder.build()?)
-}
-
-fn log(config: &Config) -> anyhow::Result<()> {
-    let filter = tracing_subscriber::EnvFilter::try_new(&config.telemetry.log)
-        .with_context(|| format!("telemetry.log: {:?} is not a filter", config.telemetry.log))?;
-    let logs = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
-    match config.telemetry.format {
-        LogFormat::Text => logs.init(),
-        LogFormat::Json => logs.json().init(),
-    }
-    Ok(())
 }
 
 fn print(listing: &Listing) -> std::io::Result<()> {

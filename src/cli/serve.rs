@@ -8,17 +8,54 @@ use std::{
 use anyhow::Context;
 use tokio::{net::TcpListener, signal::unix};
 
-use crate::{config::Config, engine::Engine, repository::Location, server};
+use crate::{
+    config::Config,
+    engine::{Engine, EngineConfig},
+    repository::Location,
+    server::{self, Admin, Readiness, ServerConfig},
+    telemetry::LogFilter,
+    trace::Tracer,
+};
 
-pub(super) fn run(config: Config) -> anyhow::Result<()> {
+/// The longest time that the last spans may take to be sent.
+const LAST_SPANS: Duration = Duration::from_secs(2);
+
+/// Serves; `configured` reads the log's filter anew, for SIGHUP.
+pub(super) fn run(
+    config: Config,
+    log: LogFilter,
+    configured: impl Fn() -> anyhow::Result<String> + Send + 'static,
+) -> anyhow::Result<()> {
     let started = Instant::now();
-    let runtime = super::runtime(&config)?;
-    let repository = super::repository(&config)?;
-    let engine = Arc::new(Engine::start(&runtime, &repository, config.engine())?);
     let executor = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    executor.block_on(async {
+    let entered = executor.enter();
+    let tracer = match config.traces() {
+        Some(traces) => Tracer::start(&traces)?,
+        None => Tracer::default(),
+    };
+    let instrumented = EngineConfig {
+        tracer: tracer.clone(),
+        ..config.engine()
+    };
+    let readiness = Readiness::default();
+    let (metrics, remote) = (&instrumented.metrics, config.telemetry.remote_log);
+    let admin = Admin::new(readiness.clone(), Arc::clone(metrics), log.clone(), remote);
+    if let Some(address) = config.telemetry.admin {
+        let listener = executor
+            .block_on(TcpListener::bind(address))
+            .with_context(|| format!("cannot listen on {address}, telemetry.admin"))?;
+        tracing::info!(address = %listener.local_addr()?, "admin port");
+        executor.spawn(admin.clone().serve(listener));
+    }
+    executor.spawn(follow_hangups(log, configured)?);
+    drop(entered);
+    let runtime = super::runtime(&config)?;
+    let repository = super::repository(&config)?;
+    let engine = Arc::new(Engine::start(&runtime, &repository, instrumented)?);
+    admin.attach(Arc::clone(&engine));
+    let served: anyhow::Result<()> = executor.block_on(async {
         let listen = config.server.listen;
         let listener = TcpListener::bind(listen)
             .await
@@ -52,9 +89,33 @@ pub(super) fn run(config: Config) -> anyhow::Result<()> {
             ready_ms = started.elapsed().as_millis(),
             "ready"
         );
-        server::serve(listener, Arc::clone(&engine), config.server(), shutdown).await
-    })?;
+        let config = ServerConfig {
+            readiness,
+            ..config.server()
+        };
+        server::serve(listener, Arc::clone(&engine), config, shutdown).await
+    });
+    tracer.stop(LAST_SPANS);
+    served?;
     engine.stop();
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Takes the configured filter of the log again at each SIGHUP.
+fn follow_hangups(
+    log: LogFilter,
+    configured: impl Fn() -> anyhow::Result<String> + Send + 'static,
+) -> anyhow::Result<impl Future<Output = ()> + Send> {
+    let mut hangups = unix::signal(unix::SignalKind::hangup())?;
+    Ok(async move {
+        while hangups.recv().await.is_some() {
+            match configured().and_then(|filter| Ok(log.set(&filter)?)) {
+                Ok(()) => tracing::info!(filter = log.get(), "the log's filter was read again"),
+                Err(error) => {
+                    tracing::error!(error = format!("{error:#}"), "the log's filter stays")
+                }
+            }
+        }
+    })
 }

@@ -1,9 +1,6 @@
 //! What the engine tells of its work: numbers for a scrape, and the stages of a request.
 
-use std::{
-    sync::Arc,
-    time::Instant,
-};
+use std::{sync::Arc, time::Instant};
 
 use super::{Analysis, Engine, Shared, board::Boarded, flight::Flight, job::Done};
 use crate::{
@@ -97,12 +94,7 @@ impl Shared {
     }
 
     /// Notes how a request went, for each of its heads; one that only wanted features counts under an empty name.
-    pub(super) fn note(
-        &self,
-        heads: &[Arc<str>],
-        started: Instant,
-        answer: &Result<Analysis>,
-    ) {
+    pub(super) fn note(&self, heads: &[Arc<str>], started: Instant, answer: &Result<Analysis>) {
         let metrics = &self.config.metrics;
         let none = [Arc::<str>::from("")];
         let heads = if heads.is_empty() { &none } else { heads };
@@ -161,7 +153,9 @@ impl Boarded {
             };
             let from = [("features", format!("{source:?}").to_lowercase().into())];
             let from = from.map(|(key, text): (_, Arc<str>)| (key, (&text).into()));
-            let Some(computing) = landed.begun.filter(|_| *source != super::FeatureSource::Cached)
+            let Some(computing) = landed
+                .begun
+                .filter(|_| *source != super::FeatureSource::Cached)
             else {
                 tracer.stage("cache", trace, started, started, &from);
                 continue;

@@ -61,7 +61,12 @@ pub const DEFINITIONS: &[Definition] = &[
         &["method", "code"],
         "From a gRPC call's headers to its last byte, by full method name and gRPC code",
     ),
-    of(Gauge, "frostline_calls_in_flight", &[], "gRPC calls under way"),
+    of(
+        Gauge,
+        "frostline_calls_in_flight",
+        &[],
+        "gRPC calls under way",
+    ),
     of(
         Histogram,
         "frostline_stage_duration_seconds",
@@ -167,12 +172,7 @@ pub const DEFINITIONS: &[Definition] = &[
         "Most images that are accepted at once",
     ),
     // === device ===
-    of(
-        Gauge,
-        "frostline_lanes",
-        &[],
-        "Threads that run graphs",
-    ),
+    of(Gauge, "frostline_lanes", &[], "Threads that run graphs"),
     of(
         Counter,
         "frostline_lane_busy_seconds_total",
@@ -258,5 +258,7 @@ pub const DEFINITIONS: &[Definition] = &[
 
 /// The metric called `name`.
 pub(super) fn named(name: &str) -> Option<&'static Definition> {
-    DEFINITIONS.iter().find(|definition| definition.name == name)
+    DEFINITIONS
+        .iter()
+        .find(|definition| definition.name == name)
 }

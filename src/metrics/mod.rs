@@ -296,7 +296,8 @@ mod tests {
             .lines()
             .filter(|line| line.starts_with("frostline_device_seconds_total{"));
         assert_eq!(series.count(), MAX_IDENTITIES + 1);
-        let other = r#"frostline_device_seconds_total{stage="head",head="h",identity="other"} 50.0"#;
+        let other =
+            r#"frostline_device_seconds_total{stage="head",head="h",identity="other"} 50.0"#;
         assert!(text.contains(other), "{text}");
     }
 

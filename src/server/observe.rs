@@ -143,7 +143,10 @@ where
             trace_id = call.context().trace_id(),
             identity = tracing::field::Empty,
         );
-        call.note("request.id", request_id.to_str().unwrap_or_default().to_owned());
+        call.note(
+            "request.id",
+            request_id.to_str().unwrap_or_default().to_owned(),
+        );
         let record = CallRecord(Arc::new(Record {
             trace: call.context().clone(),
             identity: OnceLock::new(),
@@ -250,9 +253,10 @@ impl<R: Body> Body for Observed<R> {
         let frame = ready!(this.inner.poll_frame(task));
         match &frame {
             Some(Ok(frame)) => {
-                if let (Some(trailers), Some(mut ending)) =
-                    (frame.trailers_ref(), this.ending.take_if(|_| frame.is_trailers()))
-                {
+                if let (Some(trailers), Some(mut ending)) = (
+                    frame.trailers_ref(),
+                    this.ending.take_if(|_| frame.is_trailers()),
+                ) {
                     ending.read(trailers);
                 }
             }
@@ -305,7 +309,9 @@ impl Drop for Ending {
             Code::Unknown | Code::Internal | Code::DataLoss => {
                 tracing::error!(target: "frostline::call", code = name, ms, "ended");
             }
-            Code::Unavailable => tracing::warn!(target: "frostline::call", code = name, ms, "ended"),
+            Code::Unavailable => {
+                tracing::warn!(target: "frostline::call", code = name, ms, "ended")
+            }
             _ => tracing::debug!(target: "frostline::call", code = name, ms, "ended"),
         }
     }

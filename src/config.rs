@@ -4,8 +4,12 @@
 //! `[engine] max_batch = 4`, the variable `FROSTLINE_ENGINE_MAX_BATCH=4`, the flag `--set engine.max_batch=4`. Unknown
 //! paths are errors.
 
-use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    borrow::Cow, collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, sync::Arc,
+    time::Duration,
+};
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -26,7 +30,7 @@ pub struct ConfigError {
 }
 
 /// The whole configuration.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// How the server listens.
@@ -44,7 +48,7 @@ pub struct Config {
 }
 
 /// `[server]`
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Server {
     /// Address and port.
@@ -60,7 +64,7 @@ pub struct Server {
 }
 
 /// `[limits]`
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
     /// Largest request in bytes.
@@ -84,7 +88,7 @@ pub struct Limits {
 }
 
 /// `[engine]`
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Engine {
     /// Threads that run graphs; 0 for one per core.
@@ -121,6 +125,21 @@ pub enum Buckets {
     Sizes(Vec<usize>),
 }
 
+impl JsonSchema for Buckets {
+    fn schema_name() -> Cow<'static, str> {
+        "Buckets".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "anyOf": [
+                { "enum": ["auto"] },
+                { "type": "array", "items": { "type": "integer", "minimum": 1 } },
+            ]
+        })
+    }
+}
+
 /// The word `auto`.
 mod auto {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
@@ -138,7 +157,7 @@ mod auto {
 }
 
 /// `[device]`
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Device {
     /// The ONNX Runtime library; found where it was installed if unset.
@@ -177,7 +196,7 @@ pub struct Device {
 }
 
 /// `[repository]`
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Repository {
     /// Folder of the models; the embedded demo models if unset.
@@ -187,7 +206,7 @@ pub struct Repository {
 }
 
 /// `[telemetry]`
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Telemetry {
     /// Log filter, as `tracing` writes them.
@@ -209,7 +228,7 @@ pub struct Telemetry {
 }
 
 /// How log lines are written.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
     /// For people.

@@ -4,8 +4,11 @@
 
 use std::{fmt, time::Duration};
 
+use schemars::JsonSchema;
+
 /// What went wrong, as a caller sees it. Adding a kind makes the server's mapping fail to compile until it is mapped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, JsonSchema)]
+#[schemars(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum Kind {
     /// A field of the request is missing, malformed or out of range.
     InvalidArgument,
@@ -42,6 +45,26 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// Every kind.
+    pub const ALL: [Self; 16] = [
+        Self::InvalidArgument,
+        Self::InvalidImage,
+        Self::LimitExceeded,
+        Self::UnknownHead,
+        Self::WrongTask,
+        Self::Unauthenticated,
+        Self::PermissionDenied,
+        Self::RateLimited,
+        Self::Overloaded,
+        Self::DeadlineExceeded,
+        Self::Cancelled,
+        Self::BackboneFailed,
+        Self::HeadFailed,
+        Self::LoadFailed,
+        Self::Unavailable,
+        Self::Internal,
+    ];
+
     /// The stable name that clients may match on (`google.rpc.ErrorInfo.reason`).
     #[must_use]
     pub fn reason(self) -> &'static str {

@@ -51,13 +51,13 @@ pub struct TraceConfig {
     pub service: String,
 }
 
-/// Where in a trace something happens.
-#[derive(Debug, Clone)]
-pub struct Context(SpanContext);
+/// Where in a trace something happens; outside any trace by default.
+#[derive(Debug, Clone, Default)]
+pub struct Context(Option<Arc<SpanContext>>);
 
-impl Default for Context {
-    fn default() -> Self {
-        Self(SpanContext::NONE)
+impl From<&SpanContext> for Context {
+    fn from(context: &SpanContext) -> Self {
+        Self(context.is_valid().then(|| Arc::new(context.clone())))
     }
 }
 
@@ -89,14 +89,13 @@ impl Context {
             true,
             state.unwrap_or_default(),
         );
-        context.is_valid().then_some(Self(context))
+        context.is_valid().then(|| Self::from(&context))
     }
 
     /// The header `traceparent` for those called from here; `None` outside any trace.
     #[must_use]
     pub fn traceparent(&self) -> Option<String> {
-        let context = &self.0;
-        context.is_valid().then(|| {
+        self.0.as_ref().map(|context| {
             let (trace, span) = (context.trace_id(), context.span_id());
             format!("00-{trace}-{span}-{:02x}", context.trace_flags())
         })
@@ -105,13 +104,15 @@ impl Context {
     /// The trace's number in hexadecimal; `None` outside any trace.
     #[must_use]
     pub fn trace_id(&self) -> Option<String> {
-        self.0.is_valid().then(|| self.0.trace_id().to_string())
+        self.0
+            .as_ref()
+            .map(|context| context.trace_id().to_string())
     }
 
     /// Whether what happens here is recorded.
     #[must_use]
     pub fn sampled(&self) -> bool {
-        self.0.is_sampled() && self.0.is_valid()
+        self.0.as_ref().is_some_and(|context| context.is_sampled())
     }
 }
 
@@ -226,7 +227,7 @@ impl Tracer {
             .with_attributes(attributes)
             .start_with_context(&inner.tracer, &parent.parents());
         Call {
-            context: Context(span.span_context().clone()),
+            context: span.span_context().into(),
             span: Some(span),
         }
     }
@@ -260,8 +261,8 @@ impl Tracer {
         let Some(inner) = &self.0 else {
             return Context::default();
         };
-        let link = |context: &Context| Link::with_context(context.0.clone());
-        let links: Vec<_> = served.iter().filter(|c| c.sampled()).map(link).collect();
+        let sampled = served.iter().filter(|context| context.sampled());
+        let links: Vec<_> = sampled.filter_map(Context::link).collect();
         if links.is_empty() {
             return Context::default();
         }
@@ -280,7 +281,7 @@ impl Tracer {
         if let Some(inner) = &self.0
             && parent.sampled()
         {
-            let links = vec![Link::with_context(batch.0.clone())];
+            let links = batch.link().into_iter().collect();
             inner.record(name, parent, (begun, ended), &[], links);
         }
     }
@@ -326,16 +327,21 @@ impl Inner {
             .with_links(links)
             .start_with_context(&self.tracer, &parent.parents());
         span.end_with_timestamp(end);
-        Context(span.span_context().clone())
+        span.span_context().into()
     }
 }
 
 impl Context {
     fn parents(&self) -> Parents {
-        match self.0.is_valid() {
-            true => Parents::new().with_remote_span_context(self.0.clone()),
-            false => Parents::new(),
+        match &self.0 {
+            Some(context) => Parents::new().with_remote_span_context((**context).clone()),
+            None => Parents::new(),
         }
+    }
+
+    fn link(&self) -> Option<Link> {
+        let context = self.0.as_ref()?;
+        Some(Link::with_context((**context).clone()))
     }
 }
 

@@ -2,11 +2,13 @@
 
 use std::{fmt, path::PathBuf, str::FromStr};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The device that graphs run on.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String", into = "String")]
+#[schemars(with = "String")]
 pub enum DeviceChoice {
     /// The first CUDA device if there is one and the library can use it, else the CPU.
     #[default]
@@ -62,7 +64,7 @@ impl fmt::Display for DeviceChoice {
 }
 
 /// How the device's memory arena grows.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Arena {
     /// By what is asked for; flat, since batches come in few sizes.
@@ -73,7 +75,7 @@ pub enum Arena {
 }
 
 /// How cuDNN chooses a convolution's algorithm.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ConvSearch {
     /// By rule, in milliseconds.
@@ -86,7 +88,7 @@ pub enum ConvSearch {
 }
 
 /// What becomes of a cached row that has no room on the device any more.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum CachePolicy {
     /// It moves to host memory, within `engine.cache_bytes`.

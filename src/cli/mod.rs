@@ -12,6 +12,7 @@ mod annotate;
 mod call;
 mod check;
 mod input;
+mod reference;
 mod serve;
 mod show;
 
@@ -84,6 +85,8 @@ enum Command {
         /// The shell.
         shell: clap_complete::Shell,
     },
+    /// Print the reference page: every setting, metric, error reason and bound.
+    Reference,
     /// Print the effective configuration and where each value is from.
     Config,
     /// Ask a server whether it serves; exits with 0 if it does.
@@ -196,6 +199,10 @@ fn run(cli: Cli) -> anyhow::Result<()> {
                 "frostline",
                 &mut std::io::stdout(),
             );
+            Ok(())
+        }
+        Command::Reference => {
+            print!("{}", reference::page()?);
             Ok(())
         }
         Command::Config => {

@@ -148,7 +148,7 @@ impl Cache {
                     ..landed.clone()
                 };
                 let gone = self.host.lock().put(key, kept);
-            self.evicted(gone.len());
+                self.evicted(gone.len());
             }
             Err(error) => tracing::debug!(%error, "a cached row was forgotten"),
         }

@@ -36,7 +36,7 @@ impl Engine {
         }
         for (name, value) in [
             ("frostline_cache_bytes", load.cache_bytes),
-            ("frostline_cache_limit_bytes", config.cache_bytes),
+            ("frostline_cache_limit_bytes", self.shared.cache.capacity()),
             ("frostline_queued_images", load.queued),
             ("frostline_images_in_flight", load.in_flight),
             ("frostline_images_in_flight_limit", config.admission.images),
@@ -67,10 +67,20 @@ impl Engine {
             ];
             out.labelled("frostline_head_info", labels, 1.0);
         }
-        metrics::host_memory(out);
-        for direction in ["to_device", "to_host"] {
+        let device = self.shared.runtime.device();
+        match device.memory() {
+            Some((free, total)) => {
+                for (kind, bytes) in [("used", total.saturating_sub(free)), ("total", total)] {
+                    let labels = vec![("kind", kind.to_owned())];
+                    out.labelled("frostline_device_memory_bytes", labels, bytes as f64);
+                }
+            }
+            None => metrics::host_memory(out),
+        }
+        let copied = device.copied();
+        for (direction, bytes) in [("to_device", copied.to_device), ("to_host", copied.to_host)] {
             let labels = vec![("direction", direction.to_owned())];
-            out.labelled("frostline_device_copy_bytes_total", labels, 0.0);
+            out.labelled("frostline_device_copy_bytes_total", labels, bytes as f64);
         }
         let backbone = self.backbone();
         let labels = vec![

@@ -14,7 +14,7 @@ use parking_lot::RwLock;
 use prometheus_client::{
     encoding::text,
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
-    registry::Registry,
+    registry::{Metric, Registry},
 };
 
 pub use definitions::{DEFINITIONS, Definition, Kind};
@@ -25,7 +25,7 @@ pub use sample::Sample;
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Callers' names that become label values; those that come later are counted as `other`.
-const MAX_IDENTITIES: usize = 100;
+pub const MAX_IDENTITIES: usize = 100;
 
 /// Upper bounds of the buckets for durations: 0.5 ms to 65 s, each twice the one before.
 const SECONDS: [f64; 18] = {
@@ -120,6 +120,12 @@ fn seconds() -> Histogram {
     Histogram::new(SECONDS)
 }
 
+fn register(registry: &mut Registry, name: &str, metric: impl Metric) {
+    let help = definitions::named(name).map_or("", |definition| definition.help);
+    // The text format adds the ending of a counter itself.
+    registry.register(name.strip_suffix("_total").unwrap_or(name), help, metric);
+}
+
 impl Default for Metrics {
     fn default() -> Self {
         let durations: fn() -> Histogram = seconds;
@@ -141,30 +147,24 @@ impl Default for Metrics {
             call_codes: RwLock::default(),
         };
         let registry = &mut metrics.registry;
-        let mut add = |name: &str, metric: Box<dyn FnOnce(&mut Registry, &str, &str)>| {
-            let definition = definitions::named(name);
-            let help = definition.map_or("", |definition| definition.help);
-            metric(registry, name.strip_suffix("_total").unwrap_or(name), help);
-        };
-        macro_rules! register {
-            ($($name:literal: $field:ident),* $(,)?) => {
-                $(
-                    let metric = metrics.$field.clone();
-                    add($name, Box::new(move |registry, name, help| {
-                        registry.register(name, help.trim_end_matches('.'), metric);
-                    }));
-                )*
-            };
-        }
-        register! {
-            "frostline_stage_duration_seconds": stages,
-            "frostline_call_duration_seconds": calls,
-            "frostline_calls_in_flight": calls_in_flight,
-            "frostline_batch_images": batch_images,
-            "frostline_device_seconds_total": device_seconds,
-            "frostline_refused_total": refused,
-            "frostline_head_loads_total": head_loads,
-        }
+        let (stages, calls) = (metrics.stages.clone(), metrics.calls.clone());
+        let in_flight = metrics.calls_in_flight.clone();
+        register(registry, "frostline_stage_duration_seconds", stages);
+        register(registry, "frostline_call_duration_seconds", calls);
+        register(registry, "frostline_calls_in_flight", in_flight);
+        register(
+            registry,
+            "frostline_batch_images",
+            metrics.batch_images.clone(),
+        );
+        let device_seconds = metrics.device_seconds.clone();
+        register(registry, "frostline_device_seconds_total", device_seconds);
+        register(registry, "frostline_refused_total", metrics.refused.clone());
+        register(
+            registry,
+            "frostline_head_loads_total",
+            metrics.head_loads.clone(),
+        );
         metrics
     }
 }

@@ -25,6 +25,9 @@ use crate::{
     telemetry::LogFilter,
 };
 
+/// The longest filter of the log that the admin port takes, in bytes.
+pub const MAX_LOG_FILTER: usize = 4096;
+
 /// Whether requests are taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
@@ -115,7 +118,7 @@ impl Admin {
             .route("/readyz", get(ready))
             .route("/metrics", get(metrics))
             .route("/log", get(log).put(set_log))
-            .layer(DefaultBodyLimit::max(4096))
+            .layer(DefaultBodyLimit::max(MAX_LOG_FILTER))
             .with_state(self);
         let service = router.into_make_service_with_connect_info::<SocketAddr>();
         axum::serve(listener, service).await

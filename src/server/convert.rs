@@ -14,6 +14,11 @@ use crate::{
     task::{Detection, LabelMap, Rle, ScoredLabel},
 };
 
+/// The most detections that a caller may ask for.
+pub const MAX_DETECTIONS: u32 = 10_000;
+/// The most labels that a caller may ask for.
+pub const MAX_TOP_K: u32 = 100_000;
+
 // === requests ===
 
 /// An image and the path of its field.
@@ -76,8 +81,8 @@ pub(super) fn detection_options(
         out.score_threshold = Some(threshold);
     }
     if let Some(most) = options.max_detections {
-        if !(1..=10_000).contains(&most) {
-            let message = format!("is {most}, but must be from 1 to 10000");
+        if !(1..=MAX_DETECTIONS).contains(&most) {
+            let message = format!("is {most}, but must be from 1 to {MAX_DETECTIONS}");
             return Err(Error::invalid(format!("{field}.max_detections"), message));
         }
         out.max_detections = Some(most as usize);
@@ -92,8 +97,8 @@ pub(super) fn classification_options(
     out: &mut Options,
 ) -> Result<()> {
     if let Some(count) = options.and_then(|options| options.top_k) {
-        if !(1..=100_000).contains(&count) {
-            let message = format!("is {count}, but must be from 1 to 100000");
+        if !(1..=MAX_TOP_K).contains(&count) {
+            let message = format!("is {count}, but must be from 1 to {MAX_TOP_K}");
             return Err(Error::invalid(format!("{field}.top_k"), message));
         }
         out.top_k = Some(count as usize);

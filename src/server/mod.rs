@@ -22,10 +22,13 @@ use tonic::{
 
 use observe::{Methods, ObserveLayer};
 
-pub use admin::{Admin, Phase, Readiness};
+pub use admin::{Admin, MAX_LOG_FILTER, Phase, Readiness};
+pub use convert::{MAX_DETECTIONS, MAX_TOP_K};
+pub use observe::MAX_REQUEST_ID;
 
 use crate::{
     engine::Engine,
+    error::Kind,
     proto::{
         FILE_DESCRIPTOR_SET, inference::grpc_inference_service_server::GrpcInferenceServiceServer,
         model_service_server::ModelServiceServer, vision_service_server::VisionServiceServer,
@@ -66,6 +69,12 @@ impl Default for ServerConfig {
             readiness: Readiness::default(),
         }
     }
+}
+
+/// The gRPC code of a kind of error, as the specification writes it.
+#[must_use]
+pub fn code_name(kind: Kind) -> &'static str {
+    observe::name(status::code(kind))
 }
 
 /// Serves `engine` on `listener` until `shutdown` completes, then lets calls under way finish.

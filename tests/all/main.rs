@@ -4,8 +4,10 @@
 
 mod bad_input;
 mod cli;
+mod dashboards;
 mod device;
 mod layers;
+mod observe;
 mod oip;
 mod repository;
 mod sharing;

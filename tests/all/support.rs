@@ -30,11 +30,26 @@ impl Running {
         Self::serve(runtime, &Repository::embedded().unwrap(), config).await
     }
 
+    /// As [`Running::start`], listening as `server` says.
+    pub(crate) async fn start_with(config: EngineConfig, server: ServerConfig) -> Self {
+        let runtime = Runtime::load(None).unwrap();
+        Self::serve_with(runtime, &Repository::embedded().unwrap(), config, server).await
+    }
+
     /// As [`Running::start`], with the models of `repository`.
     pub(crate) async fn serve(
         runtime: Runtime,
         repository: &Repository,
         config: EngineConfig,
+    ) -> Self {
+        Self::serve_with(runtime, repository, config, ServerConfig::default()).await
+    }
+
+    async fn serve_with(
+        runtime: Runtime,
+        repository: &Repository,
+        config: EngineConfig,
+        server: ServerConfig,
     ) -> Self {
         let engine = Arc::new(Engine::start(&runtime, repository, config).unwrap());
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
@@ -43,11 +58,10 @@ impl Running {
         let shutdown = async {
             let _ = stopped.await;
         };
-        let config = ServerConfig::default();
         let serving = tokio::spawn(server::serve(
             listener,
             Arc::clone(&engine),
-            config,
+            server,
             shutdown,
         ));
         Self {

@@ -1,0 +1,462 @@
+//! What a running server tells: metrics, probes, the log's filter, numbers of requests, and traces at a real collector.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use frostline::{
+    engine::EngineConfig,
+    metrics::DEFINITIONS,
+    proto,
+    server::{Admin, Phase, Readiness, ServerConfig},
+    telemetry::LogFilter,
+    trace::{TraceConfig, Tracer},
+};
+use opentelemetry_proto::tonic::{
+    collector::trace::v1::{
+        ExportTraceServiceRequest, ExportTraceServiceResponse,
+        trace_service_server::{TraceService, TraceServiceServer},
+    },
+    trace::v1::{Span, span::SpanKind},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+};
+
+use crate::support::{Running, one_lane, png};
+
+/// A server with its admin port.
+pub(crate) struct Observed {
+    pub(crate) server: Running,
+    pub(crate) admin: SocketAddr,
+    readiness: Readiness,
+    filter: LogFilter,
+}
+
+impl Observed {
+    pub(crate) async fn start(config: EngineConfig) -> Self {
+        let (readiness, filter) = (Readiness::default(), LogFilter::default());
+        let metrics = Arc::clone(&config.metrics);
+        let admin = Admin::new(readiness.clone(), metrics, filter.clone(), false);
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(admin.clone().serve(listener));
+        assert_eq!(http(address, "GET", "/readyz", "").await.0, 503, "starting");
+        assert_eq!(http(address, "GET", "/livez", "").await.0, 200);
+        assert!(scrape(address).await.contains("frostline_ready 0"));
+        let server = ServerConfig {
+            readiness: readiness.clone(),
+            ..ServerConfig::default()
+        };
+        let server = Running::start_with(config, server).await;
+        admin.attach(Arc::clone(&server.engine));
+        let _ = server.client().await;
+        Self {
+            server,
+            admin: address,
+            readiness,
+            filter,
+        }
+    }
+}
+
+/// One request over HTTP/1.1; its status and body.
+pub(crate) async fn http(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    body: &str,
+) -> (u16, String) {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let status = answer.split(' ').nth(1).unwrap().parse().unwrap();
+    let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+    (status, body.to_owned())
+}
+
+pub(crate) async fn scrape(address: SocketAddr) -> String {
+    let (status, text) = http(address, "GET", "/metrics", "").await;
+    assert_eq!(status, 200);
+    text
+}
+
+/// The value of the series that is written exactly so.
+fn value(text: &str, series: &str) -> f64 {
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+    line.unwrap_or_else(|| panic!("no {series} in\n{text}"))
+        .parse()
+        .unwrap()
+}
+
+/// Traffic of every kind: answered, shared, cached, refused, failed; a head loaded anew.
+pub(crate) async fn traffic(server: &Running) {
+    let mut client = server.client().await;
+    for seed in [1, 1, 2] {
+        client.analyze_image(png(90, 70, seed), &[]).await.unwrap();
+    }
+    let same = (0..8).map(|_| {
+        let mut client = client.clone();
+        tokio::spawn(async move { client.detect(png(64, 64, 7)).await })
+    });
+    for call in same.collect::<Vec<_>>() {
+        call.await.unwrap().unwrap();
+    }
+    assert!(client.detect(vec![1, 2, 3].into()).await.is_err());
+    let many = (0..20).map(|seed| png(40, 40, seed)).collect();
+    assert!(
+        client.recognize(many).await.is_err(),
+        "over the door's limit"
+    );
+    let request = proto::LoadHeadRequest {
+        name: "scene".to_owned(),
+    };
+    client.model.load_head(request).await.unwrap();
+    server.settled().await;
+}
+
+/// Few places and a small cache, so that [`traffic`] meets both bounds.
+pub(crate) fn tight() -> EngineConfig {
+    let mut config = EngineConfig {
+        cache_bytes: 1 << 20,
+        ..one_lane()
+    };
+    config.admission.images = 16;
+    config
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_scraped_is_what_happened() {
+    let observed = Observed::start(tight()).await;
+    traffic(&observed.server).await;
+    let text = scrape(observed.admin).await;
+    let series = |text: &str, name: &str| value(text, name);
+    let detect = r#"method="frostline.v1.VisionService/Detect",code="#;
+    let calls = |code: &str| {
+        series(
+            &text,
+            &format!("frostline_call_duration_seconds_count{{{detect}\"{code}\"}}"),
+        )
+    };
+    assert_eq!(calls("OK"), 8.0);
+    assert_eq!(calls("INVALID_ARGUMENT"), 1.0);
+    let stage = |stage: &str, head: &str, code: &str| {
+        let labels = format!(r#"stage="{stage}",head="{head}",code="{code}""#);
+        series(
+            &text,
+            &format!("frostline_stage_duration_seconds_count{{{labels}}}"),
+        )
+    };
+    assert_eq!(stage("total", "objects", "OK"), 8.0 + 3.0);
+    assert_eq!(stage("postprocess", "scene", "OK"), 3.0);
+    assert_eq!(stage("total", "objects", "INVALID_IMAGE"), 1.0);
+    assert_eq!(
+        series(&text, r#"frostline_refused_total{reason="too_large"}"#),
+        1.0
+    );
+    assert_eq!(
+        series(&text, "frostline_batch_images_sum"),
+        3.0,
+        "three images that differ"
+    );
+    assert_eq!(series(&text, "frostline_backbone_images_total"), 3.0);
+    let saved = |reason: &str| {
+        series(
+            &text,
+            &format!("frostline_backbone_runs_saved_total{{reason=\"{reason}\"}}"),
+        )
+    };
+    assert_eq!(saved("multi_head"), 3.0);
+    assert_eq!(saved("in_flight") + saved("cache"), 1.0 + 7.0);
+    assert_eq!(series(&text, "frostline_cache_hits_total"), saved("cache"));
+    let loaded = r#"frostline_head_loads_total{head="scene",result="loaded"}"#;
+    assert_eq!(series(&text, loaded), 1.0);
+    assert_eq!(series(&text, "frostline_calls_in_flight"), 0.0);
+    assert_eq!(series(&text, "frostline_ready"), 1.0);
+    assert!(series(&text, "process_resident_memory_bytes") > 1e7);
+    let device: f64 = text
+        .lines()
+        .filter(|line| line.starts_with("frostline_device_seconds_total{"))
+        .map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap())
+        .sum();
+    let busy = series(&text, "frostline_lane_busy_seconds_total");
+    assert!(
+        device > 0.0 && device <= busy * 1.001,
+        "{device} s of {busy} s"
+    );
+    observed.server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_definitions_are_what_is_scraped_name_by_name_and_label_by_label() {
+    let observed = Observed::start(tight()).await;
+    traffic(&observed.server).await;
+    let text = scrape(observed.admin).await;
+    for definition in DEFINITIONS {
+        let name = definition.name;
+        let family = name.strip_suffix("_total").unwrap_or(name);
+        let kind = format!("# TYPE {family} {}\n", definition.kind.name());
+        assert!(text.contains(&kind), "{name} was not scraped:\n{text}");
+    }
+    for line in text.lines().filter(|line| !line.starts_with('#')) {
+        let (series, _) = line.rsplit_once(' ').unwrap();
+        let (name, labels) = series.split_once('{').unwrap_or((series, ""));
+        let known = DEFINITIONS.iter().find(|definition| {
+            let suffixes = ["", "_bucket", "_sum", "_count"];
+            suffixes
+                .iter()
+                .any(|suffix| name.strip_suffix(suffix) == Some(definition.name))
+        });
+        let definition = known.unwrap_or_else(|| panic!("{name} has no definition"));
+        let found: Vec<_> = labels
+            .split("\",")
+            .filter_map(|label| Some(label.split_once("=\"")?.0))
+            .filter(|label| *label != "le")
+            .collect();
+        assert_eq!(found, definition.labels, "{line}");
+    }
+    observed.server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn paths_that_do_not_exist_become_no_labels() {
+    let observed = Observed::start(one_lane()).await;
+    let channel =
+        tonic::transport::Channel::from_shared(format!("http://{}", observed.server.address))
+            .unwrap()
+            .connect()
+            .await
+            .unwrap();
+    let mut raw = tonic::client::Grpc::new(channel);
+    for path in ["/a.b/C", "/frostline.v1.VisionService/Nothing"] {
+        raw.ready().await.unwrap();
+        let codec =
+            tonic_prost::ProstCodec::<proto::GetHeadRequest, proto::GetHeadResponse>::default();
+        let request = tonic::Request::new(proto::GetHeadRequest::default());
+        let answer = raw.unary(request, path.parse().unwrap(), codec).await;
+        assert_eq!(answer.unwrap_err().code(), tonic::Code::Unimplemented);
+    }
+    let text = scrape(observed.admin).await;
+    let count = r#"frostline_call_duration_seconds_count{method="unknown",code="UNIMPLEMENTED"}"#;
+    assert_eq!(value(&text, count), 2.0);
+    assert!(!text.contains("Nothing"));
+    observed.server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn probes_follow_the_server_and_the_filter_can_be_changed() {
+    let observed = Observed::start(one_lane()).await;
+    let admin = observed.admin;
+    assert_eq!(
+        http(admin, "GET", "/readyz", "").await,
+        (200, "ready".to_owned())
+    );
+    let set = http(admin, "PUT", "/log", "warn,frostline=trace").await;
+    assert_eq!(set, (200, "warn,frostline=trace".to_owned()));
+    assert_eq!(http(admin, "PUT", "/log", "frostline=loud").await.0, 400);
+    assert_eq!(http(admin, "PUT", "/log", &"x".repeat(5000)).await.0, 413);
+    assert_eq!(
+        http(admin, "GET", "/log", "").await.1,
+        observed.filter.get()
+    );
+    assert_eq!(http(admin, "GET", "/nothing", "").await.0, 404);
+    observed.server.stop().await;
+    assert_eq!(
+        http(admin, "GET", "/readyz", "").await,
+        (503, "draining".to_owned())
+    );
+    assert_eq!(http(admin, "GET", "/livez", "").await.0, 200);
+    observed.readiness.set(Phase::Failed);
+    assert_eq!(http(admin, "GET", "/livez", "").await.0, 503);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_keeps_its_number_or_gets_one() {
+    let server = Running::start(one_lane()).await;
+    let mut client = server.client().await.vision;
+    let mut numbers = Vec::new();
+    for given in [Some("order-17"), Some("two words"), None, None] {
+        let mut request = tonic::Request::new(proto::DetectRequest::default());
+        if let Some(given) = given {
+            request
+                .metadata_mut()
+                .insert("x-request-id", given.parse().unwrap());
+        }
+        // An empty request fails, and is told its number all the same.
+        let status = client.detect(request).await.unwrap_err();
+        let number = status.metadata().get("x-request-id").unwrap();
+        numbers.push(number.to_str().unwrap().to_owned());
+    }
+    assert_eq!(numbers[0], "order-17");
+    assert!(!numbers[1].contains(' '), "{numbers:?}");
+    numbers.dedup();
+    assert_eq!(numbers.len(), 4, "{numbers:?}");
+    server.stop().await;
+}
+
+/// A collector that hands on what it gets.
+struct Collector(mpsc::UnboundedSender<Span>);
+
+#[tonic::async_trait]
+impl TraceService for Collector {
+    async fn export(
+        &self,
+        request: tonic::Request<ExportTraceServiceRequest>,
+    ) -> Result<tonic::Response<ExportTraceServiceResponse>, tonic::Status> {
+        let resources = request.into_inner().resource_spans.into_iter();
+        let scopes = resources.flat_map(|resource| resource.scope_spans);
+        for span in scopes.flat_map(|scope| scope.spans) {
+            self.0.send(span).unwrap();
+        }
+        Ok(tonic::Response::new(ExportTraceServiceResponse::default()))
+    }
+}
+
+/// A collector on a free port, and what it gets.
+async fn collector() -> (String, mpsc::UnboundedReceiver<Span>) {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let (sender, spans) = mpsc::unbounded_channel();
+    let incoming = tonic::transport::server::TcpIncoming::from(listener);
+    let service = TraceServiceServer::new(Collector(sender));
+    tokio::spawn(
+        tonic::transport::Server::builder()
+            .add_service(service)
+            .serve_with_incoming(incoming),
+    );
+    (endpoint, spans)
+}
+
+fn tracer(endpoint: String, ratio: f64) -> Tracer {
+    Tracer::start(&TraceConfig {
+        endpoint,
+        ratio,
+        queue: 1000,
+        interval: Duration::from_millis(20),
+        service: "test".to_owned(),
+    })
+    .unwrap()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+const TRACE: [&str; 2] = [
+    "0af7651916cd43dd8448eb211c80319c",
+    "4bf92f3577b34da6a3ce929d0e0e4736",
+];
+const CALLER: &str = "b7ad6b7169203331";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_continues_its_callers_trace_and_a_batch_links_to_its_calls() {
+    let (endpoint, mut spans) = collector().await;
+    let tracer = tracer(endpoint, 0.0);
+    let mut config = EngineConfig {
+        tracer: tracer.clone(),
+        ..one_lane()
+    };
+    // Both calls fit into one batch, which waits for the second.
+    config.buckets = Some(vec![2]);
+    config.max_queue_delay = Duration::from_secs(5);
+    let server = Running::start(config).await;
+    let call = |index: usize| {
+        let (client, trace) = (server.client(), TRACE[index]);
+        async move {
+            let mut request = tonic::Request::new(proto::DetectRequest {
+                image: Some(proto::Image {
+                    content: Some(proto::image::Content::Encoded(png(80, 80, index as u32))),
+                }),
+                ..Default::default()
+            });
+            let parent = format!("00-{trace}-{CALLER}-01");
+            request
+                .metadata_mut()
+                .insert("traceparent", parent.parse().unwrap());
+            let response = client.await.vision.detect(request).await.unwrap();
+            let back = response.metadata().get("traceparent").unwrap();
+            back.to_str().unwrap().to_owned()
+        }
+    };
+    let back = tokio::join!(call(0), call(1));
+    // Not sampled by its caller, and the ratio is 0.
+    server.client().await.detect(png(70, 70, 9)).await.unwrap();
+    server.stop().await;
+    tokio::task::spawn_blocking(move || tracer.stop(Duration::from_secs(10)))
+        .await
+        .unwrap();
+
+    let mut got = Vec::new();
+    while let Ok(span) = spans.try_recv() {
+        got.push(span);
+    }
+    let named = |name: &str| got.iter().filter(|s| s.name == name).collect::<Vec<_>>();
+    let calls = named("frostline.v1.VisionService/Detect");
+    assert_eq!(calls.len(), 2, "{got:#?}");
+    let batches = named("backbone batch");
+    assert_eq!(batches.len(), 1, "both images ran in one batch");
+    for (trace, back) in TRACE.iter().zip([&back.0, &back.1]) {
+        let call = calls
+            .iter()
+            .find(|span| hex(&span.trace_id) == *trace)
+            .unwrap();
+        assert_eq!(call.kind(), SpanKind::Server);
+        assert_eq!(hex(&call.parent_span_id), CALLER);
+        assert_eq!(*back, format!("00-{trace}-{}-01", hex(&call.span_id)));
+        let mut last = call.start_time_unix_nano;
+        for stage in ["queue", "decode", "backbone", "head", "postprocess"] {
+            let of_call = |span: &&&Span| span.trace_id == call.trace_id;
+            let stages = named(stage);
+            let span = stages
+                .iter()
+                .find(of_call)
+                .unwrap_or_else(|| panic!("no {stage}"));
+            assert_eq!(span.parent_span_id, call.span_id, "{stage}");
+            assert!(span.start_time_unix_nano <= span.end_time_unix_nano);
+            assert!(
+                span.end_time_unix_nano <= call.end_time_unix_nano + 1_000_000,
+                "{stage}"
+            );
+            if stage != "decode" {
+                assert!(
+                    span.start_time_unix_nano + 1_000_000 >= last,
+                    "{stage} begins early"
+                );
+                last = span.start_time_unix_nano;
+            }
+        }
+        let links = |span: &Span| span.links.iter().any(|link| link.span_id == call.span_id);
+        assert!(links(batches[0]), "the batch links to the call");
+        let shares = named("backbone");
+        let share = shares.iter().find(|s| s.trace_id == call.trace_id).unwrap();
+        assert_eq!(share.links[0].span_id, batches[0].span_id);
+        assert!(named("head batch").iter().any(|batch| links(batch)));
+    }
+    assert!(batches[0].parent_span_id.is_empty(), "a trace of its own");
+    assert!(!TRACE.contains(&hex(&batches[0].trace_id).as_str()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collector_that_is_away_costs_no_call() {
+    let gone = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let endpoint = format!("http://{}", gone.local_addr().unwrap());
+    drop(gone);
+    let mut config = EngineConfig {
+        tracer: tracer(endpoint, 1.0),
+        ..one_lane()
+    };
+    config.max_batch = 2;
+    let server = Running::start(config).await;
+    let mut client = server.client().await;
+    for seed in 0..20 {
+        client.detect(png(50, 50, seed)).await.unwrap();
+    }
+    server.stop().await;
+}

@@ -214,3 +214,28 @@ fn every_alert_has_a_runbook_and_every_runbook_an_alert() {
         .collect();
     assert_eq!(books, named);
 }
+
+#[test]
+fn the_reference_page_is_what_the_code_says() {
+    let made = std::process::Command::new(env!("CARGO_BIN_EXE_frostline"))
+        .arg("reference")
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{made:?}");
+    let page = fs::read_to_string(format!("{FOLDER}/../REFERENCE.md")).unwrap();
+    let made = String::from_utf8(made.stdout).unwrap();
+    assert!(page == made, "deploy/REFERENCE.md is old: make reference");
+    for metric in DEFINITIONS {
+        assert!(
+            page.contains(&format!("`{}`", metric.name)),
+            "{}",
+            metric.name
+        );
+    }
+    for kind in Kind::ALL {
+        assert!(
+            page.contains(&format!("| `{}` |", kind.reason())),
+            "{kind:?}"
+        );
+    }
+}

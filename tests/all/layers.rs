@@ -68,6 +68,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "metrics",
             "telemetry",
             "trace",
+            "error",
         ],
     ),
 ];

@@ -50,7 +50,15 @@ impl Observed {
         };
         let server = Running::start_with(config, server).await;
         admin.attach(Arc::clone(&server.engine));
-        let _ = server.client().await;
+        // An answer: the listener may be open before the server is up.
+        let request = proto::GetBackboneRequest {};
+        server
+            .client()
+            .await
+            .model
+            .get_backbone(request)
+            .await
+            .unwrap();
         Self {
             server,
             admin: address,

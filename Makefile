@@ -13,7 +13,7 @@ export ORT_TELEMETRY_DISABLED := 1
 step = @printf '== %s\n' '$(1)'; start=$$(date +%s%N); $(2); \
 	printf '== %s: %d.%01d s\n' '$(1)' $$((($$(date +%s%N) - start) / 1000000000)) $$((($$(date +%s%N) - start) / 100000000 % 10))
 
-.PHONY: gpu-kit help demo serve test test-rust test-python test-models study lint fmt runtime build check bench clean
+.PHONY: reference test-rules gpu-kit help demo serve test test-rust test-python test-models study lint fmt runtime build check bench clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -33,7 +33,7 @@ serve: build ## Leave a server with the demo models running on 127.0.0.1:8461
 check: build ## Check the embedded models and measure them on this machine
 	$(call step,check,target/release/frostline check)
 
-test: test-rust test-python test-clients deploy-test test-models ## Run all tests
+test: test-rust test-python test-clients deploy-test test-models test-rules ## Run all tests
 
 test-rust: runtime
 	$(call step,rust tests,cargo test --locked --quiet)
@@ -82,6 +82,14 @@ test-models: test-rust models/.venv/ready
 
 study: models/.venv/ready ## Run the study of frozen backbones (hours; resumes where it stopped); writes models/STUDY.md
 	$(call step,study,models/.venv/bin/frostline-models study)
+
+reference: build ## Write deploy/REFERENCE.md from the code
+	@target/release/frostline reference > deploy/REFERENCE.md
+
+test-rules: ## Check the Prometheus configuration and rules with promtool, and run the rules' unit tests
+	$(call step,promtool,deploy/observability/tools.sh target/observability \
+		&& cd deploy/observability && ../../target/observability/promtool check config prometheus.yml \
+		&& ../../target/observability/promtool test rules rules.test.yml)
 
 bench: runtime ## Compare a bare ONNX Runtime loop, the engine and gRPC in one run; writes target/bench/summary.json
 	$(call step,bench,cargo bench --locked --quiet --bench serving)

@@ -13,7 +13,7 @@ export ORT_TELEMETRY_DISABLED := 1
 step = @printf '== %s\n' '$(1)'; start=$$(date +%s%N); $(2); \
 	printf '== %s: %d.%01d s\n' '$(1)' $$((($$(date +%s%N) - start) / 1000000000)) $$((($$(date +%s%N) - start) / 100000000 % 10))
 
-.PHONY: reference test-rules gpu-kit help demo serve test test-rust test-python test-models study lint fmt runtime build check bench clean
+.PHONY: bench-observability reference test-rules gpu-kit help demo serve test test-rust test-python test-models study lint fmt runtime build check bench clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -96,6 +96,9 @@ bench: runtime ## Compare a bare ONNX Runtime loop, the engine and gRPC in one r
 
 gpu-kit: ## Pack what measures on a GPU host without a network into target/gpu-kit
 	$(call step,gpu kit,tests/gpu/prepare.sh target/gpu-kit $(PYTHON))
+
+bench-observability: build ## Compare a server that tells everything with one that tells nothing
+	@$(PYTHON) tests/bench/observability.py target/release/frostline
 
 lint: ## Check format, lints and the protocol's style
 	$(call step,fmt,cargo fmt --check)

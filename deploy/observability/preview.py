@@ -9,6 +9,7 @@ It is no Grafana: of each panel it knows what this dashboard uses (time series, 
 import argparse
 import json
 import pathlib
+import re
 import time
 import urllib.parse
 import urllib.request
@@ -56,7 +57,8 @@ def legend(target: dict, labels: dict) -> str:
     text = target.get("legendFormat", "")
     for label, value in labels.items():
         text = text.replace("{{" + label + "}}", value or '""')
-    return text
+    # A series without the label has it empty.
+    return re.sub(r"{{.*?}}", '""', text)
 
 
 def query(target: dict, rate: str) -> str:

@@ -91,6 +91,10 @@ test-rules: ## Check the Prometheus configuration and rules with promtool, and r
 		&& cd deploy/observability && ../../target/observability/promtool check config prometheus.yml \
 		&& ../../target/observability/promtool test rules rules.test.yml)
 
+.PHONY: fuzz
+fuzz: ## Fuzz the decoders, the protocol, manifests, masks and keys: about 10 million executions
+	@tests/fuzz/run.sh
+
 bench: runtime ## Compare a bare ONNX Runtime loop, the engine and gRPC in one run; writes target/bench/summary.json
 	$(call step,bench,cargo bench --locked --quiet --bench serving)
 

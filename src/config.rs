@@ -4,12 +4,14 @@
 //! `[engine] max_batch = 4`, the variable `FROSTLINE_ENGINE_MAX_BATCH=4`, the flag `--set engine.max_batch=4`. Unknown
 //! paths are errors.
 
-use std::{
-    borrow::Cow, collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, sync::Arc,
-    time::Duration,
-};
+mod buckets;
+mod security;
+mod sources;
+mod telemetry;
 
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -17,9 +19,14 @@ use crate::{
     backend::{Arena, CachePolicy, ConvSearch, DeviceChoice, DeviceOptions, TensorRtOptions},
     engine::{AdmissionLimits, EngineConfig},
     media,
-    server::{Readiness, ServerConfig},
-    trace::{TraceConfig, Tracer},
+    server::{Readiness, ServerConfig, TransportLimits},
+    trace::Tracer,
 };
+
+pub use buckets::Buckets;
+pub use security::{Auth, Tls};
+pub use sources::{Builder, Listing, Origin};
+pub use telemetry::{LogFormat, Telemetry};
 
 /// Why a configuration is refused.
 #[derive(Debug, Error)]
@@ -35,6 +42,10 @@ pub struct ConfigError {
 pub struct Config {
     /// How the server listens.
     pub server: Server,
+    /// Certificates.
+    pub tls: Tls,
+    /// Who may call.
+    pub auth: Auth,
     /// Bounds on requests.
     pub limits: Limits,
     /// How the machine is used.
@@ -61,6 +72,22 @@ pub struct Server {
     pub drain_seconds: u64,
     /// Most calls at once on one connection.
     pub max_streams: u32,
+    /// Most connections; beyond, the one that has been idle longest makes room.
+    pub max_connections: usize,
+    /// Seconds for a connection to finish its TLS handshake and its HTTP/2 preface.
+    pub handshake_seconds: u64,
+    /// Seconds after which a silent connection is asked for a sign of life; 0 for never.
+    pub keepalive_seconds: u64,
+    /// Seconds that it has to give one.
+    pub keepalive_timeout_seconds: u64,
+    /// Age in seconds at which a connection is told to move its next calls elsewhere; 0 for none.
+    pub max_connection_age_seconds: u64,
+    /// Seconds that its calls then have to finish.
+    pub max_connection_age_grace_seconds: u64,
+    /// Largest sum of a call's headers in bytes.
+    pub header_bytes: u32,
+    /// Calls that a connection may have cancelled before they are taken up; one more ends it.
+    pub max_pending_resets: usize,
 }
 
 /// `[limits]`
@@ -79,6 +106,12 @@ pub struct Limits {
     pub image_side: u32,
     /// Most frames of a clip.
     pub frames: usize,
+    /// Most calls under way at once.
+    pub calls_in_flight: usize,
+    /// Seconds for a request to arrive whole.
+    pub read_seconds: u64,
+    /// Seconds that a caller may go without reading any of its answer.
+    pub write_seconds: u64,
     /// Most images and frames inside at once.
     pub images_in_flight: usize,
     /// Most bytes of images inside at once.
@@ -111,49 +144,6 @@ pub struct Engine {
     pub head_weights: BTreeMap<String, f64>,
     /// Shares of the machine under load by caller; 1 where not named.
     pub caller_weights: BTreeMap<String, f64>,
-}
-
-/// Batch sizes: `"auto"` or a list.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged, expecting = "must be \"auto\" or a list of batch sizes")]
-pub enum Buckets {
-    /// Those that warm-up shows to be worthwhile.
-    #[default]
-    #[serde(with = "auto")]
-    Auto,
-    /// These.
-    Sizes(Vec<usize>),
-}
-
-impl JsonSchema for Buckets {
-    fn schema_name() -> Cow<'static, str> {
-        "Buckets".into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({
-            "anyOf": [
-                { "enum": ["auto"] },
-                { "type": "array", "items": { "type": "integer", "minimum": 1 } },
-            ]
-        })
-    }
-}
-
-/// The word `auto`.
-mod auto {
-    use serde::{Deserialize, Deserializer, Serializer, de::Error};
-
-    pub(super) fn serialize<S: Serializer>(serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str("auto")
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<(), D::Error> {
-        match String::deserialize(deserializer)?.as_str() {
-            "auto" => Ok(()),
-            other => Err(D::Error::custom(format!("{other:?} is not \"auto\""))),
-        }
-    }
 }
 
 /// `[device]`
@@ -205,39 +195,6 @@ pub struct Repository {
     pub watch_seconds: u64,
 }
 
-/// `[telemetry]`
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Telemetry {
-    /// Log filter, as `tracing` writes them.
-    pub log: String,
-    /// `text` or `json`.
-    pub format: LogFormat,
-    /// Address and port for probes, metrics and the log's filter over HTTP; none if unset.
-    pub admin: Option<SocketAddr>,
-    /// Whether others than this machine may change the log's filter through the admin port.
-    pub remote_log: bool,
-    /// The collector that traces are sent to, OTLP over gRPC, such as `http://127.0.0.1:4317`; none if unset.
-    pub traces: Option<String>,
-    /// Share of calls that are traced when their caller did not decide, 0 to 1.
-    pub trace_ratio: f64,
-    /// Most spans that wait to be sent; those beyond are dropped.
-    pub trace_queue: usize,
-    /// The name under which traces show this server.
-    pub service: String,
-}
-
-/// How log lines are written.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum LogFormat {
-    /// For people.
-    #[default]
-    Text,
-    /// For machines, one object a line.
-    Json,
-}
-
 impl Default for Server {
     fn default() -> Self {
         let server = ServerConfig::default();
@@ -247,6 +204,14 @@ impl Default for Server {
             lame_duck_seconds: server.lame_duck.as_secs(),
             drain_seconds: server.drain_timeout.as_secs(),
             max_streams: server.max_streams,
+            max_connections: server.transport.connections,
+            handshake_seconds: server.transport.handshake.as_secs(),
+            keepalive_seconds: server.transport.keepalive.as_secs(),
+            keepalive_timeout_seconds: server.transport.keepalive_timeout.as_secs(),
+            max_connection_age_seconds: server.transport.age.as_secs(),
+            max_connection_age_grace_seconds: server.transport.age_grace.as_secs(),
+            header_bytes: server.transport.header_bytes,
+            max_pending_resets: server.transport.pending_resets,
         }
     }
 }
@@ -261,6 +226,9 @@ impl Default for Limits {
             image_pixels: engine.media.max_pixels,
             image_side: engine.media.max_side,
             frames: engine.max_frames,
+            calls_in_flight: server.transport.calls,
+            read_seconds: server.transport.read.as_secs(),
+            write_seconds: server.transport.write.as_secs(),
             images_in_flight: engine.admission.images,
             bytes_in_flight: engine.admission.bytes,
             default_deadline_ms: 0,
@@ -316,21 +284,6 @@ impl Default for Repository {
         Self {
             path: None,
             watch_seconds: 2,
-        }
-    }
-}
-
-impl Default for Telemetry {
-    fn default() -> Self {
-        Self {
-            log: "info,ort=warn".to_owned(),
-            format: LogFormat::Text,
-            admin: None,
-            remote_log: false,
-            traces: None,
-            trace_ratio: 0.01,
-            trace_queue: 2048,
-            service: "frostline".to_owned(),
         }
     }
 }
@@ -409,19 +362,22 @@ impl Config {
             },
             max_streams: self.server.max_streams,
             readiness: Readiness::default(),
+            transport: TransportLimits {
+                connections: self.server.max_connections,
+                calls: self.limits.calls_in_flight,
+                handshake: Duration::from_secs(self.server.handshake_seconds),
+                keepalive: Duration::from_secs(self.server.keepalive_seconds),
+                keepalive_timeout: Duration::from_secs(self.server.keepalive_timeout_seconds),
+                age: Duration::from_secs(self.server.max_connection_age_seconds),
+                age_grace: Duration::from_secs(self.server.max_connection_age_grace_seconds),
+                header_bytes: self.server.header_bytes,
+                pending_resets: self.server.max_pending_resets,
+                read: Duration::from_secs(self.limits.read_seconds),
+                write: Duration::from_secs(self.limits.write_seconds),
+            },
+            tls: self.tls.server(),
+            auth: self.auth.server(),
         }
-    }
-
-    /// Where traces go, if anywhere.
-    #[must_use]
-    pub fn traces(&self) -> Option<TraceConfig> {
-        self.telemetry.traces.as_ref().map(|endpoint| TraceConfig {
-            endpoint: endpoint.clone(),
-            ratio: self.telemetry.trace_ratio,
-            queue: self.telemetry.trace_queue,
-            interval: Duration::from_secs(1),
-            service: self.telemetry.service.clone(),
-        })
     }
 
     fn check(&self) -> Result<(), (&'static str, String)> {
@@ -432,6 +388,20 @@ impl Config {
             ("limits.frames", self.limits.frames),
             ("limits.images_in_flight", self.limits.images_in_flight),
             ("limits.bytes_in_flight", self.limits.bytes_in_flight),
+            ("limits.calls_in_flight", self.limits.calls_in_flight),
+            ("limits.read_seconds", self.limits.read_seconds as usize),
+            ("limits.write_seconds", self.limits.write_seconds as usize),
+            ("server.max_streams", self.server.max_streams as usize),
+            ("server.max_connections", self.server.max_connections),
+            (
+                "server.handshake_seconds",
+                self.server.handshake_seconds as usize,
+            ),
+            (
+                "server.keepalive_timeout_seconds",
+                self.server.keepalive_timeout_seconds as usize,
+            ),
+            ("server.max_pending_resets", self.server.max_pending_resets),
             ("engine.threads_per_lane", self.engine.threads_per_lane),
             ("engine.max_batch", self.engine.max_batch),
         ];
@@ -475,30 +445,34 @@ impl Config {
                 return Err((path, detail));
             }
         }
-        let telemetry = &self.telemetry;
-        if !(0.0..=1.0).contains(&telemetry.trace_ratio) {
-            let detail = format!("is {}, but must be from 0 to 1", telemetry.trace_ratio);
-            return Err(("telemetry.trace_ratio", detail));
+        self.telemetry.check()?;
+        // Beyond an hour or so times are mistakes, and beyond some thousand years they overflow.
+        for (path, seconds) in [
+            ("limits.read_seconds", self.limits.read_seconds),
+            ("limits.write_seconds", self.limits.write_seconds),
+            ("server.handshake_seconds", self.server.handshake_seconds),
+            ("server.keepalive_seconds", self.server.keepalive_seconds),
+            ("auth.leeway_seconds", self.auth.leeway_seconds),
+        ] {
+            if seconds > 86_400 {
+                return Err((path, format!("is {seconds}, but must be at most 86400")));
+            }
         }
-        if !(1..=1 << 20).contains(&telemetry.trace_queue) {
-            let detail = format!(
-                "is {}, but must be from 1 to 1048576",
-                telemetry.trace_queue
-            );
-            return Err(("telemetry.trace_queue", detail));
+        if self.server.header_bytes < 1024 {
+            let detail = format!("is {}, but must be at least 1024", self.server.header_bytes);
+            return Err(("server.header_bytes", detail));
         }
-        if let Some(endpoint) = &telemetry.traces
-            && !endpoint.starts_with("http://")
-        {
-            let detail = format!(
-                "is {endpoint:?}, but must be http://HOST:PORT: a collector on this machine or in its network, which \
-                 sends on over TLS"
-            );
-            return Err(("telemetry.traces", detail));
-        }
+        self.tls.check()?;
+        self.auth.check(&self.tls)?;
         if !self.server.listen.ip().is_loopback() && !self.server.insecure {
+            let lacks = match (self.tls.cert.is_some(), self.auth.on()) {
+                (true, true) => return Ok(()),
+                (true, false) => "without authorization",
+                (false, true) => "without TLS",
+                (false, false) => "without TLS or authorization",
+            };
             let detail = format!(
-                "is {}, which others can reach without TLS or authorization: listen on loopback, or set \
+                "is {}, which others can reach {lacks}: listen on loopback, set [tls] and [auth], or set \
                  server.insecure",
                 self.server.listen
             );
@@ -506,188 +480,6 @@ impl Config {
         }
         Ok(())
     }
-}
-
-/// Where a value is from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Origin {
-    /// Nobody set it.
-    Default,
-    /// The configuration file.
-    File(PathBuf),
-    /// An environment variable.
-    Variable(String),
-    /// A flag on the command line.
-    Flag(String),
-}
-
-impl fmt::Display for Origin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Default => f.write_str("default"),
-            Self::File(path) => write!(f, "file {}", path.display()),
-            Self::Variable(name) => write!(f, "variable {name}"),
-            Self::Flag(flag) => write!(f, "flag {flag}"),
-        }
-    }
-}
-
-/// Whether a variable, less its `FROSTLINE_`, is one that Kubernetes sets in every pod for a Service whose name begins
-/// with `frostline`: `..._SERVICE_HOST`, `..._SERVICE_PORT[_NAME]`, `..._PORT[_8461_TCP[_ADDR|_PORT|_PROTO]]`.
-fn is_service_link(rest: &str, value: &str) -> bool {
-    let words: Vec<_> = rest.split('_').collect();
-    let port = |w: &[&str]| {
-        w[0] == "PORT"
-            && w[1].bytes().all(|b| b.is_ascii_digit())
-            && ["TCP", "UDP", "SCTP"].contains(&w[2])
-    };
-    words.windows(3).any(port)
-        || words.windows(2).any(|w| w == ["SERVICE", "PORT"])
-        || words.ends_with(&["SERVICE", "HOST"])
-        || words.ends_with(&["PORT"]) && value.contains("://")
-}
-
-/// Path, effective value and origin of every setting.
-pub type Listing = Vec<(String, String, Origin)>;
-
-/// Collects values from their sources; later ones win.
-#[derive(Debug, Default)]
-pub struct Builder {
-    values: BTreeMap<String, (toml::Value, Origin)>,
-}
-
-impl Builder {
-    /// Adds a file.
-    ///
-    /// # Errors
-    /// The file cannot be read or is not TOML.
-    pub fn file(&mut self, path: PathBuf) -> Result<(), ConfigError> {
-        let fail = |detail: String| ConfigError {
-            origin: path.display().to_string(),
-            detail,
-        };
-        let text = std::fs::read_to_string(&path).map_err(|error| fail(error.to_string()))?;
-        let table: toml::Table = toml::from_str(&text).map_err(|error| fail(error.to_string()))?;
-        for (section, value) in table {
-            match value {
-                toml::Value::Table(values) => {
-                    for (key, value) in values {
-                        let origin = Origin::File(path.clone());
-                        self.values
-                            .insert(format!("{section}.{key}"), (value, origin));
-                    }
-                }
-                value => {
-                    self.values
-                        .insert(section, (value, Origin::File(path.clone())));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Adds the variables that are called `FROSTLINE_<SECTION>_<KEY>`. `FROSTLINE_CONFIG` names the file and is left out.
-    pub fn variables(&mut self, variables: impl Iterator<Item = (String, String)>) {
-        for (name, value) in variables {
-            let Some(rest) = name.strip_prefix("FROSTLINE_") else {
-                continue;
-            };
-            if rest == "CONFIG" || is_service_link(rest, &value) {
-                continue;
-            }
-            let path = rest.to_lowercase().replacen('_', ".", 1);
-            self.values
-                .insert(path, (scalar(&value), Origin::Variable(name)));
-        }
-    }
-
-    /// Adds one value from a flag.
-    pub fn flag(&mut self, flag: &str, path: &str, value: &str) {
-        let origin = Origin::Flag(flag.to_owned());
-        self.values.insert(path.to_owned(), (scalar(value), origin));
-    }
-
-    /// The configuration, checked, and each value with its origin.
-    ///
-    /// # Errors
-    /// An unknown path, a value of the wrong type or out of range, with its origin.
-    pub fn build(self) -> Result<(Config, Listing), ConfigError> {
-        let mut root = toml::Table::new();
-        for (path, (value, origin)) in &self.values {
-            // One value at a time, so that an error can say where it comes from.
-            let one = nest(path, value.clone());
-            if let Err(error) = one.clone().try_into::<Config>() {
-                let detail = format!("{path}: {}", error.message().trim());
-                return Err(ConfigError {
-                    origin: origin.to_string(),
-                    detail,
-                });
-            }
-            for (section, value) in one {
-                let slot = root
-                    .entry(section)
-                    .or_insert_with(|| toml::Value::Table(toml::Table::new()));
-                if let (toml::Value::Table(into), toml::Value::Table(from)) = (slot, value) {
-                    into.extend(from);
-                }
-            }
-        }
-        let fail = |origin: String, detail: String| ConfigError { origin, detail };
-        let config: Config = root.try_into().map_err(|error: toml::de::Error| {
-            fail("configuration".to_owned(), error.to_string())
-        })?;
-        let origin_of = |path: &str| {
-            self.values
-                .get(path)
-                .map_or(Origin::Default, |(_, origin)| origin.clone())
-        };
-        config.check().map_err(|(path, detail)| {
-            fail(origin_of(path).to_string(), format!("{path} {detail}"))
-        })?;
-        let shown = toml::Table::try_from(&config)
-            .map_err(|error| fail("configuration".to_owned(), error.to_string()))?;
-        let mut listing = Vec::new();
-        for (section, values) in shown {
-            for (key, value) in values.as_table().into_iter().flatten() {
-                let path = format!("{section}.{key}");
-                let origin = origin_of(&path);
-                listing.push((path, value.to_string(), origin));
-            }
-        }
-        Ok((config, listing))
-    }
-}
-
-fn nest(path: &str, value: toml::Value) -> toml::Table {
-    let mut table = toml::Table::new();
-    match path.split_once('.') {
-        Some((section, key)) => {
-            let mut inner = toml::Table::new();
-            inner.insert(key.to_owned(), value);
-            table.insert(section.to_owned(), toml::Value::Table(inner));
-        }
-        None => {
-            table.insert(path.to_owned(), value);
-        }
-    }
-    table
-}
-
-/// A number, boolean, list or table where the text is one, else a string.
-fn scalar(text: &str) -> toml::Value {
-    if text.starts_with(['[', '{'])
-        && let Ok(mut table) = toml::from_str::<toml::Table>(&format!("value = {text}"))
-        && let Some(value) = table.remove("value")
-    {
-        return value;
-    }
-    if let Ok(value) = text.parse::<bool>() {
-        return toml::Value::Boolean(value);
-    }
-    if let Ok(value) = text.parse::<i64>() {
-        return toml::Value::Integer(value);
-    }
-    toml::Value::String(text.to_owned())
 }
 
 #[cfg(test)]

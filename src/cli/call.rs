@@ -30,6 +30,8 @@ pub(super) struct Target {
     /// A running server, such as http://127.0.0.1:8461; unset: one is started for this command alone.
     #[arg(long, value_name = "URL")]
     addr: Option<String>,
+    #[command(flatten)]
+    credentials: super::credentials::Flags,
 }
 
 /// The health of a server, or of a part of it.
@@ -38,7 +40,9 @@ pub(super) struct Health {
     /// A running server; unset: the one that this configuration would start.
     #[arg(long, value_name = "URL")]
     addr: Option<String>,
-    /// A service or head; unset: the whole server.
+    #[command(flatten)]
+    credentials: super::credentials::Flags,
+    /// A service by its full name, or a head as frostline.head.NAME; unset: the whole server.
     #[arg(default_value = "")]
     service: String,
 }
@@ -104,10 +108,15 @@ pub(super) fn health(config: &Config, command: &Health) -> anyhow::Result<()> {
         if listen.ip().is_unspecified() {
             listen.set_ip(Ipv4Addr::LOCALHOST.into());
         }
-        format!("http://{listen}")
+        let scheme = match config.tls.cert {
+            Some(_) => "https",
+            None => "http",
+        };
+        format!("{scheme}://{listen}")
     };
     let target = Target {
         addr: Some(command.addr.clone().unwrap_or_else(own)),
+        credentials: command.credentials.clone(),
     };
     with_client(config, &target, async |mut client| {
         let name = match command.service.as_str() {
@@ -424,7 +433,8 @@ fn with_client(
         .build()?;
     executor.block_on(async {
         if let Some(address) = &target.addr {
-            return body(Client::connect(address).await?).await;
+            let credentials = target.credentials.read()?;
+            return body(Client::connect_with(address, &credentials).await?).await;
         }
         let runtime = super::runtime(config)?;
         let repository = super::repository(config)?;
@@ -436,7 +446,13 @@ fn with_client(
             // A dropped sender means the same as a message.
             let _ = stopped.await;
         };
-        let serving = tokio::spawn(server::serve(listener, engine, config.server(), shutdown));
+        // Nobody else can know of this server: what guards a lasting one is not asked for.
+        let own = server::ServerConfig {
+            tls: None,
+            auth: None,
+            ..config.server()
+        };
+        let serving = tokio::spawn(server::serve(listener, engine, own, shutdown));
         let result = body(Client::connect(&address).await?).await;
         drop(stop);
         serving.await??;

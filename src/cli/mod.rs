@@ -11,6 +11,7 @@ macro_rules! say {
 mod annotate;
 mod call;
 mod check;
+mod credentials;
 mod input;
 mod reference;
 mod serve;
@@ -93,6 +94,8 @@ enum Command {
     Health(call::Health),
     /// List a server's heads.
     Heads(call::Target),
+    /// Make a token for a caller, to stdout, and the entry for the server's key file, which holds its hash alone.
+    Token(credentials::Token),
     /// Run every head that fits, or those named, on images or on a clip.
     Analyze(call::Analyze),
     /// Detect objects in images.
@@ -211,6 +214,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         }
         Command::Health(command) => call::health(&config, &command),
         Command::Heads(target) => call::heads(&config, &target),
+        Command::Token(command) => credentials::token(command),
         Command::Analyze(command) => call::analyze(&config, &command),
         Command::Detect(command) => call::detect(&config, &command),
         Command::Segment(command) => call::segment(&config, &command),

@@ -60,8 +60,11 @@ pub(super) fn run(
         let listener = TcpListener::bind(listen)
             .await
             .with_context(|| format!("cannot listen on {listen}"))?;
-        if !listen.ip().is_loopback() {
-            tracing::warn!(%listen, "others can reach this server, without TLS or authorization");
+        if !listen.ip().is_loopback() && config.server.insecure {
+            let (tls, authorization) = (config.tls.cert.is_some(), config.auth.on());
+            if !tls || !authorization {
+                tracing::warn!(%listen, tls, authorization, "insecure: others can reach this server");
+            }
         }
         let mut terminate = unix::signal(unix::SignalKind::terminate())?;
         let mut interrupt = unix::signal(unix::SignalKind::interrupt())?;

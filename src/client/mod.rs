@@ -1,7 +1,9 @@
 //! A typed client, used by the commands and the tests.
 
+mod connect;
+
 use bytes::Bytes;
-use tonic::{Status, transport::Channel};
+use tonic::Status;
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
@@ -10,54 +12,43 @@ use crate::proto::{
     self, model_service_client::ModelServiceClient, vision_service_client::VisionServiceClient,
 };
 
-/// Why there is no connection.
-#[derive(Debug, thiserror::Error)]
-pub enum ConnectError {
-    /// The address is malformed.
-    #[error("{0:?} is not an address; one is like http://127.0.0.1:8461")]
-    Address(String),
-    /// Nothing answers there.
-    #[error("cannot reach a server at {address}")]
-    Unreachable {
-        /// The address.
-        address: String,
-        /// What the transport says.
-        source: tonic::transport::Error,
-    },
-}
+pub use connect::{ConnectError, Credentials, Transport};
 
 /// A connection to a server. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Client {
     /// `VisionService`, for calls that have no shorthand here.
-    pub vision: VisionServiceClient<Channel>,
+    pub vision: VisionServiceClient<Transport>,
     /// `ModelService`.
-    pub model: ModelServiceClient<Channel>,
-    health: HealthClient<Channel>,
+    pub model: ModelServiceClient<Transport>,
+    health: HealthClient<Transport>,
 }
 
 impl Client {
-    /// Connects to `address`, such as `http://127.0.0.1:8461`.
+    /// Connects to `address`, such as `http://127.0.0.1:8461`, without credentials.
     ///
     /// # Errors
     /// The address is malformed, or nothing listens there.
     pub async fn connect(address: &str) -> Result<Self, ConnectError> {
-        let channel = Channel::from_shared(address.to_owned())
-            .map_err(|_| ConnectError::Address(address.to_owned()))?
-            .tcp_nodelay(true)
-            .connect()
-            .await
-            .map_err(|source| ConnectError::Unreachable {
-                address: address.to_owned(),
-                source,
-            })?;
+        Self::connect_with(address, &Credentials::default()).await
+    }
+
+    /// Connects to `address` with `credentials`.
+    ///
+    /// # Errors
+    /// The address or a credential is malformed, or nothing that these credentials trust listens there.
+    pub async fn connect_with(
+        address: &str,
+        credentials: &Credentials,
+    ) -> Result<Self, ConnectError> {
+        let transport = connect::open(address, credentials).await?;
         const MOST: usize = 256 << 20;
         Ok(Self {
-            vision: VisionServiceClient::new(channel.clone())
+            vision: VisionServiceClient::new(transport.clone())
                 .max_decoding_message_size(MOST)
                 .max_encoding_message_size(MOST),
-            model: ModelServiceClient::new(channel.clone()),
-            health: HealthClient::new(channel),
+            model: ModelServiceClient::new(transport.clone()),
+            health: HealthClient::new(transport),
         })
     }
 

@@ -77,7 +77,13 @@ impl Engine {
             // Others may have joined meanwhile; theirs go on.
             boarded.replies.clear();
             let now = Instant::now();
-            fresh.retain(|flight| flight.wanted(now, Duration::ZERO));
+            fresh.retain(|flight| {
+                let wanted = flight.wanted(now, Duration::ZERO);
+                if !wanted {
+                    self.shared.flights.remove(flight);
+                }
+                wanted
+            });
         }
         if let Err(refused) = self.shared.queue.push(fresh) {
             refused.iter().for_each(|flight| flight.fail(&stopped()));
@@ -251,7 +257,9 @@ impl Boarded {
     pub(super) fn failure(&self) -> Option<(Error, usize)> {
         self.flights
             .iter()
-            .find_map(|(flight, _, field)| Some((flight.outcome()?.err()?, *field)))
+            .filter_map(|(flight, _, field)| Some((flight.outcome()?.err()?, *field)))
+            // Given up because its jobs were: those tell why.
+            .find(|(error, _)| error.kind() != Kind::Cancelled)
     }
 
     /// Where the features came from and what the last image's took.

@@ -58,6 +58,7 @@ impl Engine {
         let head = gone.ok_or_else(|| {
             Error::new(Kind::UnknownHead, "no head of this name is loaded").at("name")
         })?;
+        self.shared.changes.send_replace(());
         tracing::info!(head = name, version = head.manifest.version, "unloaded");
         Ok(head)
     }
@@ -109,6 +110,7 @@ impl Shared {
         let head = Arc::new(head);
         let name = head.manifest.name.clone();
         let old = self.heads.write().insert(name, Arc::clone(&head));
+        self.changes.send_replace(());
         let (name, version) = (&head.manifest.name, &head.manifest.version);
         match old {
             Some(old) => {
@@ -133,6 +135,7 @@ impl Shared {
         }
         for name in seen.keys().filter(|name| !now.contains_key(*name)) {
             if self.heads.write().remove(name).is_some() {
+                self.changes.send_replace(());
                 tracing::info!(head = name, "unloaded: its folder is gone");
             }
         }

@@ -38,6 +38,7 @@ use std::{
 };
 
 use parking_lot::{Mutex, RwLock};
+use tokio::sync::watch;
 
 use crate::{
     backend::{Backbone, Device, Runtime, SessionOptions, TensorSpec},
@@ -65,6 +66,8 @@ struct Shared {
     backbone: Backbone,
     heads: RwLock<BTreeMap<String, Arc<Head>>>,
     loading: Mutex<()>,
+    /// Tells whoever follows them that the heads have changed.
+    changes: watch::Sender<()>,
     admission: Admission,
     flights: Flights,
     cache: Cache,
@@ -135,6 +138,12 @@ impl Engine {
     pub fn repository_heads(&self) -> Result<Vec<String>> {
         let names = self.shared.location.heads();
         names.map_err(|error| Error::new(Kind::Internal, error.to_string()))
+    }
+
+    /// Changes whenever a head was loaded, replaced or unloaded.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.shared.changes.subscribe()
     }
 
     /// Counts since the start.

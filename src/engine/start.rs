@@ -82,6 +82,7 @@ impl Engine {
             backbone,
             heads: RwLock::new(heads),
             loading: Mutex::default(),
+            changes: tokio::sync::watch::Sender::new(()),
             admission: Admission::new(config.admission),
             flights: Flights::default(),
             cache: Cache::new(config.cache_bytes, runtime.device()),

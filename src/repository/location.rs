@@ -7,6 +7,9 @@ use super::{
     load_head,
 };
 
+/// Longest name of a folder, bytes.
+const MOST_NAME: usize = 255;
+
 /// Where a repository is read from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Location {
@@ -35,7 +38,10 @@ impl Location {
         let missing = || RepositoryError::NoHead {
             name: name.chars().take(64).collect(),
         };
-        if name.is_empty() || name.starts_with('.') || !name.chars().all(plain) {
+        if !(1..=MOST_NAME).contains(&name.len())
+            || name.starts_with('.')
+            || !name.chars().all(plain)
+        {
             return Err(missing());
         }
         match load_head(&*self.files(), name, backbone) {

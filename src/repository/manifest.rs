@@ -246,7 +246,11 @@ impl HeadManifest {
         }
     }
 
-    pub(super) fn parse(file: &str, text: &str) -> Result<Self, RepositoryError> {
+    /// Reads and checks `text`; `file` is its name, for messages.
+    ///
+    /// # Errors
+    /// The first field that is wrong.
+    pub fn parse(file: &str, text: &str) -> Result<Self, RepositoryError> {
         let manifest: Self = parse(file, text)?;
         let fail = |field: &str, reason: String| Err(RepositoryError::field(file, field, reason));
         check_name(file, "name", &manifest.name)?;
@@ -386,7 +390,11 @@ impl Postprocess {
 }
 
 impl BackboneManifest {
-    pub(super) fn parse(file: &str, text: &str) -> Result<Self, RepositoryError> {
+    /// Reads and checks `text`; `file` is its name, for messages.
+    ///
+    /// # Errors
+    /// The first field that is wrong.
+    pub fn parse(file: &str, text: &str) -> Result<Self, RepositoryError> {
         let manifest: Self = parse(file, text)?;
         check_file(file, &manifest.file)?;
         check_hash(file, "sha256", &manifest.sha256)?;

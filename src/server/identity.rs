@@ -19,12 +19,35 @@ pub(super) struct Identity {
 }
 
 /// What an identity may do.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Grants {
     /// Heads that it may use and see.
     pub(super) heads: Allowed,
     /// Methods that it may call, as `Service/Method` without the package, such as `VisionService/Detect`.
     pub(super) methods: Allowed,
+    /// How much of it.
+    pub(super) quota: Quota,
+}
+
+/// How much an identity may do.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Quota {
+    /// Calls a second; 0 for no bound.
+    pub(super) rate: f64,
+    /// Calls at once after a pause.
+    pub(super) burst: u32,
+    /// Calls under way at once; 0 for no bound.
+    pub(super) concurrency: usize,
+}
+
+impl Default for Quota {
+    fn default() -> Self {
+        Self {
+            rate: 0.0,
+            burst: 1,
+            concurrency: 0,
+        }
+    }
 }
 
 /// A set of names; an entry `prefix*` stands for all that begin so.
@@ -37,7 +60,6 @@ pub(super) enum Allowed {
     Only(BTreeSet<String>),
 }
 
-#[allow(dead_code, reason = "the authorization layer makes them")]
 impl Allowed {
     /// The set that a list in a file or a claim means; `*` alone is everything.
     pub(super) fn from_list(list: impl IntoIterator<Item = String>) -> Self {
@@ -61,13 +83,27 @@ impl Allowed {
     }
 }
 
-#[allow(dead_code, reason = "the authorization layer makes them")]
 impl Identity {
     pub(super) fn new(name: impl Into<Arc<str>>, grants: Arc<Grants>) -> Self {
         Self {
             name: name.into(),
             grants,
         }
+    }
+
+    /// Whoever calls an open method without an identity that holds: it may use no head.
+    pub(super) fn nobody() -> Self {
+        let grants = Grants {
+            heads: Allowed::Only(BTreeSet::new()),
+            methods: Allowed::Only(BTreeSet::new()),
+            quota: Quota::default(),
+        };
+        Self::new("", Arc::new(grants))
+    }
+
+    /// How much it may do.
+    pub(super) fn quota(&self) -> Quota {
+        self.grants.quota
     }
 
     /// The one that a request carries, or the anonymous one.

@@ -3,22 +3,32 @@
 //! An adapter extracts a request, calls the engine and converts the answer; nothing else happens here.
 
 mod admin;
+mod auth;
+mod body;
 mod call;
+mod config;
+mod connection;
 mod convert;
+#[cfg(fuzzing)]
+pub mod fuzzing;
+mod guard;
+mod health;
 mod identity;
 mod model;
 mod observe;
 mod oip;
+mod quota;
 mod status;
+mod tls;
 mod vision;
+mod watched;
 
-use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
+use prost::Message;
 use tokio::net::TcpListener;
-use tonic::{
-    service::Routes,
-    transport::{Server, server::TcpIncoming},
-};
+use tonic::{server::NamedService, service::Routes, transport::Server};
+use tonic_health::pb::health_server::HealthServer;
 
 use observe::{Methods, ObserveLayer};
 
@@ -35,41 +45,8 @@ use crate::{
     },
 };
 
-/// How the server listens.
-#[derive(Debug, Clone)]
-pub struct ServerConfig {
-    /// Address to listen on; port 0 takes a free one.
-    pub listen: SocketAddr,
-    /// Largest request, bytes.
-    pub max_request_bytes: usize,
-    /// Largest response, bytes.
-    pub max_response_bytes: usize,
-    /// Longest time that calls under way get to finish after a signal.
-    pub drain_timeout: Duration,
-    /// Time between telling the health check and refusing new calls: for balancers to notice.
-    pub lame_duck: Duration,
-    /// Deadline of calls that bring none.
-    pub default_deadline: Option<Duration>,
-    /// Most calls at once on one connection.
-    pub max_streams: u32,
-    /// Told in which phase the server is.
-    pub readiness: Readiness,
-}
-
-impl Default for ServerConfig {
-    fn default() -> Self {
-        Self {
-            listen: SocketAddr::from(([127, 0, 0, 1], 8461)),
-            max_request_bytes: 64 << 20,
-            max_response_bytes: 256 << 20,
-            drain_timeout: Duration::from_secs(30),
-            lame_duck: Duration::ZERO,
-            default_deadline: None,
-            max_streams: 1024,
-            readiness: Readiness::default(),
-        }
-    }
-}
+pub use auth::{Grant, KeyEntry, new_token};
+pub use config::{AuthConfig, ServerConfig, TlsConfig, TransportLimits};
 
 /// The gRPC code of a kind of error, as the specification writes it.
 #[must_use]
@@ -87,16 +64,14 @@ pub async fn serve(
     config: ServerConfig,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> anyhow::Result<()> {
-    let (reporter, health) = tonic_health::server::health_reporter();
-    reporter
-        .set_serving::<VisionServiceServer<vision::Vision>>()
-        .await;
-    reporter
-        .set_serving::<ModelServiceServer<model::Model>>()
-        .await;
-    reporter
-        .set_serving::<GrpcInferenceServiceServer<oip::Inference>>()
-        .await;
+    let health = health::Checks::new(
+        Arc::clone(&engine),
+        vec![
+            VisionServiceServer::<vision::Vision>::NAME,
+            ModelServiceServer::<model::Model>::NAME,
+            GrpcInferenceServiceServer::<oip::Inference>::NAME,
+        ],
+    );
     let limit_in = config.max_request_bytes;
     let limit_out = config.max_response_bytes;
     let vision = VisionServiceServer::new(vision::Vision::new(
@@ -115,15 +90,30 @@ pub async fn serve(
     ))
     .max_decoding_message_size(limit_in)
     .max_encoding_message_size(limit_out);
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1()?;
+    let descriptors = [FILE_DESCRIPTOR_SET, tonic_health::pb::FILE_DESCRIPTOR_SET];
+    let reflection = || {
+        let builder = tonic_reflection::server::Builder::configure();
+        descriptors.iter().fold(builder, |builder, set| {
+            builder.register_encoded_file_descriptor_set(set)
+        })
+    };
     let routes = Routes::new(vision)
         .add_service(model)
         .add_service(inference)
-        .add_service(health)
-        .add_service(reflection);
+        .add_service(HealthServer::new(health.clone()))
+        .add_service(reflection().build_v1()?)
+        // For tools that have not followed the rename, such as ghz.
+        .add_service(reflection().build_v1alpha()?);
+    let reflections = [
+        tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
+        tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
+    ];
+    let mut streaming = Vec::new();
+    for set in descriptors.into_iter().chain(reflections) {
+        streaming.extend(streaming_methods(set)?);
+    }
+    let guard = guard::Guard::new(&config, streaming)?;
+    let settings = config.tls.as_ref().map(tls::settings).transpose()?;
 
     let observe = ObserveLayer {
         metrics: Arc::clone(&engine.config().metrics),
@@ -149,38 +139,36 @@ pub async fn serve(
             let lame_duck_ms = config.lame_duck.as_millis();
             tracing::info!(in_flight = dying.in_flight(), lame_duck_ms, "draining");
         }
-        reporter
-            .set_not_serving::<VisionServiceServer<vision::Vision>>()
-            .await;
-        reporter
-            .set_not_serving::<ModelServiceServer<model::Model>>()
-            .await;
-        reporter
-            .set_not_serving::<GrpcInferenceServiceServer<oip::Inference>>()
-            .await;
+        health.leave();
         ready.send_replace(false);
-        reporter
-            .set_service_status("", tonic_health::ServingStatus::NotServing)
-            .await;
         if !died {
             tokio::select! {
                 () = tokio::time::sleep(config.lame_duck) => {}
                 () = dying.failed() => {}
             }
         }
+        health.end();
         draining.send_replace(true);
     };
-    // Set on each connection: the builder's own setting does not reach a listener that is handed in, and a small answer
-    // would wait 40 ms for the client's delayed acknowledgement.
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    let serving = Server::builder()
+    let limits = config.transport;
+    let some = |duration: Duration| (!duration.is_zero()).then_some(duration);
+    let incoming = connection::accept(listener, settings, limits.clone());
+    let mut server = Server::builder()
         .max_concurrent_streams(config.max_streams)
         .initial_stream_window_size(1 << 20)
         .initial_connection_window_size(4 << 20)
-        .http2_keepalive_interval(Some(Duration::from_secs(60)))
+        .http2_keepalive_interval(some(limits.keepalive))
+        .http2_keepalive_timeout(Some(limits.keepalive_timeout))
+        .http2_max_header_list_size(limits.header_bytes)
+        .http2_max_pending_accept_reset_streams(Some(limits.pending_resets));
+    if let Some(age) = some(limits.age) {
+        // Without tonic's own grace, which would close connections that were never told to go: ours is the connection's.
+        server = server.max_connection_age(age);
+    }
+    let serving = server
         .layer(observe)
-        .add_routes(routes)
-        .serve_with_incoming_shutdown(incoming, stop);
+        .layer(guard)
+        .serve_with_incoming_shutdown(routes.prepare(), incoming, stop);
     config.readiness.set(Phase::Ready);
     let overdue = async {
         // The sender lives until the drain begins.
@@ -196,4 +184,20 @@ pub async fn serve(
         .is_ok();
     anyhow::ensure!(!died, "the device thread died");
     Ok(())
+}
+
+/// Paths of the methods in an encoded descriptor set whose caller sends many messages.
+fn streaming_methods(set: &[u8]) -> anyhow::Result<Vec<String>> {
+    let set = prost_types::FileDescriptorSet::decode(set)?;
+    let mut paths = Vec::new();
+    for file in &set.file {
+        for service in &file.service {
+            let streaming = service.method.iter().filter(|m| m.client_streaming());
+            paths.extend(streaming.map(|method| {
+                let (package, service) = (file.package(), service.name());
+                format!("/{package}.{service}/{}", method.name())
+            }));
+        }
+    }
+    Ok(paths)
 }

@@ -8,7 +8,7 @@ use frostline::{
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-use crate::support::{Running, one_lane, png};
+use crate::support::{Running, one_lane, png, reason};
 
 fn field(status: &Status) -> String {
     let details = status.get_error_details();
@@ -17,14 +17,6 @@ fn field(status: &Status) -> String {
         .and_then(|bad| bad.field_violations.first());
     violation
         .map(|violation| violation.field.clone())
-        .unwrap_or_default()
-}
-
-fn reason(status: &Status) -> String {
-    let details = status.get_error_details();
-    details
-        .error_info()
-        .map(|info| info.reason.clone())
         .unwrap_or_default()
 }
 

@@ -2,13 +2,17 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod abuse;
+mod auth;
 mod bad_input;
 mod cli;
 mod dashboards;
 mod device;
+mod health;
 mod layers;
 mod observe;
 mod oip;
 mod repository;
 mod sharing;
 mod support;
+mod tls;

@@ -5,12 +5,15 @@ use std::{io::Cursor, net::SocketAddr, sync::Arc};
 use bytes::Bytes;
 use frostline::{
     backend::Runtime,
-    client::Client,
+    client::{Client, ConnectError, Credentials},
     engine::{Engine, EngineConfig},
     repository::Repository,
     server::{self, ServerConfig},
 };
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
+use tonic::Status;
+use tonic_types::StatusExt;
 
 /// A running server. Stop it to see that it drains.
 pub(crate) struct Running {
@@ -45,6 +48,20 @@ impl Running {
         Self::serve_with(runtime, repository, config, ServerConfig::default()).await
     }
 
+    /// A server with the demo models that listens as `server` says, but on a free port of loopback.
+    pub(crate) async fn start_with(engine: EngineConfig, server: ServerConfig) -> Self {
+        Self::start_from(&Repository::embedded().unwrap(), engine, server).await
+    }
+
+    /// A server with the models of `repository`.
+    pub(crate) async fn start_from(
+        repository: &Repository,
+        engine: EngineConfig,
+        server: ServerConfig,
+    ) -> Self {
+        Self::serve_with(Runtime::load(None).unwrap(), repository, engine, server).await
+    }
+
     async fn serve_with(
         runtime: Runtime,
         repository: &Repository,
@@ -70,6 +87,20 @@ impl Running {
             stop,
             serving,
         }
+    }
+
+    /// A client that proves who it is; the server speaks TLS if it knows an authority.
+    pub(crate) async fn client_with(
+        &self,
+        credentials: &Credentials,
+    ) -> Result<Client, ConnectError> {
+        let scheme = match credentials.authorities {
+            Some(_) => "https",
+            None => "http",
+        };
+        // The name that the tests' certificates have.
+        let address = format!("{scheme}://localhost:{}", self.address.port());
+        Client::connect_with(&address, credentials).await
     }
 
     pub(crate) async fn client(&self) -> Client {
@@ -124,4 +155,42 @@ pub(crate) fn png(width: u32, height: u32, seed: u32) -> Bytes {
         .write_to(&mut Cursor::new(&mut bytes), image::ImageFormat::Png)
         .unwrap();
     bytes.into()
+}
+
+/// The stable reason of a refusal.
+pub(crate) fn reason(status: &Status) -> String {
+    let details = status.get_error_details();
+    let info = details.error_info();
+    info.map(|info| info.reason.clone()).unwrap_or_default()
+}
+
+/// A certificate authority.
+pub(crate) struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    /// Its own certificate, PEM.
+    pub(crate) pem: Vec<u8>,
+}
+
+impl Authority {
+    pub(crate) fn new() -> Self {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let pem = params.self_signed(&key).unwrap().pem().into_bytes();
+        Self {
+            issuer: Issuer::new(params, key),
+            pem,
+        }
+    }
+
+    /// A certificate for `name` and its private key, PEM.
+    pub(crate) fn issue(&self, name: &str) -> (Vec<u8>, Vec<u8>) {
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        (
+            certificate.pem().into_bytes(),
+            key.serialize_pem().into_bytes(),
+        )
+    }
 }

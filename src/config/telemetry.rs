@@ -1,0 +1,94 @@
+//! The section `[telemetry]`.
+
+use std::{net::SocketAddr, time::Duration};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::Config;
+use crate::trace::TraceConfig;
+
+/// `[telemetry]`
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Telemetry {
+    /// Log filter, as `tracing` writes them.
+    pub log: String,
+    /// `text` or `json`.
+    pub format: LogFormat,
+    /// Address and port for probes, metrics and the log's filter over HTTP; none if unset.
+    pub admin: Option<SocketAddr>,
+    /// Whether others than this machine may change the log's filter through the admin port.
+    pub remote_log: bool,
+    /// The collector that traces are sent to, OTLP over gRPC, such as `http://127.0.0.1:4317`; none if unset.
+    pub traces: Option<String>,
+    /// Share of calls that are traced when their caller did not decide, 0 to 1.
+    pub trace_ratio: f64,
+    /// Most spans that wait to be sent; those beyond are dropped.
+    pub trace_queue: usize,
+    /// The name under which traces show this server.
+    pub service: String,
+}
+
+/// How log lines are written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// For machines, one object a line.
+    Json,
+}
+
+impl Default for Telemetry {
+    fn default() -> Self {
+        Self {
+            log: "info,ort=warn".to_owned(),
+            format: LogFormat::Text,
+            admin: None,
+            remote_log: false,
+            traces: None,
+            trace_ratio: 0.01,
+            trace_queue: 2048,
+            service: "frostline".to_owned(),
+        }
+    }
+}
+
+impl Config {
+    /// Where traces go, if anywhere.
+    #[must_use]
+    pub fn traces(&self) -> Option<TraceConfig> {
+        self.telemetry.traces.as_ref().map(|endpoint| TraceConfig {
+            endpoint: endpoint.clone(),
+            ratio: self.telemetry.trace_ratio,
+            queue: self.telemetry.trace_queue,
+            interval: Duration::from_secs(1),
+            service: self.telemetry.service.clone(),
+        })
+    }
+}
+
+impl Telemetry {
+    pub(super) fn check(&self) -> Result<(), (&'static str, String)> {
+        if !(0.0..=1.0).contains(&self.trace_ratio) {
+            let detail = format!("is {}, but must be from 0 to 1", self.trace_ratio);
+            return Err(("telemetry.trace_ratio", detail));
+        }
+        if !(1..=1 << 20).contains(&self.trace_queue) {
+            let detail = format!("is {}, but must be from 1 to 1048576", self.trace_queue);
+            return Err(("telemetry.trace_queue", detail));
+        }
+        if let Some(endpoint) = &self.traces
+            && !endpoint.starts_with("http://")
+        {
+            let detail = format!(
+                "is {endpoint:?}, but must be http://HOST:PORT: a collector on this machine or in its network, which \
+                 sends on over TLS"
+            );
+            return Err(("telemetry.traces", detail));
+        }
+        Ok(())
+    }
+}

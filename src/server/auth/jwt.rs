@@ -1,0 +1,198 @@
+//! JSON Web Tokens, checked against a file of public keys.
+
+use std::{collections::HashMap, path::Path, sync::Arc};
+
+use anyhow::Context;
+use jsonwebtoken::{
+    Algorithm, AlgorithmFamily, DecodingKey, Validation, decode, decode_header,
+    errors::ErrorKind,
+    jwk::{JwkSet, PublicKeyUse},
+};
+use serde::Deserialize;
+
+use super::super::{
+    AuthConfig,
+    identity::{Allowed, Grants},
+    watched::Watched,
+};
+
+/// Checks tokens.
+#[derive(Debug)]
+pub(super) struct Tokens {
+    keys: Watched<Keys>,
+    issuer: String,
+    audience: String,
+    leeway: u64,
+    heads_claim: String,
+    methods_claim: String,
+}
+
+struct Key {
+    id: Option<String>,
+    /// What the key set says that it signs with; any of its family if it says nothing.
+    algorithms: Vec<Algorithm>,
+    key: DecodingKey,
+}
+
+struct Keys(Vec<Key>);
+
+/// Whom a token stands for.
+#[derive(Debug)]
+pub(super) struct Holder {
+    pub(super) subject: String,
+    heads: Option<Allowed>,
+    methods: Option<Allowed>,
+}
+
+#[derive(Deserialize)]
+struct Claims {
+    sub: String,
+    #[serde(flatten)]
+    rest: HashMap<String, serde_json::Value>,
+}
+
+impl Tokens {
+    /// Reads the key set `file`, and watches it.
+    ///
+    /// # Errors
+    /// The file, if it is not a JSON Web Key Set with a public key that signs.
+    pub(super) fn new(file: &Path, config: &AuthConfig) -> anyhow::Result<Self> {
+        let name = file.display().to_string();
+        let keys = Watched::new(vec![file.to_owned()], move |contents| {
+            Keys::parse(&contents[0]).with_context(|| name.clone())
+        })?;
+        Ok(Self {
+            keys,
+            issuer: config.issuer.clone(),
+            audience: config.audience.clone(),
+            leeway: config.leeway.as_secs(),
+            heads_claim: config.heads_claim.clone(),
+            methods_claim: config.methods_claim.clone(),
+        })
+    }
+
+    /// Whom `token` stands for, or why it does not hold.
+    pub(super) fn verify(&self, token: &str) -> Result<Holder, &'static str> {
+        let header = decode_header(token).map_err(|_| "the token is not well formed")?;
+        let keys = self.keys.get();
+        let fits = |key: &&Key| {
+            let named = header.kid.is_none() || header.kid == key.id;
+            named && key.algorithms.contains(&header.alg)
+        };
+        let mut reason = "no known key has signed the token";
+        for key in keys.0.iter().filter(fits) {
+            let mut validation = Validation::new(header.alg);
+            validation.leeway = self.leeway;
+            validation.validate_nbf = true;
+            validation.set_issuer(&[&self.issuer]);
+            validation.set_audience(&[&self.audience]);
+            validation.set_required_spec_claims(&["exp", "iss", "aud", "sub"]);
+            match decode::<Claims>(token, &key.key, &validation) {
+                Ok(data) => return self.holder(data.claims),
+                Err(error) => match error.kind() {
+                    // Another key of the set may have signed it.
+                    ErrorKind::InvalidSignature => {}
+                    ErrorKind::ExpiredSignature => reason = "the token has expired",
+                    ErrorKind::ImmatureSignature => reason = "the token does not hold yet",
+                    ErrorKind::InvalidIssuer => reason = "the token is another issuer's",
+                    ErrorKind::InvalidAudience => reason = "the token is for another audience",
+                    ErrorKind::MissingRequiredClaim(_) => {
+                        reason = "the token lacks one of exp, iss, aud and sub";
+                    }
+                    _ => reason = "the token is not well formed",
+                },
+            }
+        }
+        Err(reason)
+    }
+
+    fn holder(&self, claims: Claims) -> Result<Holder, &'static str> {
+        if claims.sub.is_empty() || claims.sub.len() > 256 {
+            return Err("the token's subject is empty or too long");
+        }
+        let names = |claim: &str| match claims.rest.get(claim) {
+            None => Ok(None),
+            Some(value) => names(value)
+                .map(Some)
+                .ok_or("a claim is not a list of names"),
+        };
+        Ok(Holder {
+            heads: names(&self.heads_claim)?,
+            methods: names(&self.methods_claim)?,
+            subject: claims.sub,
+        })
+    }
+}
+
+/// Names in a claim: a list, or words in one string as in OAuth's `scope`.
+fn names(value: &serde_json::Value) -> Option<Allowed> {
+    let names: Option<Vec<String>> = match value {
+        serde_json::Value::String(text) => {
+            Some(text.split_whitespace().map(str::to_owned).collect())
+        }
+        serde_json::Value::Array(list) => list
+            .iter()
+            .map(|name| name.as_str().map(str::to_owned))
+            .collect(),
+        _ => None,
+    };
+    names.map(Allowed::from_list)
+}
+
+impl Holder {
+    /// What the token says it is good for, and `base` for what it does not say.
+    pub(super) fn narrow(self, base: Arc<Grants>) -> Arc<Grants> {
+        if self.heads.is_none() && self.methods.is_none() {
+            return base;
+        }
+        let mut grants = Grants::clone(&base);
+        grants.heads = self.heads.unwrap_or(grants.heads);
+        grants.methods = self.methods.unwrap_or(grants.methods);
+        Arc::new(grants)
+    }
+}
+
+impl Keys {
+    fn parse(bytes: &[u8]) -> anyhow::Result<Self> {
+        let set: JwkSet = serde_json::from_slice(bytes).context("is not a JSON Web Key Set")?;
+        let mut keys = Vec::new();
+        for (index, jwk) in set.keys.iter().enumerate() {
+            let place = || format!("keys[{index}]");
+            if matches!(&jwk.common.public_key_use, Some(usage) if *usage != PublicKeyUse::Signature)
+            {
+                continue;
+            }
+            let key = DecodingKey::from_jwk(jwk).with_context(place)?;
+            // A shared secret in a file of public keys would let whoever reads the file sign.
+            anyhow::ensure!(
+                key.family() != AlgorithmFamily::Hmac,
+                "keys[{index}]: is a shared secret, and not a public key"
+            );
+            let algorithms = match jwk.common.key_algorithm {
+                Some(algorithm) => vec![algorithm.to_string().parse().with_context(place)?],
+                None => key.family().algorithms().to_vec(),
+            };
+            keys.push(Key {
+                id: jwk.common.key_id.clone(),
+                algorithms,
+                key,
+            });
+        }
+        anyhow::ensure!(!keys.is_empty(), "has no key that signs");
+        Ok(Self(keys))
+    }
+}
+
+/// Reads `bytes` as a key set and as a token.
+#[cfg(fuzzing)]
+pub(super) fn fuzz(bytes: &[u8]) {
+    let _ = Keys::parse(bytes);
+    let _ = decode_header(bytes);
+}
+
+impl std::fmt::Debug for Keys {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let ids: Vec<_> = self.0.iter().map(|key| &key.id).collect();
+        f.debug_tuple("Keys").field(&ids).finish()
+    }
+}

@@ -1,0 +1,172 @@
+//! How the server listens, whom it trusts and what bounds it.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use super::Readiness;
+
+/// How the server listens.
+#[derive(Debug, Clone)]
+pub struct ServerConfig {
+    /// Address to listen on; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Largest request, bytes.
+    pub max_request_bytes: usize,
+    /// Largest response, bytes.
+    pub max_response_bytes: usize,
+    /// Longest time that calls under way get to finish after a signal.
+    pub drain_timeout: Duration,
+    /// Time between telling the health check and refusing new calls: for balancers to notice.
+    pub lame_duck: Duration,
+    /// Deadline of calls that bring none.
+    pub default_deadline: Option<Duration>,
+    /// Most calls at once on one connection.
+    pub max_streams: u32,
+    /// Bounds on connections and on calls as such.
+    pub transport: TransportLimits,
+    /// Certificates; plain text if unset.
+    pub tls: Option<TlsConfig>,
+    /// Who may call; anybody if unset.
+    pub auth: Option<AuthConfig>,
+    /// Told in which phase the server is.
+    pub readiness: Readiness,
+}
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8461)),
+            max_request_bytes: 64 << 20,
+            max_response_bytes: 256 << 20,
+            drain_timeout: Duration::from_secs(30),
+            lame_duck: Duration::ZERO,
+            default_deadline: None,
+            max_streams: 1024,
+            transport: TransportLimits::default(),
+            tls: None,
+            auth: None,
+            readiness: Readiness::default(),
+        }
+    }
+}
+
+/// Bounds on connections and on calls as such, whoever makes them.
+#[derive(Debug, Clone)]
+pub struct TransportLimits {
+    /// Most connections; beyond, the one that has been idle longest makes room, or the new one is closed.
+    pub connections: usize,
+    /// Most calls at once over all connections.
+    pub calls: usize,
+    /// Time for a connection to finish its TLS handshake and its HTTP/2 preface.
+    pub handshake: Duration,
+    /// Time after which a silent connection is asked for a sign of life; zero for never.
+    pub keepalive: Duration,
+    /// Time that it has to give one.
+    pub keepalive_timeout: Duration,
+    /// Age at which a connection is told to move its next calls elsewhere; zero for none.
+    pub age: Duration,
+    /// Time that its calls then have to finish.
+    pub age_grace: Duration,
+    /// Largest sum of a call's headers, bytes.
+    pub header_bytes: u32,
+    /// Calls that a connection may have cancelled before they are taken up; one more ends it.
+    pub pending_resets: usize,
+    /// Time for a request message to arrive whole.
+    pub read: Duration,
+    /// Time that a caller may go without reading any of its answer.
+    pub write: Duration,
+}
+
+impl Default for TransportLimits {
+    fn default() -> Self {
+        Self {
+            connections: 1024,
+            calls: 4096,
+            handshake: Duration::from_secs(10),
+            keepalive: Duration::from_secs(60),
+            keepalive_timeout: Duration::from_secs(20),
+            age: Duration::ZERO,
+            age_grace: Duration::from_secs(30),
+            header_bytes: 16 << 10,
+            pending_resets: 64,
+            read: Duration::from_secs(30),
+            write: Duration::from_secs(60),
+        }
+    }
+}
+
+/// Certificates. The files are looked at every two seconds and taken over when they change and hold.
+#[derive(Debug, Clone)]
+pub struct TlsConfig {
+    /// The server's certificate and those that lead to its authority, PEM.
+    pub cert: PathBuf,
+    /// Its private key, PEM.
+    pub key: PathBuf,
+    /// Authorities of the clients' certificates, PEM; clients are not asked for one if unset.
+    pub client_ca: Option<PathBuf>,
+    /// Whether clients without a certificate are let in as well.
+    pub client_optional: bool,
+}
+
+/// Who may call, and what. The files are looked at every two seconds and taken over when they change and hold.
+#[derive(Debug, Clone)]
+pub struct AuthConfig {
+    /// File of hashed keys and of grants, TOML.
+    pub keys: Option<PathBuf>,
+    /// File with the public keys of JSON Web Tokens.
+    pub jwks: Option<PathBuf>,
+    /// Who must have issued them.
+    pub issuer: String,
+    /// Whom they must be for.
+    pub audience: String,
+    /// Clocks may differ by this much.
+    pub leeway: Duration,
+    /// Claim with the heads that a token is good for.
+    pub heads_claim: String,
+    /// Claim with the methods that a token is good for.
+    pub methods_claim: String,
+    /// Whether a client's certificate says who it is.
+    pub certificates: bool,
+    /// Methods that need no identity.
+    pub open_methods: Vec<String>,
+    /// Heads of identities that nothing else is said of.
+    pub heads: Vec<String>,
+    /// Methods of identities that nothing else is said of.
+    pub methods: Vec<String>,
+    /// Calls a second of identities that nothing else is said of; 0 for no bound.
+    pub rate: f64,
+    /// Calls that such an identity may make at once after a pause.
+    pub burst: u32,
+    /// Calls under way at once of identities that nothing else is said of; 0 for no bound.
+    pub concurrency: usize,
+}
+
+impl Default for AuthConfig {
+    fn default() -> Self {
+        let list = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        Self {
+            keys: None,
+            jwks: None,
+            issuer: String::new(),
+            audience: String::new(),
+            leeway: Duration::from_secs(30),
+            heads_claim: "frostline_heads".to_owned(),
+            methods_claim: "frostline_methods".to_owned(),
+            certificates: false,
+            open_methods: list(&["Health/*"]),
+            heads: list(&["*"]),
+            methods: list(&[
+                "VisionService/*",
+                "ModelService/Get*",
+                "ModelService/List*",
+                "GRPCInferenceService/Server*",
+                "GRPCInferenceService/Model*",
+                "GRPCInferenceService/RepositoryIndex",
+                "ServerReflection/*",
+                "Health/*",
+            ]),
+            rate: 0.0,
+            burst: 16,
+            concurrency: 0,
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! The door that every call passes, whichever service it is for: who calls, whether it may, how much of it is under way,
+//! and a time for its message to come and for its answer to be read.
+
+use std::{
+    convert::Infallible,
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use http::{Request, Response};
+use tonic::body::Body;
+use tower::{Layer, Service};
+
+use super::{
+    ServerConfig,
+    auth::Authenticator,
+    body::{Answer, Framing, Message},
+    connection::Peer,
+    identity::Identity,
+    observe::CallRecord,
+    quota::Quotas,
+    status::status,
+};
+use crate::error::{Error, Kind, Result};
+
+/// Time that a caller is told to wait when the server has as many calls as it takes.
+const WAIT_FOR_A_CALL: Duration = Duration::from_millis(100);
+
+/// Makes the door in front of the services.
+#[derive(Debug, Clone)]
+pub(super) struct Guard {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    auth: Option<Authenticator>,
+    quotas: Arc<Quotas>,
+    calls: Arc<AtomicUsize>,
+    most_calls: usize,
+    most_bytes: usize,
+    read: Duration,
+    write: Duration,
+    /// Paths of methods whose caller sends many messages.
+    streaming: Vec<String>,
+    refusals: Refusals,
+}
+
+impl Guard {
+    /// `streaming` are the paths of methods whose caller sends many messages.
+    ///
+    /// # Errors
+    /// A file of keys that cannot be used.
+    pub(super) fn new(config: &ServerConfig, streaming: Vec<String>) -> anyhow::Result<Self> {
+        Ok(Self {
+            shared: Arc::new(Shared {
+                auth: config.auth.as_ref().map(Authenticator::new).transpose()?,
+                quotas: Arc::default(),
+                calls: Arc::default(),
+                most_calls: config.transport.calls,
+                most_bytes: config.max_request_bytes,
+                read: config.transport.read,
+                write: config.transport.write,
+                streaming,
+                refusals: Refusals::default(),
+            }),
+        })
+    }
+}
+
+impl Shared {
+    /// Lets a call in, or says why not.
+    fn admit(&self, request: &Request<Body>) -> Result<(Identity, Permits)> {
+        let peer = request.extensions().get::<Arc<Peer>>();
+        let method = method(request.uri().path());
+        let identity = match &self.auth {
+            None => Identity::default(),
+            Some(auth) => {
+                let certificate = peer.and_then(|peer| peer.certificate.as_deref());
+                auth.identify(method, request.headers(), certificate)
+                    .inspect_err(|error| self.refusals.tell(error, method, peer))?
+            }
+        };
+        let quota = self.quotas.enter(&identity, Instant::now())?;
+        let under_way = self.calls.fetch_add(1, Ordering::AcqRel);
+        let permits = Permits {
+            calls: Arc::clone(&self.calls),
+            _quota: quota,
+        };
+        if under_way >= self.most_calls {
+            let message = format!("the server has {under_way} calls under way, which is its limit");
+            return Err(Error::new(Kind::Overloaded, message).retry_after(WAIT_FOR_A_CALL));
+        }
+        Ok((identity, permits))
+    }
+}
+
+/// A call's places, given back when its answer is read or its caller is gone.
+#[derive(Debug)]
+pub(super) struct Permits {
+    calls: Arc<AtomicUsize>,
+    _quota: Option<super::quota::Counted>,
+}
+
+impl Drop for Permits {
+    fn drop(&mut self) {
+        self.calls.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// `Service/Method` of a call's path, without the package.
+fn method(path: &str) -> &str {
+    let path = path.strip_prefix('/').unwrap_or(path);
+    let end = path.find('/').unwrap_or(path.len());
+    let start = path[..end].rfind('.').map_or(0, |dot| dot + 1);
+    &path[start..]
+}
+
+/// Tells the log of refused callers, but no more than a line a second: they must not fill a disk.
+#[derive(Debug, Default)]
+struct Refusals {
+    second: AtomicU64,
+    untold: AtomicU64,
+}
+
+impl Refusals {
+    fn tell(&self, error: &Error, method: &str, peer: Option<&Arc<Peer>>) {
+        let now = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .map_or(0, |since| since.as_secs());
+        if self.second.swap(now, Ordering::AcqRel) == now {
+            self.untold.fetch_add(1, Ordering::AcqRel);
+            return;
+        }
+        let untold = self.untold.swap(0, Ordering::AcqRel);
+        let shown: String = method.chars().take(100).collect();
+        let from = peer.map(|peer| peer.address.to_string());
+        let reason = error.kind().reason();
+        tracing::warn!(method = shown, from, reason, %error, untold, "refused a call");
+    }
+}
+
+impl<S> Layer<S> for Guard {
+    type Service = Guarded<S>;
+
+    fn layer(&self, inner: S) -> Guarded<S> {
+        Guarded {
+            inner,
+            shared: Arc::clone(&self.shared),
+        }
+    }
+}
+
+/// The services behind the door.
+#[derive(Debug, Clone)]
+pub(super) struct Guarded<S> {
+    inner: S,
+    shared: Arc<Shared>,
+}
+
+impl<S> Service<Request<Body>> for Guarded<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+    S::Future: Send + 'static,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let shared = &self.shared;
+        let (identity, permits) = match shared.admit(&request) {
+            Ok(admitted) => admitted,
+            Err(error) => {
+                let refusal = status(&error).into_http();
+                return Box::pin(async move { Ok(refusal) });
+            }
+        };
+        if let Some(record) = request.extensions().get::<CallRecord>() {
+            record.identify(&identity.name());
+        }
+        let active = request
+            .extensions()
+            .get::<Arc<Peer>>()
+            .map(|peer| peer.begin());
+        let framing = if shared
+            .streaming
+            .iter()
+            .any(|path| path == request.uri().path())
+        {
+            Framing::Stream
+        } else {
+            Framing::One
+        };
+        let (read, write, most_bytes) = (shared.read, shared.write, shared.most_bytes);
+        let mut request =
+            request.map(|body| Body::new(Message::new(body, framing, most_bytes, read)));
+        request.extensions_mut().insert(identity);
+        let answering = self.inner.call(request);
+        Box::pin(async move {
+            let response = answering.await?;
+            Ok(response.map(|body| Body::new(Answer::new(body, write, permits, active))))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn methods_are_named_without_their_package() {
+        assert_eq!(
+            method("/frostline.v1.VisionService/Detect"),
+            "VisionService/Detect"
+        );
+        assert_eq!(method("/Health/Check"), "Health/Check");
+        assert_eq!(method("/a.b/c.d/e"), "b/c.d/e");
+        assert_eq!(method(""), "");
+        assert_eq!(method("/"), "");
+    }
+}

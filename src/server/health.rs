@@ -1,0 +1,138 @@
+//! `grpc.health.v1`: the server (the empty name), each service by its full name, and each head as `frostline.head.<name>`.
+//!
+//! A head is `SERVING` while it is loaded; `Watch` follows it as it comes and goes. Everything is `NOT_SERVING` from the
+//! moment that the server drains or has lost its device. A head is told only to those who may use it.
+
+use std::{pin::Pin, sync::Arc};
+
+use tokio::sync::watch;
+use tokio_stream::{Stream, StreamExt, wrappers::WatchStream};
+use tonic::{Request, Response, Status};
+use tonic_health::pb::{
+    HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus,
+    health_server::Health,
+};
+
+use super::identity::Identity;
+use crate::engine::Engine;
+
+/// What a head's name is preceded by.
+const HEAD: &str = "frostline.head.";
+
+/// Answers health checks.
+#[derive(Debug, Clone)]
+pub(super) struct Checks {
+    state: Arc<State>,
+}
+
+struct State {
+    engine: Arc<Engine>,
+    services: Vec<&'static str>,
+    phase: watch::Sender<Phase>,
+}
+
+/// Where the server is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Serving,
+    /// It still answers, but wants no new callers.
+    Leaving,
+    /// Watches end, so that they do not hold up the drain.
+    Over,
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("State")
+            .field("services", &self.services)
+            .field("phase", &*self.phase.borrow())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Checks {
+    /// Checks of `engine`, which is ready to serve, and of the `services` in front of it.
+    pub(super) fn new(engine: Arc<Engine>, services: Vec<&'static str>) -> Self {
+        let phase = watch::Sender::new(Phase::Serving);
+        Self {
+            state: Arc::new(State {
+                engine,
+                services,
+                phase,
+            }),
+        }
+    }
+
+    /// From now on nothing serves.
+    pub(super) fn leave(&self) {
+        self.state.phase.send_replace(Phase::Leaving);
+    }
+
+    /// Ends the watches.
+    pub(super) fn end(&self) {
+        self.state.phase.send_replace(Phase::Over);
+    }
+}
+
+impl State {
+    /// How `name` is, for `identity`.
+    fn status(&self, name: &str, identity: &Identity) -> ServingStatus {
+        let known = name.is_empty() || self.services.contains(&name);
+        let head = name.strip_prefix(HEAD);
+        let loaded = |head: &str| identity.may_use(head) && self.engine.head(head).is_some();
+        if !known && !head.is_some_and(loaded) {
+            return ServingStatus::ServiceUnknown;
+        }
+        if *self.phase.borrow() == Phase::Serving {
+            ServingStatus::Serving
+        } else {
+            ServingStatus::NotServing
+        }
+    }
+}
+
+fn response(status: ServingStatus) -> HealthCheckResponse {
+    HealthCheckResponse {
+        status: status.into(),
+    }
+}
+
+#[tonic::async_trait]
+impl Health for Checks {
+    async fn check(
+        &self,
+        request: Request<HealthCheckRequest>,
+    ) -> Result<Response<HealthCheckResponse>, Status> {
+        let identity = Identity::of(request.extensions());
+        match self.state.status(&request.get_ref().service, &identity) {
+            ServingStatus::ServiceUnknown => {
+                let shown: String = request.get_ref().service.chars().take(100).collect();
+                let message = format!("nothing is called {shown:?}; heads are {HEAD}<name>");
+                Err(Status::not_found(message))
+            }
+            status => Ok(Response::new(response(status))),
+        }
+    }
+
+    type WatchStream = Pin<Box<dyn Stream<Item = Result<HealthCheckResponse, Status>> + Send>>;
+
+    async fn watch(
+        &self,
+        request: Request<HealthCheckRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        let identity = Identity::of(request.extensions());
+        let name = request.into_inner().service;
+        let state = Arc::clone(&self.state);
+        let phases = WatchStream::new(state.phase.subscribe()).map(Some);
+        let heads = WatchStream::new(state.engine.changes()).map(|()| None);
+        let mut last = None;
+        let changes = phases
+            .merge(heads)
+            .take_while(|phase| *phase != Some(Phase::Over))
+            .filter_map(move |_| {
+                let now = state.status(&name, &identity);
+                (last.replace(now) != Some(now)).then(|| Ok(response(now)))
+            });
+        Ok(Response::new(Box::pin(changes)))
+    }
+}

@@ -1,0 +1,178 @@
+//! TLS and certificates: who is let in, who that is, and certificates that change while serving.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use frostline::{
+    client::Credentials,
+    proto,
+    server::{AuthConfig, ServerConfig, TlsConfig, TransportLimits},
+};
+use tokio::{io::AsyncReadExt, net::TcpStream};
+use tonic::Code;
+
+use crate::support::{Authority, Running, one_lane, png, reason};
+
+/// Writes the server's certificate, as a file that is moved into place.
+fn install(folder: &Path, (cert, key): (Vec<u8>, Vec<u8>)) -> (PathBuf, PathBuf) {
+    let paths = (folder.join("cert.pem"), folder.join("key.pem"));
+    for (path, bytes) in [(&paths.0, cert), (&paths.1, key)] {
+        let beside = folder.join("new");
+        fs::write(&beside, bytes).unwrap();
+        fs::rename(&beside, path).unwrap();
+    }
+    paths
+}
+
+fn trusting(authority: &Authority) -> Credentials {
+    Credentials {
+        authorities: Some(authority.pem.clone()),
+        ..Credentials::default()
+    }
+}
+
+fn with_tls(folder: &Path, authority: &Authority, clients: Option<&Authority>) -> ServerConfig {
+    let (cert, key) = install(folder, authority.issue("localhost"));
+    let client_ca = clients.map(|authority| {
+        let path = folder.join("clients.pem");
+        fs::write(&path, &authority.pem).unwrap();
+        path
+    });
+    ServerConfig {
+        tls: Some(TlsConfig {
+            cert,
+            key,
+            client_ca,
+            client_optional: false,
+        }),
+        ..ServerConfig::default()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_certificate_is_taken_over_while_connections_go_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let (first, second) = (Authority::new(), Authority::new());
+    let config = with_tls(folder.path(), &first, None);
+    let server = Running::start_with(one_lane(), config).await;
+    let mut old = server.client_with(&trusting(&first)).await.unwrap();
+    old.detect(png(32, 32, 0)).await.unwrap();
+    let stranger = server.client_with(&trusting(&second)).await;
+    assert!(
+        stranger.is_err(),
+        "another authority's client must not connect"
+    );
+    let mut plain = frostline::client::Client::connect(&format!("http://{}", server.address))
+        .await
+        .unwrap();
+    assert!(plain.detect(png(32, 32, 0)).await.is_err());
+
+    // A key that is not the certificate's is not taken over.
+    fs::write(folder.path().join("key.pem"), second.issue("localhost").1).unwrap();
+    old.detect(png(32, 32, 1)).await.unwrap();
+    server.client_with(&trusting(&first)).await.unwrap();
+
+    install(folder.path(), second.issue("localhost"));
+    let renewed = async {
+        loop {
+            if let Ok(client) = server.client_with(&trusting(&second)).await {
+                return client;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let mut new = tokio::time::timeout(Duration::from_secs(30), renewed)
+        .await
+        .expect("the new certificate was not taken over");
+    new.detect(png(32, 32, 2)).await.unwrap();
+    old.detect(png(32, 32, 3)).await.unwrap();
+    drop((old, new, plain));
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clients_certificate_says_who_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let (servers, clients, others) = (Authority::new(), Authority::new(), Authority::new());
+    let grants = folder.path().join("keys.toml");
+    let entry = "[[grant]]\nidentity = \"cert:camera.example\"\nheads = [\"scene\"]\n";
+    fs::write(&grants, entry).unwrap();
+    let config = ServerConfig {
+        auth: Some(AuthConfig {
+            keys: Some(grants),
+            certificates: true,
+            ..AuthConfig::default()
+        }),
+        ..with_tls(folder.path(), &servers, Some(&clients))
+    };
+    let server = Running::start_with(one_lane(), config).await;
+    let with = |identity| Credentials {
+        identity,
+        ..trusting(&servers)
+    };
+    let image = || png(32, 32, 0);
+
+    // With TLS 1.3 a client learns only at its first call that its certificate was refused.
+    for identity in [None, Some(others.issue("camera.example"))] {
+        let called = match server.client_with(&with(identity)).await {
+            Ok(mut client) => client.segment(image()).await.is_ok(),
+            Err(_) => false,
+        };
+        assert!(
+            !called,
+            "a client without a certificate that holds was let in"
+        );
+    }
+    let known = with(Some(clients.issue("camera.example")));
+    let mut camera = server.client_with(&known).await.unwrap();
+    camera.segment(image()).await.unwrap();
+    let request = proto::DetectRequest {
+        image: Some(frostline::client::encoded(image())),
+        head: "objects".to_owned(),
+        ..Default::default()
+    };
+    let refused = camera.vision.detect(request).await.unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied);
+    assert_eq!(reason(&refused), "PERMISSION_DENIED");
+    assert!(
+        refused.message().contains("cert:camera.example"),
+        "{refused:?}"
+    );
+    let other = with(Some(clients.issue("other.example")));
+    let mut other = server.client_with(&other).await.unwrap();
+    other.detect(image()).await.unwrap();
+    drop((camera, other));
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handshake_has_its_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new();
+    let transport = TransportLimits {
+        handshake: Duration::from_millis(200),
+        ..TransportLimits::default()
+    };
+    let secure = ServerConfig {
+        transport: transport.clone(),
+        ..with_tls(folder.path(), &authority, None)
+    };
+    let plain = ServerConfig {
+        transport,
+        ..ServerConfig::default()
+    };
+    for config in [secure, plain] {
+        let server = Running::start_with(one_lane(), config).await;
+        let mut silent = TcpStream::connect(server.address).await.unwrap();
+        let mut bytes = Vec::new();
+        let closed = silent.read_to_end(&mut bytes);
+        // Closed or reset; what counts is that it does not stay.
+        let _ = tokio::time::timeout(Duration::from_secs(20), closed)
+            .await
+            .expect("a silent connection stays open");
+        server.stop().await;
+    }
+}

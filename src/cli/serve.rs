@@ -18,7 +18,7 @@ pub(super) fn run(config: Config) -> anyhow::Result<()> {
     let executor = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    executor.block_on(async {
+    let served = executor.block_on(async {
         let listen = config.server.listen;
         let listener = TcpListener::bind(listen)
             .await
@@ -53,7 +53,10 @@ pub(super) fn run(config: Config) -> anyhow::Result<()> {
             "ready"
         );
         server::serve(listener, Arc::clone(&engine), config.server(), shutdown).await
-    })?;
+    });
+    // A head that is being loaded is not waited for.
+    executor.shutdown_background();
+    served?;
     engine.stop();
     tracing::info!("stopped");
     Ok(())

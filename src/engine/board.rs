@@ -245,7 +245,9 @@ impl Boarded {
     pub(super) fn failure(&self) -> Option<(Error, usize)> {
         self.flights
             .iter()
-            .find_map(|(flight, _, field)| Some((flight.outcome()?.err()?, *field)))
+            .filter_map(|(flight, _, field)| Some((flight.outcome()?.err()?, *field)))
+            // Given up because its jobs were: those tell why.
+            .find(|(error, _)| error.kind() != Kind::Cancelled)
     }
 
     /// Where the features came from and what the last image's took.

@@ -90,7 +90,10 @@ impl Thread {
 
     /// Runs a step with the device; `false` if it panicked, everything that waits then being told.
     fn guarded(self, shared: &Shared, step: impl FnOnce()) -> bool {
-        if catch_unwind(AssertUnwindSafe(step)).is_ok() {
+        shared.steps.begin(self.lane);
+        let done = catch_unwind(AssertUnwindSafe(step)).is_ok();
+        shared.steps.end(self.lane);
+        if done {
             return true;
         }
         shared.fail(&device_died());

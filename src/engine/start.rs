@@ -16,6 +16,7 @@ use super::{
     flight::Flights,
     lane::Thread,
     queue::{Queue, QueueOptions, Role},
+    watchdog::Steps,
 };
 use crate::{
     backend::{Backbone, BackendError, Fault, Runtime, SessionOptions},
@@ -89,6 +90,7 @@ impl Engine {
             costs: Costs::new(&curves, config.buckets.as_deref()),
             curves,
             lanes,
+            steps: Steps::new(lanes),
             hash_key: hash_key(),
             counters: Mutex::default(),
             device_nanos: AtomicU64::new(0),
@@ -129,6 +131,7 @@ impl Engine {
                 Thread { role, lane: 0 }.run(shared)
             })?;
         }
+        engine.watch_lanes()?;
         Ok(engine)
     }
 

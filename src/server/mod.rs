@@ -13,6 +13,7 @@ use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::net::TcpListener;
 use tonic::{
+    server::NamedService,
     service::Routes,
     transport::{Server, server::TcpIncoming},
 };
@@ -58,6 +59,9 @@ impl Default for ServerConfig {
     }
 }
 
+const VISION: &str = <VisionServiceServer<vision::Vision> as NamedService>::NAME;
+const MODEL: &str = <ModelServiceServer<model::Model> as NamedService>::NAME;
+
 /// Serves `engine` on `listener` until `shutdown` completes, then lets calls under way finish.
 ///
 /// # Errors
@@ -68,7 +72,7 @@ pub async fn serve(
     config: ServerConfig,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> anyhow::Result<()> {
-    let (reporter, health) = tonic_health::server::health_reporter();
+    let (mut reporter, health) = tonic_health::server::health_reporter();
     reporter
         .set_serving::<VisionServiceServer<vision::Vision>>()
         .await;
@@ -98,11 +102,12 @@ pub async fn serve(
     let stop = async move {
         let died = tokio::select! {
             () = shutdown => false,
-            () = dying.failed() => true,
+            error = dying.failed() => {
+                tracing::error!(%error, "the engine cannot serve any more");
+                true
+            }
         };
-        if died {
-            tracing::error!("the device thread died");
-        } else {
+        if !died {
             let lame_duck_ms = config.lame_duck.as_millis();
             tracing::info!(in_flight = dying.in_flight(), lame_duck_ms, "draining");
         }
@@ -118,8 +123,12 @@ pub async fn serve(
         if !died {
             tokio::select! {
                 () = tokio::time::sleep(config.lame_duck) => {}
-                () = dying.failed() => {}
+                _ = dying.failed() => {}
             }
+        }
+        // Ends the streams of those who watch: the drain would wait for them.
+        for service in ["", VISION, MODEL] {
+            reporter.clear_service_status(service).await;
         }
         draining.send_replace(true);
     };
@@ -142,9 +151,8 @@ pub async fn serve(
         result = serving => result?,
         () = overdue => anyhow::bail!("calls were still under way {:?} after the drain began", config.drain_timeout),
     }
-    let died = tokio::time::timeout(Duration::ZERO, engine.failed())
-        .await
-        .is_ok();
-    anyhow::ensure!(!died, "the device thread died");
-    Ok(())
+    match tokio::time::timeout(Duration::ZERO, engine.failed()).await {
+        Ok(error) => Err(error.into()),
+        Err(_) => Ok(()),
+    }
 }

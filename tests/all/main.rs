@@ -4,8 +4,14 @@
 
 mod bad_input;
 mod cli;
+#[path = "../common/mod.rs"]
+#[allow(dead_code, reason = "the benchmark takes other parts of it")]
+mod common;
 mod device;
+mod drain;
 mod layers;
+mod lifecycle;
+mod poison;
 mod repository;
 mod sharing;
 mod support;

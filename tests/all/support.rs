@@ -27,8 +27,16 @@ impl Running {
 
     /// As [`Running::start`], with graphs on the runtime's device.
     pub(crate) async fn start_on(runtime: Runtime, config: EngineConfig) -> Self {
-        let repository = Repository::embedded().unwrap();
-        let engine = Arc::new(Engine::start(&runtime, &repository, config).unwrap());
+        Self::start_all(runtime, &Repository::embedded().unwrap(), config).await
+    }
+
+    /// As [`Running::start`], of another repository than the embedded one.
+    pub(crate) async fn start_of(repository: &Repository, config: EngineConfig) -> Self {
+        Self::start_all(Runtime::load(None).unwrap(), repository, config).await
+    }
+
+    async fn start_all(runtime: Runtime, repository: &Repository, config: EngineConfig) -> Self {
+        let engine = Arc::new(Engine::start(&runtime, repository, config).unwrap());
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();

@@ -13,7 +13,7 @@ export ORT_TELEMETRY_DISABLED := 1
 step = @printf '== %s\n' '$(1)'; start=$$(date +%s%N); $(2); \
 	printf '== %s: %d.%01d s\n' '$(1)' $$((($$(date +%s%N) - start) / 1000000000)) $$((($$(date +%s%N) - start) / 100000000 % 10))
 
-.PHONY: help demo serve test test-rust test-python test-models lint fmt runtime build check bench clean
+.PHONY: help demo serve test test-rust test-python test-models lint fmt runtime build check bench soak load clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -68,8 +68,14 @@ models/.venv/ready: models/pyproject.toml
 test-models: models/.venv/ready
 	$(call step,models tests,cd models && .venv/bin/python -m pytest -q)
 
-bench: runtime ## Compare a bare ONNX Runtime loop, the engine and gRPC in one run; writes target/bench/summary.json
-	$(call step,bench,cargo bench --locked --quiet --bench serving)
+bench: runtime ## Measure throughput, overhead, tail, overload and lifecycle; writes target/bench/summary.json (minutes)
+	$(call step,bench,cargo bench --locked --quiet --bench serving -- $(SECTIONS))
+
+soak: runtime ## Put a million requests on a server and compare its memory
+	$(call step,soak,cargo bench --locked --quiet --bench serving -- soak)
+
+load: build ## Run the ghz loads of tests/load against a server; keeps plots in target/load (needs Go)
+	$(call step,load,tests/load/run.sh target/release/frostline target/load)
 
 lint: ## Check format, lints and the protocol's style
 	$(call step,fmt,cargo fmt --check)

@@ -77,7 +77,13 @@ impl Engine {
             // Others may have joined meanwhile; theirs go on.
             boarded.replies.clear();
             let now = Instant::now();
-            fresh.retain(|flight| flight.wanted(now, Duration::ZERO));
+            fresh.retain(|flight| {
+                let wanted = flight.wanted(now, Duration::ZERO);
+                if !wanted {
+                    self.shared.flights.remove(flight);
+                }
+                wanted
+            });
         }
         if let Err(refused) = self.shared.queue.push(fresh) {
             refused.iter().for_each(|flight| flight.fail(&stopped()));

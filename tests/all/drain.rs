@@ -42,7 +42,8 @@ async fn ask(client: &mut Client, green: u8, level: u8) -> Result<(), Status> {
 }
 
 async fn health(address: &str) -> HealthClient<tonic::transport::Channel> {
-    HealthClient::connect(address.to_owned()).await.unwrap()
+    let endpoint = tonic::transport::Endpoint::from_shared(address.to_owned()).unwrap();
+    HealthClient::new(endpoint.connect().await.unwrap())
 }
 
 /// Calls under way at once, each for an image of its own; returns once the first is answered, when all have arrived.

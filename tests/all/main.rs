@@ -7,10 +7,12 @@ mod cli;
 #[path = "../common/mod.rs"]
 #[allow(dead_code, reason = "the benchmark takes other parts of it")]
 mod common;
+mod conservation;
 mod device;
 mod drain;
 mod layers;
 mod lifecycle;
+mod overload;
 mod poison;
 mod repository;
 mod sharing;

@@ -137,7 +137,7 @@ where
     let started = Instant::now();
     let mut calls: JoinSet<(f64, Result<(), Status>)> = JoinSet::new();
     let mut open = Open::default();
-    let mut note = |open: &mut Open, (time, result): (f64, Result<(), Status>)| match result {
+    let note = |open: &mut Open, (time, result): (f64, Result<(), Status>)| match result {
         Ok(()) => open.times.push(time),
         Err(status) => *open.failed.entry(status.code() as i32).or_default() += 1,
     };

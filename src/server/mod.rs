@@ -139,6 +139,8 @@ pub async fn serve(
         .max_concurrent_streams(config.max_streams)
         .initial_stream_window_size(1 << 20)
         .initial_connection_window_size(4 << 20)
+        // Raw pixels come in few pieces.
+        .max_frame_size(Some(256 << 10))
         .http2_keepalive_interval(Some(Duration::from_secs(60)))
         .add_routes(routes)
         .serve_with_incoming_shutdown(incoming, stop);

@@ -7,19 +7,22 @@ use sha2::{Digest, Sha256};
 
 use super::onnx::{FLOAT, INT64, Onnx, UINT8};
 
-/// A backbone whose one feature `f` is every `stride`th pixel as float32, NHWC, at inputs of `sizes`.
+/// A backbone with one feature `f`, float32, NHWC.
 #[derive(Clone, Copy)]
 pub(crate) struct Sampler {
     pub(crate) stride: u32,
+    pub(crate) channels: u32,
     pub(crate) sizes: &'static [[u32; 2]],
-    /// Whether the first pixel's values do more: red from 200 on makes the graph fail, and green makes it slow (the
-    /// cost grows with the third power; 255 takes seconds).
+    /// If not, the feature is the image's first bytes, which costs next to nothing. If so, it is every `stride`th pixel,
+    /// and the first pixel's values do more: red from 200 on makes the graph fail, and green makes it slow (the cost
+    /// grows with the third power; 255 takes seconds).
     pub(crate) touchy: bool,
 }
 
-/// Next to no work, with 16 KB of output when read by an [`echo`] head.
+/// Next to no work: 48 KB in, 16 KB out.
 pub(crate) const ECHO: Sampler = Sampler {
     stride: 4,
+    channels: 4,
     sizes: &[[128, 128]],
     touchy: false,
 };
@@ -27,6 +30,7 @@ pub(crate) const ECHO: Sampler = Sampler {
 /// Fails and dawdles as its input says; takes two sizes.
 pub(crate) const TOUCHY: Sampler = Sampler {
     stride: 32,
+    channels: 3,
     sizes: &[[64, 64], [96, 96]],
     touchy: true,
 };
@@ -38,10 +42,13 @@ pub(crate) const BAD_FOR_HEAD: u8 = 100;
 
 impl Sampler {
     fn graph(self) -> Vec<u8> {
-        let free = ["N", "H", "W", "3"];
+        if !self.touchy {
+            return self.first_bytes();
+        }
         let stride = i64::from(self.stride);
-        let graph = Onnx::default()
-            .input("image", UINT8, &free)
+        // Reading past the end of a table fails; the product of two matrices as large as green says takes its time.
+        Onnx::default()
+            .input("image", UINT8, &["N", "H", "W", "3"])
             .output("f", FLOAT, &["N", "h", "w", "3"])
             .ints("from", &[0, 0])
             .ints("to", &[i64::MAX, i64::MAX])
@@ -52,14 +59,7 @@ impl Sampler {
                 &["image", "from", "to", "axes", "steps"],
                 "sampled",
                 &[],
-            );
-        if !self.touchy {
-            return graph
-                .node("Cast", &["sampled"], "f", &[("to", FLOAT.into())])
-                .bytes();
-        }
-        // Reading past the end of a table fails; the product of two matrices as large as green says takes its time.
-        graph
+            )
             .node("Cast", &["sampled"], "plain", &[("to", FLOAT.into())])
             .ints("one", &[1, 1])
             .node("Slice", &["image", "from", "one", "axes"], "first", &[])
@@ -91,6 +91,23 @@ impl Sampler {
             .bytes()
     }
 
+    fn first_bytes(self) -> Vec<u8> {
+        let [height, width] = self.sizes[0].map(|side| i64::from(side / self.stride));
+        let channels = i64::from(self.channels);
+        Onnx::default()
+            .input("image", UINT8, &["N", "H", "W", "3"])
+            .output("f", FLOAT, &["N", "h", "w", "c"])
+            .node("Flatten", &["image"], "flat", &[("axis", 1)])
+            .ints("from", &[0])
+            .ints("to", &[height * width * channels])
+            .ints("axis", &[1])
+            .node("Slice", &["flat", "from", "to", "axis"], "first", &[])
+            .node("Cast", &["first"], "floats", &[("to", FLOAT.into())])
+            .ints("shape", &[-1, height, width, channels])
+            .node("Reshape", &["floats", "shape"], "f", &[])
+            .bytes()
+    }
+
     /// Writes `backbone.toml` and `backbone.onnx` under `root`; its fingerprint.
     pub(crate) fn write(self, root: &Path) -> String {
         let graph = self.graph();
@@ -98,8 +115,8 @@ impl Sampler {
         let manifest = format!(
             "name = \"sampler\"\nversion = \"1\"\nfile = \"backbone.onnx\"\nsha256 = \"{sha256}\"\nprecision = \"fp32\"\n\
              [input]\nname = \"image\"\nsizes = {:?}\nresize = \"stretch\"\n\
-             [[features]]\nname = \"f\"\nstride = {}\nchannels = 3\nlayout = \"NHWC\"\n",
-            self.sizes, self.stride
+             [[features]]\nname = \"f\"\nstride = {}\nchannels = {}\nlayout = \"NHWC\"\n",
+            self.sizes, self.stride, self.channels
         );
         fs::write(root.join("backbone.onnx"), graph).unwrap();
         fs::write(root.join("backbone.toml"), manifest).unwrap();
@@ -109,7 +126,7 @@ impl Sampler {
 
 /// A head's graph.
 pub(crate) enum HeadGraph {
-    /// The feature and its first channel once more: `[N, h, w, 4]`.
+    /// The feature as it is.
     Echo,
     /// The feature's mean times a factor: `[N, 1]`.
     Mean(f32),
@@ -121,15 +138,11 @@ pub(crate) enum HeadGraph {
 
 impl HeadGraph {
     fn bytes(&self) -> Vec<u8> {
-        let graph = Onnx::default().input("f", FLOAT, &["N", "h", "w", "3"]);
+        let graph = Onnx::default().input("f", FLOAT, &["N", "h", "w", "c"]);
         match self {
             Self::Echo => graph
-                .output("out", FLOAT, &["N", "h", "w", "4"])
-                .ints("from", &[0])
-                .ints("to", &[1])
-                .ints("axes", &[3])
-                .node("Slice", &["f", "from", "to", "axes"], "first", &[])
-                .node("Concat", &["f", "first"], "out", &[("axis", 3)])
+                .output("out", FLOAT, &["N", "h", "w", "c"])
+                .node("Identity", &["f"], "out", &[])
                 .bytes(),
             Self::Mean(factor) => mean(graph)
                 .floats("factor", &[*factor])

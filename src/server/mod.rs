@@ -137,6 +137,9 @@ pub async fn serve(
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let serving = Server::builder()
         .max_concurrent_streams(config.max_streams)
+        // Under overload every call on a connection may pass its deadline, and be reset, before it is looked at: that is
+        // no attack, and must not cost the calls beside it their connection.
+        .http2_max_pending_accept_reset_streams(Some(config.max_streams as usize))
         .initial_stream_window_size(1 << 20)
         .initial_connection_window_size(4 << 20)
         // Raw pixels come in few pieces.

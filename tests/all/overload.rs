@@ -175,3 +175,34 @@ async fn callers_who_leave_take_their_work_with_them() {
     all_answered(own).await;
     server.stop().await;
 }
+
+/// On one thread, so that a call is given up before the server has looked at it.
+#[tokio::test]
+async fn many_calls_given_up_at_once_do_not_cost_the_others_their_connection() {
+    let server = serve().await;
+    let client = server.client().await;
+    let analyze = |level| {
+        let mut vision = client.vision.clone();
+        let image = raw(SIZE[1], SIZE[0], pixels(SIZE, [0, SLOW, 0], level));
+        async move {
+            let request = proto::AnalyzeRequest {
+                input: Some(proto::analyze_request::Input::Image(image)),
+                heads: vec!["other".to_owned()],
+                ..Default::default()
+            };
+            vision.analyze(request).await.map(drop)
+        }
+    };
+    let stays = tokio::spawn(analyze(0));
+    let mut leaves = JoinSet::new();
+    for level in 1..=200 {
+        leaves.spawn(tokio::time::timeout(
+            Duration::from_millis(1),
+            analyze(level),
+        ));
+    }
+    while leaves.join_next().await.is_some() {}
+    stays.await.unwrap().unwrap();
+    server.settled().await;
+    server.stop().await;
+}

@@ -86,10 +86,7 @@ async fn mixed(client: &Client, count: u64, tally: &Arc<Tally>) -> anyhow::Resul
                     Ok(Ok(())) => &tally.answered,
                     Ok(Err(status)) => match status.code() {
                         Code::ResourceExhausted => &tally.refused,
-                        // The client's own clock ends a call as cancelled.
-                        Code::DeadlineExceeded | Code::Cancelled if deadline.is_some() => {
-                            &tally.late
-                        }
+                        Code::DeadlineExceeded if deadline.is_some() => &tally.late,
                         _ => &tally.wrong,
                     },
                     Err(_) if patience < Duration::from_secs(30) => &tally.cancelled,

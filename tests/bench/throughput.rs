@@ -151,9 +151,13 @@ impl Contest<'_> {
         let server = Process::start(None, &[])?;
         let client = Client::connect(&server.address).await?;
         let (mut alone, mut within, mut served) = (Vec::new(), Vec::new(), Vec::new());
+        let mut busy = Vec::new();
         for _ in 0..ROUNDS {
             alone.push(self.bare(&bare, how, TURN)?);
+            let before = engine.load();
             within.push(self.in_process(&engine).await?);
+            let on_graphs = engine.load().device_busy - before.device_busy;
+            busy.push(on_graphs.as_secs_f64() / (TURN.as_secs_f64() * before.lanes as f64));
             served.push(self.over_grpc(&client, CONCURRENCY).await?.rate);
         }
         let lone = self.over_grpc(&client, 1).await?;
@@ -173,6 +177,11 @@ impl Contest<'_> {
             "images/s",
         );
         report.note(rate("engine, concurrency 32"), within, "images/s");
+        report.note(
+            rate("engine: lanes' share of the time on graphs"),
+            median(busy),
+            "ratio",
+        );
         report.note(rate("gRPC, concurrency 32"), served, "images/s");
         report.note(
             rate("gRPC, concurrency 1, median"),

@@ -62,19 +62,27 @@ impl Tally {
     }
 }
 
+/// Calls after which a caller connects anew: HTTP/2 libraries end a connection on which many calls were given up.
+const RECONNECT: u64 = 1000;
+
 /// `count` calls from [`CALLERS`] callers: one in eight is given up, one in eight has a short deadline.
-async fn mixed(client: &Client, count: u64, tally: &Arc<Tally>) -> anyhow::Result<()> {
+async fn mixed(address: &str, count: u64, tally: &Arc<Tally>) -> anyhow::Result<()> {
     let left = Arc::new(AtomicU64::new(count));
     let mut callers = JoinSet::new();
     for seed in 0..CALLERS as u64 {
-        let (client, left, tally) = (client.clone(), Arc::clone(&left), Arc::clone(tally));
+        let (address, left, tally) = (address.to_owned(), Arc::clone(&left), Arc::clone(tally));
         callers.spawn(async move {
-            let mut dice = Dice(seed);
+            let (mut dice, mut calls) = (Dice(seed), 0);
+            let mut client = Client::connect(&address).await?;
             let take = |left: u64| left.checked_sub(1);
             while left
                 .fetch_update(Ordering::Relaxed, Ordering::Relaxed, take)
                 .is_ok()
             {
+                calls += 1;
+                if calls % RECONNECT == 0 {
+                    client = Client::connect(&address).await?;
+                }
                 let micros = Duration::from_micros(dice.roll(4000));
                 let (patience, deadline) = match dice.roll(8) {
                     0 => (micros, None),
@@ -94,10 +102,11 @@ async fn mixed(client: &Client, count: u64, tally: &Arc<Tally>) -> anyhow::Resul
                 };
                 counter.fetch_add(1, Ordering::Relaxed);
             }
+            anyhow::Ok(())
         });
     }
     while let Some(caller) = callers.join_next().await {
-        caller?;
+        caller??;
     }
     Ok(())
 }
@@ -123,7 +132,7 @@ pub(crate) async fn conservation(report: &mut Report) -> anyhow::Result<()> {
             anyhow::Ok(reloads)
         })
     };
-    mixed(&client, COUNT, &tally).await?;
+    mixed(&server.address, COUNT, &tally).await?;
     over.store(true, Ordering::Relaxed);
     let reloads = reloads.await??;
     // As many at once as a lone flow may hold: a place that leaked would show as a refusal.
@@ -219,11 +228,10 @@ pub(crate) async fn lifecycle(report: &mut Report) -> anyhow::Result<()> {
 pub(crate) async fn million(report: &mut Report) -> anyhow::Result<()> {
     let folder = echo();
     let server = Process::start(Some(folder.path()), &[])?;
-    let client = Client::connect(&server.address).await?;
     let tally = Arc::new(Tally::default());
-    mixed(&client, 100_000, &tally).await?;
+    mixed(&server.address, 100_000, &tally).await?;
     let first = server.resident()?;
-    mixed(&client, 900_000, &tally).await?;
+    mixed(&server.address, 900_000, &tally).await?;
     let last = server.resident()?;
     report.note("soak: memory after 100k requests", first, "MiB");
     report.note("soak: memory after 1M requests", last, "MiB");

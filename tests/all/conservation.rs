@@ -50,7 +50,7 @@ async fn under_cancellations_deadlines_refusals_failures_and_reloads_nothing_is_
     let mut config = EngineConfig::default();
     config.admission.images = 12;
     let repository = Repository::open(folder.path()).unwrap();
-    let server = Running::start_on(&repository, config).await;
+    let server = Running::start_of(&repository, config).await;
     let client = server.client().await;
     let over = Arc::new(AtomicBool::new(false));
     let reloads = {

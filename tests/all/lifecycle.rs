@@ -37,7 +37,7 @@ impl Site {
         let backbone = TOUCHY.write(folder.path());
         write(folder.path(), &backbone, "mean", 1);
         let repository = Repository::open(folder.path()).unwrap();
-        let server = Running::start_on(&repository, one_lane()).await;
+        let server = Running::start_of(&repository, one_lane()).await;
         Self {
             folder,
             backbone,

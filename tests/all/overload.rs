@@ -42,7 +42,7 @@ async fn serve() -> Running {
         buckets: Some(vec![1]),
         ..EngineConfig::default()
     };
-    Running::start_on(&Repository::open(folder.path()).unwrap(), config).await
+    Running::start_of(&Repository::open(folder.path()).unwrap(), config).await
 }
 
 struct Call {

@@ -33,7 +33,7 @@ fn write(root: &Path) {
 async fn serve(config: EngineConfig) -> Running {
     let folder = tempfile::tempdir().unwrap();
     write(folder.path());
-    Running::start_on(&Repository::open(folder.path()).unwrap(), config).await
+    Running::start_of(&Repository::open(folder.path()).unwrap(), config).await
 }
 
 /// A lane that waits until eight images are there.

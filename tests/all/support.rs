@@ -48,11 +48,6 @@ impl Running {
         Self::serve_with(runtime, repository, config, ServerConfig::default()).await
     }
 
-    /// A server with the demo models that listens as `server` says, but on a free port of loopback.
-    pub(crate) async fn start_with(engine: EngineConfig, server: ServerConfig) -> Self {
-        Self::start_from(&Repository::embedded().unwrap(), engine, server).await
-    }
-
     /// A server with the models of `repository`.
     pub(crate) async fn start_from(
         repository: &Repository,

@@ -184,5 +184,11 @@ fn scalar(text: &str) -> toml::Value {
     if let Ok(value) = text.parse::<i64>() {
         return toml::Value::Integer(value);
     }
+    // Not `inf` and `nan`: no setting takes those.
+    if text.starts_with(|c: char| c.is_ascii_digit() || c == '-')
+        && let Ok(value) = text.parse::<f64>()
+    {
+        return toml::Value::Float(value);
+    }
     toml::Value::String(text.to_owned())
 }

@@ -74,7 +74,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- define "frostline.config" -}}
 {{- $config := deepCopy .Values.config }}
 {{- $server := dict "listen" (printf "0.0.0.0:%d" (int .Values.service.port)) }}
-{{- if not (or .Values.tls.enabled (include "frostline.authorized" .)) }}
+{{- if not (and .Values.tls.enabled (include "frostline.authorized" .)) }}
 {{- $_ := set $server "insecure" true }}
 {{- end }}
 {{- $config = mergeOverwrite $config (dict "server" $server "telemetry" (dict "admin" (printf "0.0.0.0:%d" (int .Values.admin.port)))) }}
@@ -118,8 +118,8 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 
 {{- /* Ends with a word where values do not go together. */}}
 {{- define "frostline.check" -}}
-{{- if not (or .Values.insecure .Values.tls.enabled (include "frostline.authorized" .)) }}
-{{- fail "neither tls.enabled nor auth is set: set one, or insecure=true to be reachable without" }}
+{{- if not (or .Values.insecure (and .Values.tls.enabled (include "frostline.authorized" .))) }}
+{{- fail "neither tls.enabled nor auth may be missing: set both, or insecure=true to be reachable without" }}
 {{- end }}
 {{- if and .Values.autoscaling.enabled .Values.keda.enabled }}
 {{- fail "autoscaling.enabled and keda.enabled exclude each other" }}

@@ -231,7 +231,7 @@ def test_monitoring_ships_the_files_of_observability():
     [
         ({}, "tls.enabled nor auth"),
         ({"insecure": True, "autoscaling": {"enabled": True}, "keda": {"enabled": True}}, "exclude each other"),
-        ({"tls": {"enabled": True, "secretName": "t"}, "probes": {"type": "grpc"}}, "without TLS"),
+        ({"tls": {"enabled": True, "secretName": "t"}, "probes": {"type": "grpc"}, "insecure": True}, "without TLS"),
         ({"tls": {"enabled": True}}, "tls.secretName"),
         ({"insecure": True, "auth": {"certificates": True}}, "clientCaSecretName"),
         ({"insecure": True, "models": {"type": "persistentVolumeClaim"}}, "claimName"),

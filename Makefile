@@ -13,7 +13,7 @@ export ORT_TELEMETRY_DISABLED := 1
 step = @printf '== %s\n' '$(1)'; start=$$(date +%s%N); $(2); \
 	printf '== %s: %d.%01d s\n' '$(1)' $$((($$(date +%s%N) - start) / 1000000000)) $$((($$(date +%s%N) - start) / 100000000 % 10))
 
-.PHONY: bench-observability reference test-rules gpu-kit help demo serve test test-rust test-python test-models study lint fmt runtime build check bench clean
+.PHONY: bench-observability reference test-rules gpu-kit help demo serve test test-rust test-python test-models study lint fmt runtime build check bench soak load clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -95,8 +95,14 @@ test-rules: ## Check the Prometheus configuration and rules with promtool, and r
 fuzz: ## Fuzz the decoders, the protocol, manifests, masks and keys: about 10 million executions
 	@tests/fuzz/run.sh
 
-bench: runtime ## Compare a bare ONNX Runtime loop, the engine and gRPC in one run; writes target/bench/summary.json
-	$(call step,bench,cargo bench --locked --quiet --bench serving)
+bench: runtime ## Measure throughput, overhead, tail, overload and lifecycle; writes target/bench/summary.json (minutes)
+	$(call step,bench,cargo bench --locked --quiet --bench serving -- $(SECTIONS))
+
+soak: runtime ## Put a million requests on a server and compare its memory
+	$(call step,soak,cargo bench --locked --quiet --bench serving -- soak)
+
+load: build ## Run the ghz loads of tests/load against a server; keeps plots in target/load (needs Go)
+	$(call step,load,tests/load/run.sh target/release/frostline target/load)
 
 gpu-kit: ## Pack what measures on a GPU host without a network into target/gpu-kit
 	$(call step,gpu kit,tests/gpu/prepare.sh target/gpu-kit $(PYTHON))

@@ -136,6 +136,9 @@ pub struct Engine {
     pub buckets: Buckets,
     /// Milliseconds that a batch may wait to become larger.
     pub max_queue_delay_ms: u64,
+    /// Milliseconds that one step of a lane may take before the device is taken for hung and the process ends; 0 for no
+    /// limit.
+    pub step_limit_ms: u64,
     /// Bytes of finished features to keep; 0 for none.
     pub cache_bytes: usize,
     /// Whether callers with different identities share rows in flight and in the cache.
@@ -246,6 +249,7 @@ impl Default for Engine {
             max_batch: engine.max_batch,
             buckets: Buckets::Auto,
             max_queue_delay_ms: 0,
+            step_limit_ms: engine.step_limit.as_millis() as u64,
             cache_bytes: engine.cache_bytes,
             share_across_callers: engine.share_across_callers,
             head_weights: engine.head_weights,
@@ -328,6 +332,7 @@ impl Config {
                 Buckets::Sizes(sizes) => Some(sizes.clone()),
             },
             max_queue_delay: Duration::from_millis(self.engine.max_queue_delay_ms),
+            step_limit: Duration::from_millis(self.engine.step_limit_ms),
             cache_bytes: self.engine.cache_bytes,
             share_across_callers: self.engine.share_across_callers,
             head_weights: self.engine.head_weights.clone(),

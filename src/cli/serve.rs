@@ -99,6 +99,8 @@ pub(super) fn run(
         server::serve(listener, Arc::clone(&engine), config, shutdown).await
     });
     tracer.stop(LAST_SPANS);
+    // A head that is being loaded is not waited for.
+    executor.shutdown_background();
     served?;
     engine.stop();
     tracing::info!("stopped");

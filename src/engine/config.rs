@@ -20,6 +20,9 @@ pub struct EngineConfig {
     pub buckets: Option<Vec<usize>>,
     /// How long a batch may wait to become larger.
     pub max_queue_delay: Duration,
+    /// How long a lane's step, one batch or a few heads, may take before the device is taken for hung and the engine is
+    /// given up; 0 for no limit.
+    pub step_limit: Duration,
     /// Bytes of finished features to keep; 0 for none.
     pub cache_bytes: usize,
     /// Whether callers with different identities share rows in flight and in the cache.
@@ -49,6 +52,7 @@ impl Default for EngineConfig {
             max_batch: 8,
             buckets: None,
             max_queue_delay: Duration::ZERO,
+            step_limit: Duration::from_secs(60),
             cache_bytes: 0,
             share_across_callers: false,
             head_weights: BTreeMap::new(),

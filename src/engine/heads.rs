@@ -4,7 +4,7 @@
 //! with the last such request.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -15,6 +15,14 @@ use crate::{
     error::{Error, Kind, Result},
     repository::{HeadEntry, RepositoryError, Stamp},
 };
+
+/// How the folder's heads looked.
+struct Looks {
+    /// Last time.
+    last: BTreeMap<String, Stamp>,
+    /// When what is loaded was brought in line.
+    followed: BTreeMap<String, Stamp>,
+}
 
 impl Head {
     /// Builds the head's sessions, checks them with a dry run on each lane and measures one call.
@@ -64,15 +72,19 @@ impl Engine {
     }
 
     /// Follows the repository's folder from now on: looks at it every `interval`, loads heads that are new or changed and
-    /// unloads those that are gone. A head that does not load is told once and tried again when its files change.
+    /// unloads those that are gone, once they look the same twice in a row. A head that does not load is told once and tried again when its files change.
     ///
     /// # Errors
     /// A thread that cannot be started.
     pub fn watch(&self, interval: Duration) -> Result<(), BackendError> {
-        let mut seen = self.shared.location.stamps();
+        let last = self.shared.location.stamps();
+        let mut looks = Looks {
+            followed: last.clone(),
+            last,
+        };
         self.spawn("watch".to_owned(), move |shared| {
             while !shared.queue.closed_within(interval) {
-                shared.follow(&mut seen);
+                shared.follow(&mut looks);
             }
         })
     }
@@ -122,23 +134,33 @@ impl Shared {
         Ok(head)
     }
 
-    /// Brings what is loaded in line with the folder; `seen` is how its files looked last time.
-    fn follow(&self, seen: &mut BTreeMap<String, Stamp>) {
+    /// Brings what is loaded in line with the folder. What looks the same as last time has been copied in full; what is
+    /// gone only for a moment is being replaced.
+    fn follow(&self, looks: &mut Looks) {
         let now = self.location.stamps();
-        for (name, stamp) in &now {
-            if seen.get(name) != Some(stamp)
-                && let Err(error) = self.load_head(name)
-            {
-                let serving = self.heads.read().contains_key(name);
-                tracing::error!(head = name, %error, old_one_serves = serving, "does not load");
+        let names: BTreeSet<_> = now.keys().chain(looks.followed.keys()).cloned().collect();
+        for name in names {
+            let stamp = now.get(&name);
+            if stamp != looks.last.get(&name) || stamp == looks.followed.get(&name) {
+                continue;
+            }
+            match stamp {
+                Some(stamp) => {
+                    if let Err(error) = self.load_head(&name) {
+                        let serving = self.heads.read().contains_key(&name);
+                        tracing::error!(head = name, %error, old_one_serves = serving, "does not load");
+                    }
+                    looks.followed.insert(name, stamp.clone());
+                }
+                None => {
+                    if self.heads.write().remove(&name).is_some() {
+                        self.changes.send_replace(());
+                        tracing::info!(head = name, "unloaded: its folder is gone");
+                    }
+                    looks.followed.remove(&name);
+                }
             }
         }
-        for name in seen.keys().filter(|name| !now.contains_key(*name)) {
-            if self.heads.write().remove(name).is_some() {
-                self.changes.send_replace(());
-                tracing::info!(head = name, "unloaded: its folder is gone");
-            }
-        }
-        *seen = now;
+        looks.last = now;
     }
 }

@@ -26,6 +26,7 @@ mod queue;
 mod request;
 mod schedule;
 mod start;
+mod watchdog;
 
 use std::{
     collections::BTreeMap,
@@ -51,12 +52,16 @@ use cache::Cache;
 use cost::Costs;
 use flight::{Flight, Flights};
 use queue::Queue;
+use watchdog::Steps;
 
 pub use admission::AdmissionLimits;
 pub use config::{Counters, EngineConfig};
 pub use cost::Curve;
 pub use postprocess::{Options, Outcome};
 pub use request::{Analysis, FeatureSource, Head, Priority, Provenance, Request, Source, Timing};
+
+/// How long a stop waits for the threads of an engine that has failed.
+const GRACE: Duration = Duration::from_millis(200);
 
 /// What the threads and the callers share.
 struct Shared {
@@ -75,6 +80,7 @@ struct Shared {
     costs: Costs,
     curves: Vec<Curve>,
     lanes: usize,
+    steps: Steps,
     hash_key: [u8; 32],
     counters: Mutex<Counters>,
     /// Time that lanes spent on graphs.
@@ -193,9 +199,9 @@ impl Engine {
         &self.shared.config
     }
 
-    /// Completes once the engine cannot serve any more: a lane died.
-    pub async fn failed(&self) {
-        self.shared.queue.failed().await;
+    /// Completes once the engine cannot serve any more because a lane died or hangs, with the reason.
+    pub async fn failed(&self) -> Error {
+        self.shared.queue.failed().await
     }
 
     /// Runs `request`. Dropping the future gives up: work that nobody else waits for is not begun.
@@ -247,11 +253,19 @@ impl Engine {
             }
             answers
         };
+        // A lane that hangs never answers what it holds.
+        let answers = async {
+            tokio::select! {
+                biased;
+                answers = answers => Ok(answers),
+                error = self.failed() => Err(error),
+            }
+        };
         let answers = match request.deadline {
             Some(deadline) => tokio::time::timeout_at(deadline.into(), answers)
                 .await
-                .map_err(|_| Error::new(Kind::DeadlineExceeded, "the deadline passed"))?,
-            None => answers.await,
+                .map_err(|_| Error::new(Kind::DeadlineExceeded, "the deadline passed"))??,
+            None => answers.await?,
         };
         if let Some((error, index)) = boarded.failure() {
             let kind = error.kind();
@@ -301,14 +315,34 @@ impl Engine {
         })
     }
 
-    /// Stops the threads after what they hold is done. Requests that still wait fail.
+    /// Stops the threads after what they hold is done. Requests that still wait fail. A thread that does not come back
+    /// within [`EngineConfig::step_limit`] is left behind.
     pub fn stop(&self) {
         let (flights, jobs) = self.shared.queue.close();
         flights.iter().for_each(|flight| flight.fail(&stopped()));
         jobs.iter().for_each(|job| job.finish(Err(stopped())));
         let threads: Vec<_> = std::mem::take(&mut *self.threads.lock());
+        let limit = self.shared.config.step_limit;
+        let patience = match limit.is_zero() {
+            true => None,
+            // A lane that has been given up is not waited for once more.
+            false => Some(
+                Instant::now()
+                    + if self.shared.queue.has_failed() {
+                        GRACE
+                    } else {
+                        limit
+                    },
+            ),
+        };
         for thread in threads {
-            if thread.join().is_err() {
+            let over = || patience.is_some_and(|until| Instant::now() > until);
+            while !thread.is_finished() && !over() {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            if !thread.is_finished() {
+                tracing::error!("an engine thread hangs and is left behind");
+            } else if thread.join().is_err() {
                 tracing::error!("an engine thread had panicked");
             }
         }
@@ -347,7 +381,7 @@ impl Shared {
 
     /// The engine is over: everything that waits is told `error`.
     fn fail(&self, error: &Error) {
-        let (flights, jobs) = self.queue.fail();
+        let (flights, jobs) = self.queue.fail(error);
         flights.iter().for_each(|flight| flight.fail(error));
         jobs.iter().for_each(|job| job.finish(Err(error.clone())));
     }

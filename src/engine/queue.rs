@@ -20,6 +20,7 @@ use super::{
     request::Priority,
     schedule::{Place, Rank, Schedule},
 };
+use crate::error::Error;
 
 /// An image ready for the backbone.
 pub(super) struct Ready {
@@ -79,7 +80,7 @@ pub(super) struct Queue {
     for_workers: Condvar,
     for_close: Condvar,
     options: QueueOptions,
-    failed: watch::Sender<bool>,
+    failed: watch::Sender<Option<Error>>,
 }
 
 #[derive(Default)]
@@ -123,7 +124,7 @@ impl Queue {
             for_workers: Condvar::new(),
             for_close: Condvar::new(),
             options,
-            failed: watch::Sender::new(false),
+            failed: watch::Sender::new(None),
         }
     }
 
@@ -318,9 +319,9 @@ impl Queue {
     }
 
     /// A lane died: nothing can be served any more. Returns what waited.
-    pub(super) fn fail(&self) -> (Vec<Arc<Flight>>, Vec<Arc<Job>>) {
+    pub(super) fn fail(&self, error: &Error) -> (Vec<Arc<Flight>>, Vec<Arc<Job>>) {
         let left = self.close();
-        self.failed.send_replace(true);
+        self.failed.send_replace(Some(error.clone()));
         left
     }
 
@@ -336,11 +337,20 @@ impl Queue {
         state.closed
     }
 
-    /// Completes once a lane has died.
-    pub(super) async fn failed(&self) {
+    /// Whether a lane has died.
+    pub(super) fn has_failed(&self) -> bool {
+        self.failed.borrow().is_some()
+    }
+
+    /// Completes once a lane has died, with the reason.
+    pub(super) async fn failed(&self) -> Error {
         let mut failed = self.failed.subscribe();
         // The sender lives in `self`: waiting cannot fail.
-        let _ = failed.wait_for(|failed| *failed).await;
+        let failed = failed.wait_for(Option::is_some).await;
+        failed
+            .ok()
+            .and_then(|error| error.clone())
+            .unwrap_or_else(super::stopped)
     }
 
     fn may_decode(&self, state: &State) -> bool {

@@ -16,6 +16,7 @@ use super::{
     flight::Flights,
     lane::Thread,
     queue::{Queue, QueueOptions, Role},
+    watchdog::Steps,
 };
 use crate::{
     backend::{Backbone, BackendError, Fault, Runtime, SessionOptions},
@@ -90,6 +91,7 @@ impl Engine {
             costs: Costs::new(&curves, config.buckets.as_deref()),
             curves,
             lanes,
+            steps: Steps::new(lanes),
             hash_key: hash_key(),
             counters: Mutex::default(),
             device_nanos: AtomicU64::new(0),
@@ -130,6 +132,7 @@ impl Engine {
                 Thread { role, lane: 0 }.run(shared)
             })?;
         }
+        engine.watch_lanes()?;
         Ok(engine)
     }
 

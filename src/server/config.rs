@@ -87,7 +87,7 @@ impl Default for TransportLimits {
             age: Duration::ZERO,
             age_grace: Duration::from_secs(30),
             header_bytes: 16 << 10,
-            pending_resets: 64,
+            pending_resets: 1024,
             read: Duration::from_secs(30),
             write: Duration::from_secs(60),
         }

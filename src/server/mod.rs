@@ -130,12 +130,13 @@ pub async fn serve(
     let stop = async move {
         let died = tokio::select! {
             () = shutdown => false,
-            () = dying.failed() => true,
+            error = dying.failed() => {
+                tracing::error!(%error, "the engine cannot serve any more");
+                true
+            }
         };
         phases.set(if died { Phase::Failed } else { Phase::Draining });
-        if died {
-            tracing::error!("the device thread died");
-        } else {
+        if !died {
             let lame_duck_ms = config.lame_duck.as_millis();
             tracing::info!(in_flight = dying.in_flight(), lame_duck_ms, "draining");
         }
@@ -144,7 +145,7 @@ pub async fn serve(
         if !died {
             tokio::select! {
                 () = tokio::time::sleep(config.lame_duck) => {}
-                () = dying.failed() => {}
+                _ = dying.failed() => {}
             }
         }
         health.end();
@@ -157,9 +158,13 @@ pub async fn serve(
         .max_concurrent_streams(config.max_streams)
         .initial_stream_window_size(1 << 20)
         .initial_connection_window_size(4 << 20)
+        // Raw pixels come in few pieces.
+        .max_frame_size(Some(256 << 10))
         .http2_keepalive_interval(some(limits.keepalive))
         .http2_keepalive_timeout(Some(limits.keepalive_timeout))
         .http2_max_header_list_size(limits.header_bytes)
+        // Under overload every call on a connection may pass its deadline, and be reset, before it is looked at: that is
+        // no attack, and must not cost the calls beside it their connection. The bound is as many as streams by default.
         .http2_max_pending_accept_reset_streams(Some(limits.pending_resets));
     if let Some(age) = some(limits.age) {
         // Without tonic's own grace, which would close connections that were never told to go: ours is the connection's.
@@ -179,11 +184,10 @@ pub async fn serve(
         result = serving => result?,
         () = overdue => anyhow::bail!("calls were still under way {:?} after the drain began", config.drain_timeout),
     }
-    let died = tokio::time::timeout(Duration::ZERO, engine.failed())
-        .await
-        .is_ok();
-    anyhow::ensure!(!died, "the device thread died");
-    Ok(())
+    match tokio::time::timeout(Duration::ZERO, engine.failed()).await {
+        Ok(error) => Err(error.into()),
+        Err(_) => Ok(()),
+    }
 }
 
 /// Paths of the methods in an encoded descriptor set whose caller sends many messages.

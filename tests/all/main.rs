@@ -6,12 +6,20 @@ mod abuse;
 mod auth;
 mod bad_input;
 mod cli;
+#[path = "../common/mod.rs"]
+#[allow(dead_code, reason = "the benchmark takes other parts of it")]
+mod common;
+mod conservation;
 mod dashboards;
 mod device;
+mod drain;
 mod health;
 mod layers;
+mod lifecycle;
 mod observe;
 mod oip;
+mod overload;
+mod poison;
 mod repository;
 mod sharing;
 mod support;

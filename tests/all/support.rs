@@ -39,7 +39,12 @@ impl Running {
         Self::serve_with(runtime, &Repository::embedded().unwrap(), config, server).await
     }
 
-    /// As [`Running::start`], with the models of `repository`.
+    /// As [`Running::start`], of another repository than the embedded one.
+    pub(crate) async fn start_of(repository: &Repository, config: EngineConfig) -> Self {
+        Self::serve(Runtime::load(None).unwrap(), repository, config).await
+    }
+
+    /// As [`Running::start_of`], with graphs on the runtime's device.
     pub(crate) async fn serve(
         runtime: Runtime,
         repository: &Repository,

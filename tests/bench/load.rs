@@ -1,0 +1,189 @@
+//! Load: closed loops and open ones, and what came of the calls.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use frostline::{
+    client::{self, Client},
+    proto,
+};
+use tokio::task::JoinSet;
+use tonic::{Code, Request, Status};
+
+/// Side of the network's input.
+pub(crate) const SIDE: u32 = 128;
+
+/// Pixels that no other call has: nothing is shared.
+pub(crate) fn pixels() -> Bytes {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    thread_local! {
+        static BASE: Vec<u8> = (0..SIDE * SIDE * 3)
+            .map(|i| ((i / 3 % SIDE) * 3 + i / (3 * SIDE) + i % 3 * 80) as u8)
+            .collect();
+    }
+    let count = COUNT.fetch_add(1, Ordering::Relaxed).to_le_bytes();
+    let mut rgb = BASE.with(Clone::clone);
+    rgb[..8].copy_from_slice(&count);
+    rgb.into()
+}
+
+/// A call of one head on raw pixels of the network's size.
+pub(crate) async fn analyze(
+    client: &Client,
+    head: &str,
+    deadline: Option<Duration>,
+) -> Result<(), Status> {
+    let image = client::raw(SIDE, SIDE, pixels());
+    let mut request = Request::new(proto::AnalyzeRequest {
+        input: Some(proto::analyze_request::Input::Image(image)),
+        heads: vec![head.to_owned()],
+        ..Default::default()
+    });
+    if let Some(deadline) = deadline {
+        request.set_timeout(deadline);
+    }
+    let answer = client.vision.clone().analyze(request).await;
+    // This client's own clock says so when it ends a call.
+    let ended_here = |status: &Status| status.code() == Code::Cancelled && deadline.is_some();
+    let answer = answer
+        .map_err(|status| match ended_here(&status) {
+            true => Status::deadline_exceeded(status.message()),
+            false => status,
+        })?
+        .into_inner();
+    match answer.results.first().and_then(|r| r.result.as_ref()) {
+        Some(proto::head_result::Result::Error(error)) => {
+            Err(Status::new(Code::from(error.code), error.message.clone()))
+        }
+        Some(_) => Ok(()),
+        None => Err(Status::internal("no result")),
+    }
+}
+
+/// What came of a closed loop.
+pub(crate) struct Closed {
+    /// Calls answered per second.
+    pub(crate) rate: f64,
+    /// Each call's milliseconds, ascending.
+    pub(crate) times: Vec<f64>,
+}
+
+/// `concurrency` callers, each calling again as soon as it has its answer, for `turn`. Any failure ends it.
+pub(crate) async fn closed<F>(
+    concurrency: usize,
+    turn: Duration,
+    call: impl Fn() -> F + Send + Sync + 'static,
+) -> anyhow::Result<Closed>
+where
+    F: Future<Output = anyhow::Result<()>> + Send,
+{
+    let (call, started) = (Arc::new(call), Instant::now());
+    let mut callers = JoinSet::new();
+    for _ in 0..concurrency {
+        let call = Arc::clone(&call);
+        callers.spawn(async move {
+            let mut times = Vec::new();
+            while started.elapsed() < turn {
+                let begun = Instant::now();
+                call().await?;
+                times.push(millis(begun.elapsed()));
+            }
+            anyhow::Ok(times)
+        });
+    }
+    let mut times = Vec::new();
+    while let Some(caller) = callers.join_next().await {
+        times.extend(caller??);
+    }
+    let rate = times.len() as f64 / started.elapsed().as_secs_f64();
+    times.sort_by(f64::total_cmp);
+    Ok(Closed { rate, times })
+}
+
+/// What came of an open loop.
+#[derive(Default)]
+pub(crate) struct Open {
+    /// Milliseconds of each call that was answered, from when it was due, ascending.
+    pub(crate) times: Vec<f64>,
+    /// Calls that failed, by code.
+    pub(crate) failed: BTreeMap<i32, u64>,
+    /// How long calls were sent.
+    pub(crate) lasted: Duration,
+}
+
+impl Open {
+    /// Calls answered per second, if within `limit` milliseconds.
+    pub(crate) fn rate_within(&self, limit: f64) -> f64 {
+        let useful = self.times.iter().filter(|&&t| t <= limit).count();
+        useful as f64 / self.lasted.as_secs_f64()
+    }
+
+    /// Calls that failed with other codes than those given.
+    pub(crate) fn failed_otherwise(&self, codes: &[Code]) -> u64 {
+        let other = |code: i32| codes.iter().all(|&c| c as i32 != code);
+        let failed = self.failed.iter().filter(|(code, _)| other(**code));
+        failed.map(|(_, count)| count).sum()
+    }
+}
+
+/// `rate` calls per second at even distances for `turn`, whether earlier ones are answered or not.
+pub(crate) async fn open<F>(
+    rate: f64,
+    turn: Duration,
+    call: impl Fn(usize) -> F,
+) -> anyhow::Result<Open>
+where
+    F: Future<Output = Result<(), Status>> + Send + 'static,
+{
+    let started = Instant::now();
+    let mut calls: JoinSet<(f64, Result<(), Status>)> = JoinSet::new();
+    let mut open = Open::default();
+    let note = |open: &mut Open, (time, result): (f64, Result<(), Status>)| match result {
+        Ok(()) => open.times.push(time),
+        Err(status) => *open.failed.entry(status.code() as i32).or_default() += 1,
+    };
+    for number in 0.. {
+        let due = started + Duration::from_secs_f64(number as f64 / rate);
+        if due.duration_since(started) > turn {
+            break;
+        }
+        tokio::time::sleep_until(due.into()).await;
+        let work = call(number);
+        calls.spawn(async move {
+            let result = work.await;
+            (millis(due.elapsed()), result)
+        });
+        while let Some(done) = calls.try_join_next() {
+            note(&mut open, done?);
+        }
+    }
+    open.lasted = started.elapsed();
+    while let Some(done) = calls.join_next().await {
+        note(&mut open, done?);
+    }
+    open.times.sort_by(f64::total_cmp);
+    Ok(open)
+}
+
+pub(crate) fn millis(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e3
+}
+
+/// The value below which the part `of` of the ascending `values` lies.
+pub(crate) fn quantile(values: &[f64], of: f64) -> f64 {
+    let last = values.len().saturating_sub(1);
+    let at = (last as f64 * of).round() as usize;
+    values.get(at).copied().unwrap_or(f64::NAN)
+}
+
+pub(crate) fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    quantile(&values, 0.5)
+}

@@ -1,0 +1,144 @@
+//! Tail latency near the highest held load, and what is left of it at three times that.
+
+use std::time::{Duration, Instant};
+
+use frostline::client::Client;
+use tonic::Code;
+
+use crate::{
+    common::process::Process,
+    load::{Closed, analyze, closed, median, millis, open, quantile},
+    report::{Bar, Report},
+};
+
+const HEAD: &str = "objects";
+const PEAK: Duration = Duration::from_secs(5);
+const LONG: Duration = Duration::from_secs(60);
+/// The deadline of calls that bring none.
+const CONFIGURED: Duration = Duration::from_secs(3);
+/// The deadline that impatient callers bring.
+const IMPATIENT: Duration = Duration::from_millis(250);
+/// A load is held while its p99 is less than this many times a lone caller's median.
+const HELD: f64 = 20.0;
+/// Connections that an open loop is spread over.
+const CONNECTIONS: usize = 4;
+
+struct Site {
+    server: Process,
+    clients: Vec<Client>,
+}
+
+impl Site {
+    async fn new() -> anyhow::Result<Self> {
+        let deadline = format!("limits.default_deadline_ms={}", CONFIGURED.as_millis());
+        let server = Process::start(None, &[&deadline])?;
+        let mut clients = Vec::new();
+        for _ in 0..CONNECTIONS {
+            clients.push(Client::connect(&server.address).await?);
+        }
+        Ok(Self { server, clients })
+    }
+
+    async fn closed(&self, concurrency: usize, turn: Duration) -> anyhow::Result<Closed> {
+        let client = self.clients[0].clone();
+        closed(concurrency, turn, move || {
+            let client = client.clone();
+            async move { Ok(analyze(&client, HEAD, None).await?) }
+        })
+        .await
+    }
+
+    async fn open(
+        &self,
+        rate: f64,
+        turn: Duration,
+        deadline: Option<Duration>,
+    ) -> anyhow::Result<crate::load::Open> {
+        open(rate, turn, |number| {
+            let client = self.clients[number % CONNECTIONS].clone();
+            async move { analyze(&client, HEAD, deadline).await }
+        })
+        .await
+    }
+}
+
+/// p99 of an open loop at nine tenths of the highest load, against the median of a lone caller.
+pub(crate) async fn tail(report: &mut Report) -> anyhow::Result<()> {
+    let site = Site::new().await?;
+    let alone = quantile(&site.closed(1, PEAK / 2).await?.times, 0.5);
+    // The highest load that is held: no call fails, and the last ones wait no longer than the first.
+    let peak = site.closed(32, PEAK).await?.rate;
+    let mut held = peak;
+    loop {
+        let tried = site.open(held, PEAK, None).await?;
+        if tried.failed.is_empty() && quantile(&tried.times, 0.99) < HELD * alone {
+            break;
+        }
+        held *= 0.95;
+        anyhow::ensure!(held > peak / 4.0, "no load is held");
+    }
+    let busy = site.open(held * 0.9, PEAK * 3, None).await?;
+    let p99 = quantile(&busy.times, 0.99);
+    report.note("tail: highest load held, open loop", held, "images/s");
+    report.note("tail: the same / closed loop of 32", held / peak, "ratio");
+    report.note("tail: median of a lone caller", alone, "ms");
+    report.note(
+        "tail: median at 90 % of the highest load",
+        quantile(&busy.times, 0.5),
+        "ms",
+    );
+    report.note("tail: p99 at 90 % of the highest load", p99, "ms");
+    let name = "tail: p99 at 90 % load / median of a lone caller";
+    report.held(name, p99 / alone, "ratio", Bar::AtMost(3.0));
+    Ok(())
+}
+
+/// Three times the capacity, first from patient callers, then from impatient ones.
+pub(crate) async fn overload(report: &mut Report) -> anyhow::Result<()> {
+    let site = Site::new().await?;
+    let alone = quantile(&site.closed(1, PEAK / 2).await?.times, 0.5);
+    let mut peaks = vec![site.closed(32, PEAK).await?.rate];
+    // The server's memory is at its height once it has been full.
+    site.open(peaks[0] * 3.0, PEAK, None).await?;
+    let before = site.server.resident()?;
+    let flood = site.open(peaks[0] * 3.0, LONG, None).await?;
+    let normal = normal_again(&site, alone).await?;
+    let after = site.server.resident()?;
+    peaks.push(site.closed(32, PEAK).await?.rate);
+    let impatient = site.open(peaks[0] * 3.0, LONG / 3, Some(IMPATIENT)).await?;
+    peaks.push(site.closed(32, PEAK).await?.rate);
+    let peak = median(peaks);
+
+    let refusals = [Code::ResourceExhausted, Code::DeadlineExceeded];
+    report.note("overload: capacity, closed loop of 32", peak, "images/s");
+    let goodput = flood.rate_within(f64::INFINITY) / peak;
+    let name = "overload, 3 x capacity for 60 s: goodput / capacity";
+    report.held(name, goodput, "ratio", Bar::AtLeast(0.95));
+    let name = "overload: failures that are neither refusal nor deadline";
+    let odd = flood.failed_otherwise(&refusals) + impatient.failed_otherwise(&refusals);
+    report.held(name, odd as f64, "calls", Bar::Exactly(0.0));
+    let name = "overload: accepted p99 / configured deadline";
+    let p99 = quantile(&flood.times, 0.99) / millis(CONFIGURED);
+    report.held(name, p99, "ratio", Bar::AtMost(1.0));
+    let name = "overload: memory after / before";
+    report.held(name, after / before, "ratio", Bar::AtMost(1.05));
+    let name = "overload: back to normal after";
+    report.held(name, normal, "s", Bar::AtMost(1.0));
+    let name = "overload, 250 ms deadlines: useful replies / capacity";
+    let useful = impatient.rate_within(millis(IMPATIENT)) / peak;
+    report.held(name, useful, "ratio", Bar::AtLeast(0.9));
+    Ok(())
+}
+
+/// Seconds until a lone caller's calls take no more than twice what they did before.
+async fn normal_again(site: &Site, alone: f64) -> anyhow::Result<f64> {
+    let ended = Instant::now();
+    loop {
+        let begun = Instant::now();
+        let answer = analyze(&site.clients[0], HEAD, None).await;
+        if answer.is_ok() && millis(begun.elapsed()) <= 2.0 * alone {
+            return Ok(ended.elapsed().as_secs_f64());
+        }
+        anyhow::ensure!(ended.elapsed() < LONG, "the server does not recover");
+    }
+}

@@ -1,0 +1,306 @@
+//! Images per second: a bare ONNX Runtime loop, the engine in this process, the server over gRPC, taking turns.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use frostline::{
+    backend::{FeatureRow, Runtime},
+    client::{self, Client},
+    engine::{Engine, EngineConfig, Request, Source},
+    media::{self, Filter, Limits, Preprocess, ResizeMode},
+    proto,
+    repository::Repository,
+};
+
+use crate::{
+    bare::Bare,
+    common::process::Process,
+    load::{closed, median, quantile},
+    report::{Bar, Report},
+};
+
+const HEAD: &str = "objects";
+const ROUNDS: usize = 3;
+const TURN: Duration = Duration::from_secs(4);
+const CONCURRENCY: usize = 32;
+const INPUT: [u32; 2] = [128, 128];
+
+#[derive(Clone, Copy)]
+pub(crate) enum Kind {
+    /// 128 x 128 pixels of RGB, which is the network's input.
+    Raw,
+    /// A 640 x 480 JPEG of quality 90, to be decoded and resized.
+    Jpeg,
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Raw => "raw 128x128",
+            Self::Jpeg => "JPEG 640x480",
+        }
+    }
+
+    /// Images that differ, so that nothing is shared.
+    fn images(self) -> anyhow::Result<Vec<Bytes>> {
+        let (width, height) = match self {
+            Self::Raw => (INPUT[1], INPUT[0]),
+            Self::Jpeg => (640, 480),
+        };
+        (0..256_u32)
+            .map(|seed| {
+                let level =
+                    |i: u32| ((i / 3 % width) * 3 + i / (3 * width) + i % 3 * 80 + seed * 7) as u8;
+                let rgb: Vec<u8> = (0..width * height * 3).map(level).collect();
+                Ok(match self {
+                    Self::Raw => rgb.into(),
+                    Self::Jpeg => {
+                        media::encode_jpeg(&media::Image::from_raw(width, height, rgb)?, 90)?.into()
+                    }
+                })
+            })
+            .collect()
+    }
+
+    fn source(self, image: Bytes) -> Source {
+        match self {
+            Self::Raw => Source::Raw {
+                width: INPUT[1],
+                height: INPUT[0],
+                rgb: image,
+            },
+            Self::Jpeg => Source::Encoded(image),
+        }
+    }
+
+    fn message(self, image: Bytes) -> proto::Image {
+        match self {
+            Self::Raw => client::raw(INPUT[1], INPUT[0], image),
+            Self::Jpeg => client::encoded(image),
+        }
+    }
+
+    /// What a bare loop has to do before the backbone.
+    fn fill(self, image: &[u8], out: &mut [u8]) -> anyhow::Result<()> {
+        match self {
+            Self::Raw => out.copy_from_slice(image),
+            Self::Jpeg => {
+                let how = Preprocess {
+                    mode: ResizeMode::Letterbox,
+                    filter: Filter::Bilinear,
+                    pad: 114,
+                    height: INPUT[0],
+                    width: INPUT[1],
+                };
+                media::preprocess_into(
+                    media::decode(image, &Limits::default())?.view(),
+                    &how,
+                    out,
+                )?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One kind of images.
+struct Contest<'a> {
+    kind: Kind,
+    images: Arc<Vec<Bytes>>,
+    runtime: &'a Runtime,
+    repository: &'a Repository,
+}
+
+/// How the bare loop uses the cores.
+#[derive(Debug, Clone, Copy)]
+struct How {
+    lanes: usize,
+    threads: usize,
+    batch: usize,
+}
+
+/// Served images per second over the bare loop's.
+pub(crate) async fn throughput(
+    report: &mut Report,
+    runtime: &Runtime,
+    repository: &Repository,
+) -> anyhow::Result<()> {
+    for kind in [Kind::Raw, Kind::Jpeg] {
+        let contest = Contest {
+            kind,
+            images: Arc::new(kind.images()?),
+            runtime,
+            repository,
+        };
+        contest.run(report).await?;
+    }
+    Ok(())
+}
+
+impl Contest<'_> {
+    async fn run(&self, report: &mut Report) -> anyhow::Result<()> {
+        let (how, bare) = self.best()?;
+        let config = EngineConfig::default();
+        let engine = Arc::new(Engine::start(self.runtime, self.repository, config)?);
+        let server = Process::start(None, &[])?;
+        let client = Client::connect(&server.address).await?;
+        let (mut alone, mut within, mut served) = (Vec::new(), Vec::new(), Vec::new());
+        let mut busy = Vec::new();
+        for _ in 0..ROUNDS {
+            alone.push(self.bare(&bare, how, TURN)?);
+            let before = engine.load();
+            within.push(self.in_process(&engine).await?);
+            let on_graphs = engine.load().device_busy - before.device_busy;
+            busy.push(on_graphs.as_secs_f64() / (TURN.as_secs_f64() * before.lanes as f64));
+            served.push(self.over_grpc(&client, CONCURRENCY).await?.rate);
+        }
+        let lone = self.over_grpc(&client, 1).await?;
+        engine.stop();
+        let rate = |name: &str| format!("{}: {name}", self.kind.name());
+        let How {
+            lanes,
+            threads,
+            batch,
+        } = how;
+        let (alone, within, served) = (median(alone), median(within), median(served));
+        report.note(
+            rate(&format!(
+                "bare loop, {lanes} lanes x {threads} threads, batches of {batch}"
+            )),
+            alone,
+            "images/s",
+        );
+        report.note(rate("engine, concurrency 32"), within, "images/s");
+        report.note(
+            rate("engine: lanes' share of the time on graphs"),
+            median(busy),
+            "ratio",
+        );
+        report.note(rate("gRPC, concurrency 32"), served, "images/s");
+        report.note(
+            rate("gRPC, concurrency 1, median"),
+            quantile(&lone.times, 0.5),
+            "ms",
+        );
+        report.held(
+            rate("engine / bare loop"),
+            within / alone,
+            "ratio",
+            Bar::AtLeast(0.9),
+        );
+        report.held(
+            rate("gRPC / bare loop"),
+            served / alone,
+            "ratio",
+            Bar::AtLeast(0.9),
+        );
+        Ok(())
+    }
+
+    /// The best way to run the bare loop.
+    fn best(&self) -> anyhow::Result<(How, Bare)> {
+        let cores = std::thread::available_parallelism()?.get();
+        let mut best: Option<(f64, How)> = None;
+        let load = |lanes, threads| Bare::load(self.runtime, self.repository, lanes, threads);
+        for (lanes, threads) in [(cores, 1), (1, cores)] {
+            let bare = load(lanes, threads)?;
+            for batch in [1, 2, 4, 8] {
+                let how = How {
+                    lanes,
+                    threads,
+                    batch,
+                };
+                let rate = self.bare(&bare, how, TURN / 4)?;
+                if best.is_none_or(|(fastest, _)| rate > fastest) {
+                    best = Some((rate, how));
+                }
+            }
+        }
+        let (_, how) = best.unwrap();
+        Ok((how, load(how.lanes, how.threads)?))
+    }
+
+    fn bare(&self, bare: &Bare, how: How, turn: Duration) -> anyhow::Result<f64> {
+        let done = AtomicUsize::new(0);
+        let started = Instant::now();
+        std::thread::scope(|scope| {
+            let loops: Vec<_> = (0..how.lanes)
+                .map(|lane| {
+                    let done = &done;
+                    scope.spawn(move || -> anyhow::Result<()> {
+                        let row = INPUT[0] as usize * INPUT[1] as usize * 3;
+                        let mut input = vec![0; row * how.batch];
+                        let mut at = 0;
+                        while started.elapsed() < turn {
+                            for out in input.chunks_exact_mut(row) {
+                                self.kind.fill(&self.images[at % self.images.len()], out)?;
+                                at += 1;
+                            }
+                            let features = bare.backbone.run(lane, INPUT, &input, how.batch)?;
+                            let features = Arc::new(features);
+                            let rows: Vec<_> = (0..how.batch)
+                                .map(|index| FeatureRow::new(&features, index))
+                                .collect();
+                            bare.head(HEAD).run(lane, &rows, how.batch)?;
+                            done.fetch_add(how.batch, Ordering::Relaxed);
+                        }
+                        Ok(())
+                    })
+                })
+                .collect();
+            loops
+                .into_iter()
+                .try_for_each(|handle| handle.join().unwrap_or_else(|_| anyhow::bail!("panicked")))
+        })?;
+        Ok(done.load(Ordering::Relaxed) as f64 / started.elapsed().as_secs_f64())
+    }
+
+    async fn in_process(&self, engine: &Arc<Engine>) -> anyhow::Result<f64> {
+        let (kind, engine, next) = (self.kind, Arc::clone(engine), self.images_in_turn());
+        let done = closed(CONCURRENCY, TURN, move || {
+            let request = Request {
+                images: vec![(kind.source(next()), "image".to_owned())],
+                heads: engine.head(HEAD).into_iter().collect(),
+                ..Request::default()
+            };
+            let engine = Arc::clone(&engine);
+            async move {
+                engine.run(request).await?;
+                Ok(())
+            }
+        });
+        Ok(done.await?.rate)
+    }
+
+    async fn over_grpc(
+        &self,
+        client: &Client,
+        concurrency: usize,
+    ) -> anyhow::Result<crate::load::Closed> {
+        let (kind, vision, next) = (self.kind, client.vision.clone(), self.images_in_turn());
+        closed(concurrency, TURN, move || {
+            let request = proto::DetectRequest {
+                image: Some(kind.message(next())),
+                head: HEAD.to_owned(),
+                ..Default::default()
+            };
+            let mut vision = vision.clone();
+            async move {
+                vision.detect(request).await?;
+                Ok(())
+            }
+        })
+        .await
+    }
+
+    fn images_in_turn(&self) -> impl Fn() -> Bytes + Send + Sync + 'static {
+        let (images, next) = (Arc::clone(&self.images), AtomicUsize::new(0));
+        move || images[next.fetch_add(1, Ordering::Relaxed) % images.len()].clone()
+    }
+}

@@ -1,0 +1,5 @@
+//! What the tests and the benchmark share.
+
+pub(crate) mod graphs;
+mod onnx;
+pub(crate) mod process;

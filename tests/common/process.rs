@@ -52,9 +52,7 @@ impl Process {
         };
         let mut said = Vec::new();
         while let Ok(line) = process.log.recv_timeout(Duration::from_secs(60)) {
-            let fields = serde_json::from_str::<serde_json::Value>(&line)
-                .map(|line| line["fields"].clone())
-                .unwrap_or_default();
+            let fields = serde_json::from_str::<serde_json::Value>(&line).unwrap_or_default();
             if fields["message"] == "ready" {
                 let address = fields["address"].as_str().context("no address")?;
                 process.address = format!("http://{address}");

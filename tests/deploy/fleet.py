@@ -123,7 +123,7 @@ class Replica:
     def _read(self, process: subprocess.Popen[str], ready: threading.Event) -> None:
         for line in process.stderr:
             self.lines.append(line)
-            if line.startswith("{") and json.loads(line)["fields"].get("message") == "ready":
+            if line.startswith("{") and json.loads(line).get("message") == "ready":
                 ready.set()
         ready.set()
         process.stderr.close()

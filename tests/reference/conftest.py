@@ -40,7 +40,7 @@ def server():
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
     address = None
     for line in process.stderr:
-        fields = json.loads(line)["fields"]
+        fields = json.loads(line)
         if fields.get("message") == "ready":
             address = fields["address"]
             break

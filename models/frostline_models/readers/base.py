@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,30 +25,30 @@ class Things:
     masks: np.ndarray
 
 
-class Dataset:
+class Dataset(ABC):
     """Samples by index.  ``tasks`` says for which tasks there is truth."""
 
     tasks: tuple[str, ...] = ()
     labels: list[str] = []
 
-    def __len__(self) -> int:
-        raise NotImplementedError
+    @abstractmethod
+    def __len__(self) -> int: ...
 
+    @abstractmethod
     def key(self, index: int) -> str:
         """The sample's name within the data set, stable between runs."""
-        raise NotImplementedError
 
+    @abstractmethod
     def fingerprint(self) -> str:
         """Changes when the samples or their order do; feature caches are kept by it."""
-        raise NotImplementedError
 
 
 class Images(Dataset):
     """Still images."""
 
+    @abstractmethod
     def image(self, index: int) -> np.ndarray:
         """uint8 ``[H, W, 3]``."""
-        raise NotImplementedError
 
     def size(self, index: int) -> tuple[int, int]:
         """``(width, height)``, without reading pixels where possible."""
@@ -55,11 +56,12 @@ class Images(Dataset):
         return width, height
 
     def things(self, index: int) -> Things:
-        raise NotImplementedError
+        """The image's instances, where ``tasks`` has detection."""
+        raise TypeError(f"{type(self).__name__} knows no instances")
 
     def label_map(self, index: int) -> np.ndarray:
-        """uint8 ``[H, W]``, :data:`IGNORE` where unknown."""
-        raise NotImplementedError
+        """uint8 ``[H, W]``, :data:`IGNORE` where unknown, where ``tasks`` has segmentation."""
+        raise TypeError(f"{type(self).__name__} knows no label maps")
 
 
 class Clips(Dataset):
@@ -67,13 +69,14 @@ class Clips(Dataset):
 
     tasks = ("action",)
 
+    @abstractmethod
     def frames(self, index: int, count: int, stride: int, place: float) -> list[np.ndarray]:
         """``count`` frames, ``stride`` apart, from ``place`` (0 start to 1 end) of the video;
         uint8 ``[H, W, 3]`` each.  Short videos repeat their last frame."""
-        raise NotImplementedError
 
+    @abstractmethod
     def target(self, index: int) -> int:
-        raise NotImplementedError
+        """The video's class."""
 
 
 def read_image(path: Path) -> np.ndarray:

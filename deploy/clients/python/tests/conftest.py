@@ -22,7 +22,7 @@ class Server:
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
         self.address = None
         for line in self.process.stderr:
-            fields = json.loads(line)["fields"]
+            fields = json.loads(line)
             if fields.get("message") == "ready":
                 self.address = fields["address"]
                 break

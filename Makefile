@@ -47,15 +47,16 @@ tests/.venv/ready: tests/requirements.txt
 test-python: test-rust tests/.venv/ready
 	$(call step,reference tests,tests/.venv/bin/python -m pytest -q tests/reference)
 
-# The Python client as it is installed, and the examples in Python and Go; that of grpcurl where that is built.
+# The Python client as it is installed, and the examples in Python and Go; those of grpcurl, ghz and grpc-health-probe
+# where these are built.
 .PHONY: test-clients
 test-clients: test-rust tests/.venv/ready
 	$(call step,client tests,tests/.venv/bin/python -m pip install --quiet --disable-pip-version-check -e deploy/clients/python \
 		&& tests/.venv/bin/python -m pytest -q deploy/clients/python/tests)
 
 .PHONY: examples-test
-examples-test: ## Build grpcurl and run the client tests with its example
-	$(call step,grpcurl,deploy/install_tools.sh grpcurl)
+examples-test: ## Build grpcurl, ghz and grpc-health-probe and run the client tests with them
+	$(call step,tools,deploy/install_tools.sh grpcurl ghz grpc-health-probe)
 	@$(MAKE) --no-print-directory test-clients
 
 .PHONY: deploy-test

@@ -13,6 +13,8 @@ tools='
 kubeconform github.com/yannh/kubeconform/cmd/kubeconform v0.8.0
 helm        helm.sh/helm/v4/cmd/helm                     v4.3.1
 grpcurl     github.com/fullstorydev/grpcurl/cmd/grpcurl  v1.9.4
+ghz         github.com/bojand/ghz/cmd/ghz                v0.121.0
+grpc-health-probe github.com/grpc-ecosystem/grpc-health-probe v0.4.61
 promtool    github.com/prometheus/prometheus/cmd/promtool v0.316.0
 '
 

@@ -9,14 +9,14 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[4]
 SAMPLES = ROOT / "models/demo/samples"
+BINARY = Path(os.environ.get("FROSTLINE_BINARY", ROOT / "target/debug/frostline"))
 
 
 class Server:
     """A server of the embedded models, or of a folder."""
 
     def __init__(self, *arguments: str):
-        binary = os.environ.get("FROSTLINE_BINARY", ROOT / "target/debug/frostline")
-        command = [binary, "serve", "--listen", "127.0.0.1:0", "--set", "telemetry.format=json", *arguments]
+        command = [BINARY, "serve", "--listen", "127.0.0.1:0", "--set", "telemetry.format=json", *arguments]
         # The server takes its settings from variables of this prefix.
         environment = {name: value for name, value in os.environ.items() if not name.startswith("FROSTLINE_")}
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)

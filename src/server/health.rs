@@ -129,6 +129,8 @@ impl Health for Checks {
         let changes = phases
             .merge(heads)
             .take_while(|phase| *phase != Some(Phase::Over))
+            // The end may come so soon that nobody saw the server leave.
+            .chain(tokio_stream::once(None))
             .filter_map(move |_| {
                 let now = state.status(&name, &identity);
                 (last.replace(now) != Some(now)).then(|| Ok(response(now)))

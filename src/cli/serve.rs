@@ -47,6 +47,9 @@ pub(super) fn run(
             .block_on(TcpListener::bind(address))
             .with_context(|| format!("cannot listen on {address}, telemetry.admin"))?;
         tracing::info!(address = %listener.local_addr()?, "admin port");
+        if config.telemetry.exposed() {
+            tracing::warn!(%address, "others can reach the admin port, which asks nobody who they are");
+        }
         executor.spawn(admin.clone().serve(listener));
     }
     executor.spawn(follow_hangups(log, configured)?);

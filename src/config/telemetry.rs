@@ -16,7 +16,7 @@ pub struct Telemetry {
     pub log: String,
     /// `text` or `json`.
     pub format: LogFormat,
-    /// Address and port for probes, metrics and the log's filter over HTTP; none if unset.
+    /// Address and port for probes, metrics and the log's filter over HTTP, for whoever reaches it; none if unset.
     pub admin: Option<SocketAddr>,
     /// Whether others than this machine may change the log's filter through the admin port.
     pub remote_log: bool,
@@ -71,6 +71,13 @@ impl Config {
 }
 
 impl Telemetry {
+    /// Whether others than this machine can reach the admin port.
+    #[must_use]
+    pub fn exposed(&self) -> bool {
+        self.admin
+            .is_some_and(|address| !address.ip().to_canonical().is_loopback())
+    }
+
     pub(super) fn check(&self) -> Result<(), (&'static str, String)> {
         if !(0.0..=1.0).contains(&self.trace_ratio) {
             let detail = format!("is {}, but must be from 0 to 1", self.trace_ratio);
@@ -90,5 +97,30 @@ impl Telemetry {
             return Err(("telemetry.traces", detail));
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_admin_port_beyond_loopback_is_known_for_one() {
+        let at = |address: &str| Telemetry {
+            admin: address.parse().ok(),
+            ..Telemetry::default()
+        };
+        for here in [
+            "",
+            "127.0.0.1:1",
+            "127.9.9.9:1",
+            "[::1]:1",
+            "[::ffff:127.0.0.1]:1",
+        ] {
+            assert!(!at(here).exposed(), "{here}");
+        }
+        for reached in ["0.0.0.0:1", "[::]:1", "192.0.2.1:1"] {
+            assert!(at(reached).exposed(), "{reached}");
+        }
     }
 }

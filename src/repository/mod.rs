@@ -6,22 +6,26 @@
 //! ```
 //!
 //! Everything read from disk is checked before it is used: unknown keys, values out of range, file names that leave
-//! the folder, and the hash of every file. What the graphs themselves take and give is checked by the backend.
+//! the folder, and the hash of every file, those with weights that a graph keeps outside included. What the graphs themselves take and give is checked by the backend.
 
 mod embedded;
+mod external;
 mod location;
 mod manifest;
 
 use std::{
     borrow::Cow,
     collections::BTreeMap,
-    fs, io,
+    fs,
+    io::{self, Read},
     path::{Path, PathBuf},
 };
 
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
+#[cfg(fuzzing)]
+pub use external::fuzz as fuzz_graph;
 pub use location::{Location, Stamp};
 pub use manifest::{
     BackboneManifest, Feature, Filter, HeadManifest, Layout, MaskSpace, Postprocess, Resize, Task,
@@ -179,6 +183,8 @@ fn load_head(
 trait Files {
     /// The bytes at `path` inside the repository.
     fn read(&self, path: &str) -> io::Result<Cow<'static, [u8]>>;
+    /// The SHA-256 of the file at `path`, lower-case hex, without holding it in memory.
+    fn hash(&self, path: &str) -> io::Result<String>;
     /// Where `path` lies on disk, if it does.
     fn locate(&self, path: &str) -> Option<PathBuf>;
 }
@@ -187,8 +193,9 @@ struct Folder {
     root: PathBuf,
 }
 
-impl Files for Folder {
-    fn read(&self, path: &str) -> io::Result<Cow<'static, [u8]>> {
+impl Folder {
+    /// Where `path` leads, if that is inside the repository.
+    fn resolve(&self, path: &str) -> io::Result<PathBuf> {
         let full = self.root.join(path).canonicalize()?;
         if !full.starts_with(&self.root) {
             return Err(io::Error::new(
@@ -196,7 +203,29 @@ impl Files for Folder {
                 "links to a file outside the repository",
             ));
         }
-        fs::read(full).map(Cow::Owned)
+        // A pipe would be waited for.
+        if !full.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "is not a file"));
+        }
+        Ok(full)
+    }
+}
+
+impl Files for Folder {
+    fn read(&self, path: &str) -> io::Result<Cow<'static, [u8]>> {
+        fs::read(self.resolve(path)?).map(Cow::Owned)
+    }
+
+    fn hash(&self, path: &str) -> io::Result<String> {
+        let mut file = fs::File::open(self.resolve(path)?)?;
+        let mut hash = Sha256::new();
+        let mut buffer = vec![0; 1 << 20];
+        loop {
+            match file.read(&mut buffer)? {
+                0 => return Ok(hex::encode(hash.finalize())),
+                read => hash.update(&buffer[..read]),
+            }
+        }
     }
 
     fn locate(&self, path: &str) -> Option<PathBuf> {
@@ -209,6 +238,10 @@ impl Files for embedded::Embedded {
         embedded::get(path)
             .map(Cow::Borrowed)
             .ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    fn hash(&self, path: &str) -> io::Result<String> {
+        Ok(hex::encode(Sha256::digest(self.read(path)?)))
     }
 
     fn locate(&self, _path: &str) -> Option<PathBuf> {
@@ -244,6 +277,7 @@ fn read_graph(
         let reason = format!("is {expected}, but {name} hashes to {actual}");
         return Err(RepositoryError::field(manifest, "sha256", reason));
     }
+    external::check(files, folder, &name, &bytes)?;
     Ok(Graph {
         path: files.locate(&name),
         name,

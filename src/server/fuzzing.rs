@@ -3,7 +3,7 @@
 use prost::Message;
 use tonic::metadata::MetadataMap;
 
-use super::{auth, body, call, convert, identity::Grants};
+use super::{auth, body, call, convert, identity::Grants, oip};
 use crate::{engine::Options, proto};
 
 /// Reads `bytes` as each request and converts it as far as it goes without an engine.
@@ -12,7 +12,7 @@ pub fn request(bytes: &[u8]) {
         return;
     };
     let mut options = Options::default();
-    match choice % 5 {
+    match choice % 6 {
         0 => {
             let Ok(request) = proto::AnalyzeRequest::decode(bytes) else {
                 return;
@@ -59,6 +59,7 @@ pub fn request(bytes: &[u8]) {
             }
         }
         3 => body::fuzz(bytes),
+        4 => oip::fuzz(bytes),
         _ => {
             let _ = proto::ExtractFeaturesRequest::decode(bytes);
             let _ = proto::RecognizeActionRequest::decode(bytes);

@@ -27,7 +27,10 @@ use super::{
     quota::Quotas,
     status::status,
 };
-use crate::error::{Error, Kind, Result};
+use crate::{
+    error::{Error, Kind, Result},
+    metrics::Metrics,
+};
 
 /// Time that a caller is told to wait when the server has as many calls as it takes.
 const WAIT_FOR_A_CALL: Duration = Duration::from_millis(100);
@@ -42,6 +45,7 @@ pub(super) struct Guard {
 struct Shared {
     auth: Option<Authenticator>,
     quotas: Arc<Quotas>,
+    metrics: Arc<Metrics>,
     calls: Arc<AtomicUsize>,
     most_calls: usize,
     most_bytes: usize,
@@ -57,11 +61,16 @@ impl Guard {
     ///
     /// # Errors
     /// A file of keys that cannot be used.
-    pub(super) fn new(config: &ServerConfig, streaming: Vec<String>) -> anyhow::Result<Self> {
+    pub(super) fn new(
+        config: &ServerConfig,
+        streaming: Vec<String>,
+        metrics: Arc<Metrics>,
+    ) -> anyhow::Result<Self> {
         Ok(Self {
             shared: Arc::new(Shared {
                 auth: config.auth.as_ref().map(Authenticator::new).transpose()?,
-                quotas: Arc::default(),
+                quotas: Arc::new(Quotas::new(Arc::clone(&metrics))),
+                metrics,
                 calls: Arc::default(),
                 most_calls: config.transport.calls,
                 most_bytes: config.max_request_bytes,
@@ -94,6 +103,7 @@ impl Shared {
             _quota: quota,
         };
         if under_way >= self.most_calls {
+            self.metrics.refused("full");
             let message = format!("the server has {under_way} calls under way, which is its limit");
             return Err(Error::new(Kind::Overloaded, message).retry_after(WAIT_FOR_A_CALL));
         }

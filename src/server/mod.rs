@@ -112,11 +112,12 @@ pub async fn serve(
     for set in descriptors.into_iter().chain(reflections) {
         streaming.extend(streaming_methods(set)?);
     }
-    let guard = guard::Guard::new(&config, streaming)?;
+    let metrics = &engine.config().metrics;
+    let guard = guard::Guard::new(&config, streaming, Arc::clone(metrics))?;
     let settings = config.tls.as_ref().map(tls::settings).transpose()?;
 
     let observe = ObserveLayer {
-        metrics: Arc::clone(&engine.config().metrics),
+        metrics: Arc::clone(metrics),
         tracer: engine.config().tracer.clone(),
         methods: Methods::of(&[
             FILE_DESCRIPTOR_SET,

@@ -9,7 +9,10 @@ use std::{
 use parking_lot::Mutex;
 
 use super::identity::{Identity, Quota};
-use crate::error::{Error, Kind, Result};
+use crate::{
+    error::{Error, Kind, Result},
+    metrics::Metrics,
+};
 
 /// Identities kept in mind before those that do nothing are forgotten.
 const MOST_IDENTITIES: usize = 4096;
@@ -33,10 +36,11 @@ impl Usage {
     }
 }
 
-/// Counts what identities do.
+/// Counts what identities do, and what is refused them.
 #[derive(Debug, Default)]
 pub(super) struct Quotas {
     used: Mutex<HashMap<Arc<str>, Usage>>,
+    metrics: Arc<Metrics>,
 }
 
 /// A call under way, counted until dropped.
@@ -47,6 +51,13 @@ pub(super) struct Counted {
 }
 
 impl Quotas {
+    pub(super) fn new(metrics: Arc<Metrics>) -> Self {
+        Self {
+            used: Mutex::default(),
+            metrics,
+        }
+    }
+
     /// Counts a call of `identity` at `now`; nothing to count where it has no bound.
     ///
     /// # Errors
@@ -75,6 +86,7 @@ impl Quotas {
             active: 0,
         });
         if quota.concurrency > 0 && usage.active >= quota.concurrency {
+            self.metrics.refused("concurrency");
             let message = format!(
                 "{:?} has {} calls under way, which is its limit",
                 &*name, usage.active
@@ -84,6 +96,7 @@ impl Quotas {
         if quota.rate > 0.0 {
             usage.fill(&quota, now);
             if usage.tokens < 1.0 {
+                self.metrics.refused("rate");
                 let seconds = ((1.0 - usage.tokens) / quota.rate).min(3600.0);
                 let message = format!(
                     "{:?} makes more than {} calls a second, which is its limit",

@@ -5,6 +5,7 @@ use std::{fs, process::Command, time::Duration};
 use frostline::{
     client::{Client, Credentials, encoded},
     engine::EngineConfig,
+    metrics::Sample,
     proto,
     server::{AuthConfig, Grant, ServerConfig, new_token},
 };
@@ -14,7 +15,8 @@ use jsonwebtoken::{
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tonic::{Code, Status};
+use tonic::{Code, Status, transport::Channel};
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use tonic_types::StatusExt;
 
 use crate::support::{Running, one_lane, png, reason};
@@ -259,7 +261,55 @@ async fn each_identity_has_its_own_rate() {
     for _ in 0..5 {
         free.detect(png(32, 32, 0)).await.unwrap();
     }
+    assert_eq!(refused(&server, "rate"), Some(1));
     drop((slow, free));
+    server.stop().await;
+}
+
+/// How many calls the server says that it refused for `reason`.
+fn refused(server: &Running, reason: &str) -> Option<u64> {
+    let text = server.engine.config().metrics.render(Sample::default());
+    let series = format!("frostline_refused_total{{reason=\"{reason}\"}} ");
+    let text = text.unwrap();
+    let mut lines = text.lines();
+    lines.find_map(|line| line.strip_prefix(&series)?.parse().ok())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_identity_has_its_own_number_of_calls_at_once() {
+    let one = Grant {
+        concurrency: Some(1),
+        ..Grant::default()
+    };
+    let entries = vec![("one", one), ("free", Grant::default())];
+    let (server, tokens, _folder) = with_keys(one_lane(), entries).await;
+    let mut one = bearer(&server, &tokens[0]).await;
+    // A call that is surely under way: its first answer has come.
+    let mut request = tonic::Request::new(HealthCheckRequest::default());
+    let value = format!("Bearer {}", tokens[0]).parse().unwrap();
+    request.metadata_mut().insert("authorization", value);
+    let channel = Channel::from_shared(format!("http://{}", server.address)).unwrap();
+    let channel = channel.connect().await.unwrap();
+    let watched = HealthClient::new(channel).watch(request).await;
+    let mut watched = watched.unwrap().into_inner();
+    watched.message().await.unwrap().unwrap();
+    let status = one.detect(png(32, 32, 0)).await.unwrap_err();
+    let limited = (Code::ResourceExhausted, "RATE_LIMITED".to_owned());
+    assert_eq!(kind(&status), limited);
+    assert!(status.message().contains("under way"), "{status:?}");
+    assert!(status.get_error_details().retry_info().is_some());
+    bearer(&server, &tokens[1])
+        .await
+        .detect(png(32, 32, 0))
+        .await
+        .unwrap();
+    assert_eq!(refused(&server, "concurrency"), Some(1));
+    drop(watched);
+    let free = async { while one.detect(png(32, 32, 0)).await.is_err() {} };
+    tokio::time::timeout(Duration::from_secs(30), free)
+        .await
+        .expect("the place was not given back");
+    drop(one);
     server.stop().await;
 }
 
@@ -452,6 +502,53 @@ async fn a_signed_token_holds_for_its_time_its_audience_and_its_claims() {
     let status = words.detect(image()).await.unwrap_err();
     assert_eq!(kind(&status), denied());
     drop((narrow, words));
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_key_set_is_taken_over_while_serving() {
+    let (old, new) = (Signer::es256("old"), Signer::es256("new"));
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("jwks.json");
+    let set = |signers: &[&Signer]| {
+        let keys = signers.iter().map(|signer| signer.jwk()).collect();
+        serde_json::to_string(&JwkSet { keys }).unwrap()
+    };
+    fs::write(&file, set(&[&old])).unwrap();
+    let auth = AuthConfig {
+        jwks: Some(file.clone()),
+        issuer: "https://issuer.example".to_owned(),
+        audience: "frostline".to_owned(),
+        ..AuthConfig::default()
+    };
+    let server = with_auth(one_lane(), auth).await;
+    let mut before = bearer(&server, &old.sign(&claims(&[]))).await;
+    let mut after = bearer(&server, &new.sign(&claims(&[]))).await;
+    before.detect(png(32, 32, 0)).await.unwrap();
+    let early = after.detect(png(32, 32, 0)).await.unwrap_err();
+    assert_eq!(kind(&early), unauthenticated());
+
+    // What cannot be read changes nothing; then both keys, as an issuer that rotates shows them; then the new one alone.
+    fs::write(&file, "{").unwrap();
+    before.detect(png(32, 32, 0)).await.unwrap();
+    let changed = async {
+        fs::write(&file, set(&[&old, &new])).unwrap();
+        while after.serving("frostline.head.scene").await.is_err() {
+            tokio::task::yield_now().await;
+        }
+        before.detect(png(32, 32, 0)).await.unwrap();
+        fs::write(&file, set(&[&new])).unwrap();
+        while before.serving("frostline.head.scene").await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), changed)
+        .await
+        .expect("the new key set was not taken over");
+    let late = before.detect(png(32, 32, 0)).await.unwrap_err();
+    assert_eq!(kind(&late), unauthenticated());
+    after.detect(png(32, 32, 0)).await.unwrap();
+    drop((before, after));
     server.stop().await;
 }
 

@@ -9,6 +9,7 @@ mod cli;
 #[path = "../common/mod.rs"]
 #[allow(dead_code, reason = "the benchmark takes other parts of it")]
 mod common;
+mod connections;
 mod conservation;
 mod dashboards;
 mod device;
@@ -20,6 +21,7 @@ mod observe;
 mod oip;
 mod overload;
 mod poison;
+mod process;
 mod repository;
 mod sharing;
 mod support;

@@ -328,7 +328,7 @@ impl TraceService for Collector {
 }
 
 /// A collector on a free port, and what it gets.
-async fn collector() -> (String, mpsc::UnboundedReceiver<Span>) {
+pub(crate) async fn collector() -> (String, mpsc::UnboundedReceiver<Span>) {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
     let (sender, spans) = mpsc::unbounded_channel();
@@ -353,7 +353,7 @@ fn tracer(endpoint: String, ratio: f64) -> Tracer {
     .unwrap()
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

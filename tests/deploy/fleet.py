@@ -1,7 +1,6 @@
 """Real server processes and real balancers on loopback, with ports of their own."""
 
 import asyncio
-import functools
 import importlib
 import json
 import os
@@ -39,31 +38,6 @@ def environment() -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("FROSTLINE_")}
     kept.setdefault("ORT_DYLIB_PATH", str(ROOT / "target/onnxruntime/libonnxruntime.so"))
     return kept
-
-
-@functools.cache
-def knows(path: str, value: str) -> bool:
-    """Whether the server has a setting."""
-    command = [binary(), "--set", f"{path}={value}", "config"]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment())
-    return "unknown field" not in result.stderr
-
-
-class Known(dict):
-    """Parts of the server that a build may lack."""
-
-    PARTS = {
-        "admin": ("telemetry.admin", "127.0.0.1:1"),
-        "tls": ("tls.cert", "/none"),
-        "auth": ("auth.keys", "/none"),
-        "traces": ("telemetry.traces", "http://127.0.0.1:1"),
-    }
-
-    def __missing__(self, part: str) -> bool:
-        return knows(*self.PARTS[part])
-
-
-KNOWN = Known()
 
 
 def generate_protocol() -> None:

@@ -12,20 +12,15 @@ import pytest
 import yaml
 
 import schemas
-from fleet import KNOWN, ROOT, binary, environment
+from fleet import ROOT, binary, environment
 
 CHART = ROOT / "deploy/helm/frostline"
 CASES = {path.name.removesuffix("-values.yaml"): path for path in sorted((CHART / "ci").glob("*-values.yaml"))}
-
-# The chart's links to the alerts and the dashboard.
-MONITORED = (CHART / "files/rules.yml").exists()
 
 
 def values(case: str) -> dict:
     """A case's values; the GPU's lie over values-gpu.yaml, as `-f` twice does."""
     given = yaml.safe_load(CASES[case].read_text())
-    if case == "everything" and not MONITORED:
-        given = {key: value for key, value in given.items() if key not in ("prometheusRule", "dashboard")}
     if case != "gpu":
         return given
     return merged(yaml.safe_load((CHART / "values-gpu.yaml").read_text()), given)
@@ -76,8 +71,8 @@ def test_all_kinds_are_rendered_by_some_case():
     kinds = {document["kind"] for case in CASES for document in render(values(case))}
     assert kinds == {
         "BackendTrafficPolicy", "ConfigMap", "Deployment", "GRPCRoute", "HorizontalPodAutoscaler", "NetworkPolicy", "Pod",
-        "PodDisruptionBudget", "ScaledObject", "Service", "ServiceAccount", "ServiceMonitor",
-    } | ({"PrometheusRule"} if MONITORED else set())
+        "PodDisruptionBudget", "PrometheusRule", "ScaledObject", "Service", "ServiceAccount", "ServiceMonitor",
+    }
 
 
 @pytest.mark.parametrize(
@@ -97,8 +92,6 @@ def test_a_wrong_field_is_found(kind, path):
     """The schemas would tell: each kind with a field that does not exist."""
     if not schemas.has_go():
         pytest.skip("no go on the path")
-    if kind == "PrometheusRule" and not MONITORED:
-        pytest.skip("the chart has no alerts")
     document = copy.deepcopy(by_kind(render(values("everything")), kind)[0])
     assert not schemas.problems(document)
     at = document
@@ -121,9 +114,6 @@ def test_the_server_accepts_the_rendered_configuration(case, tmp_path):
     """Every key that the chart renders is one of the server's."""
     documents = render(values(case))
     text = by_kind(documents, "ConfigMap")[0]["data"]["frostline.toml"]
-    unknown = [section for section in ("tls", "auth") if f"[{section}]" in text and not KNOWN[section]]
-    if unknown or not KNOWN["admin"]:
-        pytest.skip("this server has no TLS, authorization or admin port")
     config = tmp_path / "frostline.toml"
     config.write_text(text)
     result = subprocess.run(
@@ -216,7 +206,6 @@ def test_gpu_pods_do_not_fall_back_to_the_cpu(tmp_path):
     assert result.returncode == 0 and "cuda:0" in result.stdout, result.stderr
 
 
-@pytest.mark.skipif(not MONITORED, reason="the chart has no alerts")
 def test_monitoring_ships_the_files_of_observability():
     documents = render(values("everything"))
     rules = yaml.safe_load((ROOT / "deploy/observability/rules.yml").read_text())

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 import schemas
-from fleet import KNOWN, ROOT, binary, environment
+from fleet import ROOT, binary, environment
 
 DEPLOY = ROOT / "deploy"
 KUBECTL = Path(sys.executable).parent / "kubectl"
@@ -46,8 +46,6 @@ def test_kustomize_builds_what_kubernetes_knows(folder, tmp_path):
         "ConfigMap", "Deployment", "NetworkPolicy", "PodDisruptionBudget", "Service", "Service",
     ]
     assert not [problem for document in documents for problem in schemas.problems(document)]
-    if not KNOWN["admin"] or folder == "tls" and not (KNOWN["tls"] and KNOWN["auth"]):
-        pytest.skip("this server has no TLS, authorization or admin port")
     config = tmp_path / "frostline.toml"
     text = one(documents, "ConfigMap")["data"]["frostline.toml"]
     config.write_text(text)
@@ -110,8 +108,6 @@ def test_kserve_conventions():
     assert model["modelFormat"]["name"] in [f["name"] for f in runtime["spec"]["supportedModelFormats"]]
     assert model["protocolVersion"] in runtime["spec"]["protocolVersions"]
     settings = {variable["name"]: variable["value"] for variable in container["env"]}
-    if not KNOWN["admin"]:
-        pytest.skip("this server has no admin port")
     result = accepted(settings)
     assert result.returncode == 0, result.stderr
     grace = service["spec"]["predictor"]["terminationGracePeriodSeconds"]
@@ -132,8 +128,6 @@ def test_compose_file_matches_the_compose_specification():
 def test_compose_file_holds_together():
     document = yaml.safe_load((DEPLOY / "compose/compose.yaml").read_text())
     services = document["services"]
-    if not (KNOWN["admin"] and KNOWN["traces"] and (DEPLOY / "observability").exists()):
-        pytest.skip("this server has no admin port")
     result = accepted(services["frostline"]["environment"] | {"FROSTLINE_SERVER_LISTEN": "0.0.0.0:8461"})
     assert result.returncode == 0, result.stderr
     for name, service in services.items():
@@ -146,7 +140,6 @@ def test_compose_file_holds_together():
             assert known, f"{name}: {source}"
 
 
-@pytest.mark.skipif(not (DEPLOY / "observability").exists(), reason="no collector's configuration")
 def test_compose_services_find_each_other():
     document = yaml.safe_load((DEPLOY / "compose/compose.yaml").read_text())
     frostline = document["services"]["frostline"]["environment"]

@@ -273,3 +273,34 @@ fn made(rows: &[Analysis], backbone: &str) -> std::collections::HashMap<String, 
     })
     .collect()
 }
+
+/// Reads `bytes` as a request for each kind of model, as far as it goes without an engine.
+#[cfg(fuzzing)]
+pub(super) fn fuzz(bytes: &[u8]) {
+    let Ok(request) = <ModelInferRequest as prost::Message>::decode(bytes) else {
+        return;
+    };
+    let _ = Parameters::read(&request.parameters, &Model::Backbone)
+        .and_then(|parameters| parameters.size(&[[128, 128]]));
+    for (name, clip) in [("image", false), ("clip", true)] {
+        let expected = Expected {
+            name,
+            clip,
+            rows: MAX_ROWS,
+            frames: 64,
+        };
+        let raw = request.raw_input_contents.clone();
+        let Ok(rows) = input::rows(request.inputs.clone(), raw, expected) else {
+            continue;
+        };
+        assert!((1..=MAX_ROWS).contains(&rows.len()));
+        for (source, _) in rows.iter().flatten() {
+            match source {
+                Source::Encoded(file) => assert!(!file.is_empty()),
+                Source::Raw { width, height, rgb } => {
+                    assert_eq!(rgb.len() as u64, u64::from(*width) * u64::from(*height) * 3);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,249 @@
+//! The server as a process of its own: what its log says, the signals that it takes, and where a caller is seen.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    net::SocketAddr,
+    process::{Child, Command, ExitStatus, Stdio},
+    time::Duration,
+};
+
+use frostline::{
+    client::{Client, Credentials, encoded},
+    proto,
+    server::{Grant, new_token},
+};
+use opentelemetry_proto::tonic::{common::v1::any_value::Value as Attribute, trace::v1::Span};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tokio::{sync::mpsc, time::timeout};
+
+use crate::{
+    observe::{collector, hex, http, scrape},
+    support::png,
+};
+
+/// Longest that anything here may take.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// `frostline serve` on free ports, with its log as it is written.
+struct Process {
+    child: Child,
+    log: mpsc::UnboundedReceiver<Value>,
+    address: SocketAddr,
+    admin: SocketAddr,
+}
+
+impl Process {
+    async fn start(arguments: &[&str]) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_frostline"))
+            .args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
+            .args(["--set", "telemetry.format=json"])
+            .args(arguments)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let (sender, log) = mpsc::unbounded_channel();
+        std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                let line = serde_json::from_str(&line).unwrap_or(Value::String(line));
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut process = Self {
+            child,
+            log,
+            address: nowhere,
+            admin: nowhere,
+        };
+        let address = |line: &Value| line["address"].as_str().unwrap().parse().unwrap();
+        process.admin = address(&process.says("admin port").await);
+        process.address = address(&process.says("ready").await);
+        process
+    }
+
+    /// The next line with this message.
+    async fn says(&mut self, message: &str) -> Value {
+        let line = async {
+            loop {
+                let line = self.log.recv().await.expect("the process is gone");
+                if line["message"] == message {
+                    return line;
+                }
+            }
+        };
+        let line = timeout(LIMIT, line).await;
+        line.unwrap_or_else(|_| panic!("it does not say {message:?}"))
+    }
+
+    async fn client(&self, token: Option<String>) -> Client {
+        let credentials = Credentials {
+            token,
+            ..Credentials::default()
+        };
+        Client::connect_with(&format!("http://{}", self.address), &credentials)
+            .await
+            .unwrap()
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    async fn ends(mut self) -> ExitStatus {
+        let ended = async {
+            loop {
+                if let Some(status) = self.child.try_wait().unwrap() {
+                    return status;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(LIMIT, ended).await.expect("it does not end")
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It has ended already, or a test has failed.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A call with its number.
+fn detect(number: &str) -> tonic::Request<proto::DetectRequest> {
+    let mut request = tonic::Request::new(proto::DetectRequest {
+        image: Some(encoded(png(64, 64, 1))),
+        ..Default::default()
+    });
+    let metadata = request.metadata_mut();
+    metadata.insert("x-request-id", number.parse().unwrap());
+    request
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_logs_filter_changes_while_serving() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("frostline.toml");
+    let configure = |filter: &str| {
+        fs::write(&file, format!("[telemetry]\nlog = \"{filter}\"\n")).unwrap();
+    };
+    configure("info");
+    let mut process = Process::start(&["--config", file.to_str().unwrap()]).await;
+    let mut client = process.client(None).await;
+    let mut call = async |number| client.vision.detect(detect(number)).await.unwrap();
+    let number = |line: &Value| line["span"]["request_id"].as_str().unwrap().to_owned();
+
+    // Calls that end well are told of at debug, so this one is not; the next one is the first that is.
+    call("untold-1").await;
+    let (admin, each) = (process.admin, "info,frostline::call=debug");
+    let answer = http(admin, "PUT", "/log", each).await;
+    assert_eq!(answer, (200, each.to_owned()));
+    call("told-1").await;
+    assert_eq!(number(&process.says("ended").await), "told-1");
+    assert_eq!(http(admin, "PUT", "/log", "frostline=loud").await.0, 400);
+    assert_eq!(http(admin, "GET", "/log", "").await.1, each);
+
+    // A hangup takes the configured filter, as its file says now.
+    process.signal(Signal::HUP);
+    let again = process.says("the log's filter was read again").await;
+    assert_eq!(again["filter"], "info");
+    call("untold-2").await;
+    configure(each);
+    process.signal(Signal::HUP);
+    let again = process.says("the log's filter was read again").await;
+    assert_eq!(again["filter"], each);
+    call("told-2").await;
+    assert_eq!(number(&process.says("ended").await), "told-2");
+
+    // What is no filter changes nothing.
+    configure("frostline=loud");
+    process.signal(Signal::HUP);
+    let stays = process.says("the log's filter stays").await;
+    assert!(stays["error"].as_str().unwrap().contains("loud"), "{stays}");
+    call("told-3").await;
+    assert_eq!(number(&process.says("ended").await), "told-3");
+    process.signal(Signal::TERM);
+    assert!(process.ends().await.success());
+}
+
+fn attribute<'a>(span: &'a Span, key: &str) -> Option<&'a str> {
+    let found = span.attributes.iter().find(|a| a.key == key)?;
+    match found.value.as_ref()?.value.as_ref()? {
+        Attribute::StringValue(text) => Some(text),
+        _ => None,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_calls_is_seen_in_the_log_the_metrics_and_the_trace() {
+    let (endpoint, mut spans) = collector().await;
+    let folder = tempfile::tempdir().unwrap();
+    let keys = folder.path().join("keys.toml");
+    let (token, entry) = new_token("camera-7", Grant::default()).unwrap();
+    fs::write(
+        &keys,
+        format!("[[key]]\n{}", toml::to_string(&entry).unwrap()),
+    )
+    .unwrap();
+    let settings = [
+        format!("auth.keys={}", keys.display()),
+        format!("telemetry.traces={endpoint}"),
+        "telemetry.trace_ratio=1.0".to_owned(),
+        "telemetry.log=info,frostline::call=debug".to_owned(),
+    ];
+    let settings: Vec<_> = settings
+        .iter()
+        .flat_map(|setting| ["--set", setting])
+        .collect();
+    let mut process = Process::start(&settings).await;
+    let mut client = process.client(Some(token)).await;
+    client.vision.detect(detect("order-17")).await.unwrap();
+
+    let line = process.says("ended").await;
+    let span = &line["span"];
+    assert_eq!(span["identity"], "camera-7", "{line}");
+    assert_eq!(span["request_id"], "order-17", "{line}");
+    assert_eq!(line["code"], "OK", "{line}");
+
+    let admin = process.admin;
+    let counted = async {
+        let of = |line: &str| {
+            line.starts_with("frostline_device_seconds_total{")
+                && line.contains(r#"identity="camera-7""#)
+        };
+        while !scrape(admin).await.lines().any(of) {
+            tokio::task::yield_now().await;
+        }
+    };
+    let counted = timeout(LIMIT, counted).await;
+    counted.expect("its device time is nobody's");
+
+    let traced = async {
+        loop {
+            let span = spans.recv().await.unwrap();
+            if span.name == "frostline.v1.VisionService/Detect" {
+                return span;
+            }
+        }
+    };
+    let traced = timeout(LIMIT, traced).await.expect("no span came");
+    assert_eq!(attribute(&traced, "enduser.id"), Some("camera-7"));
+    assert_eq!(attribute(&traced, "request.id"), Some("order-17"));
+    assert_eq!(span["trace_id"], hex(&traced.trace_id), "{line}");
+
+    // Without a token nobody is named, in the log as in the trace.
+    let mut nobody = process.client(None).await;
+    let refused = nobody.vision.detect(detect("order-18")).await;
+    assert_eq!(refused.unwrap_err().code(), tonic::Code::Unauthenticated);
+    let line = process.says("ended").await;
+    assert!(line["span"].get("identity").is_none(), "{line}");
+    assert_eq!(line["code"], "UNAUTHENTICATED");
+    process.signal(Signal::TERM);
+    assert!(process.ends().await.success());
+}

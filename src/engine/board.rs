@@ -86,7 +86,7 @@ impl Engine {
             });
         }
         if let Err(refused) = self.shared.queue.push(fresh) {
-            refused.iter().for_each(|flight| flight.fail(&stopped()));
+            self.shared.give_up(&refused, &stopped());
         }
         in_time?;
         if !complete.is_empty() {
@@ -138,7 +138,7 @@ impl Engine {
             return Ok(());
         };
         let (shared, now) = (&self.shared, Instant::now());
-        let heads = request.heads.iter().map(|head| head.cost.get()).max();
+        let heads = request.heads.iter().map(|head| head.cost.most()).max();
         let sizes = request::sizes(request);
         let batch = sizes.iter().map(|size| shared.costs.batch(*size, 1)).max();
         let encoded = |(source, _): &(Source, String)| matches!(source, Source::Encoded(_));
@@ -149,7 +149,7 @@ impl Engine {
         let own = decode
             + batch.unwrap_or_default()
             + heads.unwrap_or_default()
-            + shared.costs.finish.get();
+            + shared.costs.finish.most();
         if now + own > deadline {
             let left = deadline.saturating_duration_since(now);
             let message = format!(

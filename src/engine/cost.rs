@@ -10,11 +10,30 @@ use parking_lot::Mutex;
 /// A batch size has to serve this much more images per second than the next smaller one to be worth its longer wait.
 const WORTH: f64 = 1.03;
 
-/// A running mean that trusts itself less the longer nothing was measured, so that one stall cannot refuse work for ever.
+/// Where little waits, a batch size that serves this part of what the best one does is good enough, and its images wait
+/// less for each other.
+const NEAR: f64 = 0.9;
+/// Little is less than this many of the best batches.
+const CROWD: usize = 2;
+
+/// A running mean and mean deviation that trust themselves less the longer nothing was measured, so that one stall cannot
+/// refuse work for ever.
 #[derive(Debug)]
-pub(super) struct Mean(Mutex<Option<(f64, Instant)>>);
+pub(super) struct Mean(Mutex<Option<Seen>>);
+
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    /// Seconds.
+    mean: f64,
+    /// Mean distance from the mean, seconds.
+    deviation: f64,
+    at: Instant,
+}
 
 const STEP: f64 = 0.1;
+/// Deviations above the mean that hardly anything exceeds: four in Jacobson, "Congestion avoidance and control", 1988,
+/// where to be wrong costs more.
+const CAUTION: f64 = 2.0;
 /// Without news a mean is halved in this many seconds.
 const HALF_LIFE: f64 = 2.0;
 
@@ -26,19 +45,42 @@ impl Default for Mean {
 
 impl Mean {
     pub(super) fn add(&self, took: Duration) {
-        let (new, now) = (took.as_secs_f64(), Instant::now());
+        let (new, at) = (took.as_secs_f64(), Instant::now());
         let mut state = self.0.lock();
-        let mean = state.map_or(new, |(mean, _)| mean + STEP * (new - mean));
-        *state = Some((mean, now));
+        *state = Some(match *state {
+            Some(seen) => {
+                let error = new - seen.mean;
+                Seen {
+                    mean: seen.mean + STEP * error,
+                    deviation: seen.deviation + STEP * (error.abs() - seen.deviation),
+                    at,
+                }
+            }
+            None => Seen {
+                mean: new,
+                deviation: 0.0,
+                at,
+            },
+        });
     }
 
     /// The mean now; nothing before the first measurement.
     pub(super) fn get(&self) -> Duration {
-        let Some((mean, at)) = *self.0.lock() else {
+        self.above(0.0)
+    }
+
+    /// What most of what comes next will not exceed.
+    pub(super) fn most(&self) -> Duration {
+        self.above(CAUTION)
+    }
+
+    fn above(&self, deviations: f64) -> Duration {
+        let Some(seen) = *self.0.lock() else {
             return Duration::ZERO;
         };
-        let age = at.elapsed().as_secs_f64();
-        Duration::from_secs_f64(mean * 0.5_f64.powf(age / HALF_LIFE))
+        let age = seen.at.elapsed().as_secs_f64();
+        let value = seen.mean + deviations * seen.deviation;
+        Duration::from_secs_f64(value * 0.5_f64.powf(age / HALF_LIFE))
     }
 }
 
@@ -98,6 +140,8 @@ pub(super) struct Costs {
     pub(super) decode: Mean,
     /// From a head's output to its caller.
     pub(super) finish: Mean,
+    /// From a head's output to its result, the work alone.
+    pub(super) postprocess: Mean,
     /// A lane's time per image, everything in it.
     pub(super) row: Mean,
 }
@@ -127,27 +171,32 @@ impl Costs {
             buckets: curves.iter().map(of).collect(),
             decode: Mean::default(),
             finish: Mean::default(),
+            postprocess: Mean::default(),
             row,
         }
     }
 
-    /// The batch to form of `waiting` images: what serves the most images per second as measured at warm-up. Fewer
-    /// images than a bucket holds are padded where that is faster than two smaller batches.
-    pub(super) fn plan(&self, size: [u32; 2], waiting: usize) -> Plan {
+    /// The batch to form of `waiting` images: what serves the most images per second as measured at warm-up, or the
+    /// smallest that serves nearly as many where only `crowd` images wait on the whole. Fewer images than a bucket holds
+    /// are padded where that is faster than two smaller batches.
+    pub(super) fn plan(&self, size: [u32; 2], waiting: usize, crowd: usize) -> Plan {
         let sizes = self.buckets.get(&size).map_or(&[][..], |b| &b.sizes);
-        let mut best = Plan {
-            rows: waiting.min(1),
-            bucket: 1,
-        };
-        let mut fastest = 0.0;
-        for &(bucket, _, seconds) in sizes {
+        let rate = |rows: usize, seconds: f64| rows as f64 / seconds.max(1e-9);
+        let plans = sizes.iter().map(|&(bucket, _, seconds)| {
             let rows = bucket.min(waiting);
-            let rate = rows as f64 / seconds.max(1e-9);
-            if rate > fastest {
-                (best, fastest) = (Plan { rows, bucket }, rate);
-            }
-        }
-        best
+            (Plan { rows, bucket }, rate(rows, seconds))
+        });
+        let fastest = plans.clone().map(|(_, rate)| rate).fold(0.0, f64::max);
+        let calm = crowd < CROWD * self.largest(size);
+        let enough = if calm { NEAR * fastest } else { fastest };
+        let found = plans.clone().find(|(_, rate)| *rate >= enough);
+        found.map_or(
+            Plan {
+                rows: waiting.min(1),
+                bucket: 1,
+            },
+            |(plan, _)| plan,
+        )
     }
 
     /// The batch sizes in use.
@@ -158,7 +207,15 @@ impl Costs {
 
     /// The bucket that serves the most images per second.
     pub(super) fn largest(&self, size: [u32; 2]) -> usize {
-        self.plan(size, usize::MAX).bucket
+        let sizes = self.buckets.get(&size).map_or(&[][..], |b| &b.sizes);
+        let rate = |&(rows, _, seconds): &(usize, Mean, f64)| rows as f64 / seconds.max(1e-9);
+        let rates = sizes.iter().map(|bucket| (bucket.0, rate(bucket)));
+        rates
+            .fold(
+                (1, 0.0),
+                |best, this| if this.1 > best.1 { this } else { best },
+            )
+            .0
     }
 
     /// The smallest bucket that holds `rows`; they were fewer than planned.
@@ -168,12 +225,12 @@ impl Costs {
         found.map_or(rows, |(bucket, ..)| *bucket)
     }
 
-    /// How long a batch takes; what was measured while serving counts where it is more than at warm-up.
+    /// How long most batches take; what was measured while serving counts where it is more than at warm-up.
     pub(super) fn batch(&self, size: [u32; 2], bucket: usize) -> Duration {
         let sizes = self.buckets.get(&size).map_or(&[][..], |b| &b.sizes);
         let found = sizes.iter().find(|(rows, ..)| *rows >= bucket);
         found.map_or(Duration::ZERO, |(_, mean, warm)| {
-            mean.get().max(Duration::from_secs_f64(*warm))
+            mean.most().max(Duration::from_secs_f64(*warm))
         })
     }
 
@@ -211,13 +268,38 @@ mod tests {
     fn pads_where_padding_is_faster_and_splits_where_it_is_not() {
         // A device on which a batch of 4 costs hardly more than one of 1.
         let wide = costs(&[(1, 0.010), (2, 0.011), (4, 0.012)]);
-        assert_eq!(wide.plan([8, 8], 3), Plan { rows: 3, bucket: 4 });
+        assert_eq!(wide.plan([8, 8], 3, 3), Plan { rows: 3, bucket: 4 });
         assert_eq!(wide.largest([8, 8]), 4);
         // One on which every image costs the same, but for a small start.
         let narrow = costs(&[(1, 0.011), (2, 0.020), (4, 0.038)]);
-        assert_eq!(narrow.plan([8, 8], 3), Plan { rows: 2, bucket: 2 });
-        assert_eq!(narrow.plan([8, 8], 9), Plan { rows: 4, bucket: 4 });
-        assert_eq!(narrow.plan([8, 8], 1), Plan { rows: 1, bucket: 1 });
+        assert_eq!(narrow.plan([8, 8], 3, 9), Plan { rows: 2, bucket: 2 });
+        assert_eq!(narrow.plan([8, 8], 9, 9), Plan { rows: 4, bucket: 4 });
+        assert_eq!(narrow.plan([8, 8], 1, 9), Plan { rows: 1, bucket: 1 });
+    }
+
+    #[test]
+    fn few_images_do_not_wait_for_each_other_where_a_batch_gains_little() {
+        // One core: a batch of 8 serves 6 % more than 8 batches of 1, and each of its images waits for all.
+        let core = costs(&[(1, 0.0100), (8, 0.0755)]);
+        assert_eq!(core.largest([8, 8]), 8);
+        assert_eq!(core.plan([8, 8], 8, 15), Plan { rows: 1, bucket: 1 });
+        assert_eq!(core.plan([8, 8], 8, 16), Plan { rows: 8, bucket: 8 });
+        // A device that gains much by batches gets them at once.
+        let wide = costs(&[(1, 0.010), (8, 0.020)]);
+        assert_eq!(wide.plan([8, 8], 8, 8), Plan { rows: 8, bucket: 8 });
+    }
+
+    #[test]
+    fn what_varies_is_taken_for_longer_than_its_mean() {
+        let steady = Mean::default();
+        let shaky = Mean::default();
+        for round in 0..200 {
+            steady.add(Duration::from_millis(10));
+            shaky.add(Duration::from_millis(if round % 2 == 0 { 5 } else { 15 }));
+        }
+        let ratio = |mean: &Mean| mean.most().as_secs_f64() / mean.get().as_secs_f64();
+        assert!((0.99..1.01).contains(&ratio(&steady)), "{steady:?}");
+        assert!((1.8..2.2).contains(&ratio(&shaky)), "{shaky:?}");
     }
 
     #[test]

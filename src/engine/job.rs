@@ -119,7 +119,7 @@ impl Job {
     /// cannot is told so.
     pub(super) fn wanted(&self, now: Instant, ahead: Duration) -> bool {
         if let Some(deadline) = self.rank.deadline {
-            let head = self.head.as_ref().map_or(Duration::ZERO, |h| h.cost.get());
+            let head = self.head.as_ref().map_or(Duration::ZERO, |h| h.cost.most());
             let message = if deadline <= now {
                 Some("the deadline passed".to_owned())
             } else if deadline < now + ahead + head {

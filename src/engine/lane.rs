@@ -372,8 +372,9 @@ impl Thread {
                 batch: trace.clone(),
             }));
         }
-        let here = shared.queue.push_finishes(finishes, self.role.cpu);
-        here.into_iter().flatten().for_each(Finish::run);
+        let each = shared.costs.postprocess.get();
+        let here = shared.queue.push_finishes(finishes, self.role.cpu, each);
+        here.into_iter().for_each(Finish::run);
     }
 }
 
@@ -602,6 +603,16 @@ mod tests {
             .map(|_| ())
             .expect_err("it is over");
         assert_eq!(error.kind(), Kind::Unavailable);
-        assert_eq!(engine.in_flight(), 0);
+        // The lane lets go of the first image just after its answer was sent.
+        let idle = async {
+            while engine.in_flight() > 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        let limit = Duration::from_secs(20);
+        assert!(
+            tokio::time::timeout(limit, idle).await.is_ok(),
+            "a place leaked"
+        );
     }
 }

@@ -289,6 +289,7 @@ impl Engine {
                 timing.head = timing.head.max(done.head_time);
                 timing.postprocess = timing.postprocess.max(done.postprocess_time);
                 shared.costs.finish.add(done.computed.elapsed());
+                shared.costs.postprocess.add(done.postprocess_time);
                 shared.note_head(&request.heads[index].name, done, &request.trace);
             }
             let missing = || Error::new(Kind::Internal, "the head gave no output");
@@ -319,7 +320,7 @@ impl Engine {
     /// within [`EngineConfig::step_limit`] is left behind.
     pub fn stop(&self) {
         let (flights, jobs) = self.shared.queue.close();
-        flights.iter().for_each(|flight| flight.fail(&stopped()));
+        self.shared.give_up(&flights, &stopped());
         jobs.iter().for_each(|job| job.finish(Err(stopped())));
         let threads: Vec<_> = std::mem::take(&mut *self.threads.lock());
         let limit = self.shared.config.step_limit;
@@ -379,10 +380,18 @@ impl Shared {
         }
     }
 
+    /// Images that will never be computed fail with `error` and give back their places.
+    fn give_up(&self, flights: &[Arc<Flight>], error: &Error) {
+        for flight in flights {
+            self.flights.remove(flight);
+            flight.fail(error);
+        }
+    }
+
     /// The engine is over: everything that waits is told `error`.
     fn fail(&self, error: &Error) {
         let (flights, jobs) = self.queue.fail(error);
-        flights.iter().for_each(|flight| flight.fail(error));
+        self.give_up(&flights, error);
         jobs.iter().for_each(|job| job.finish(Err(error.clone())));
     }
 }

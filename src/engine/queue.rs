@@ -61,6 +61,9 @@ pub(super) enum Waiting {
     Ready(Place),
 }
 
+/// About what it costs to wake a thread and to change to it, on both sides.
+const WAKING: Duration = Duration::from_micros(100);
+
 /// How the queue hands out work.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct QueueOptions {
@@ -173,16 +176,27 @@ impl Queue {
         self.wake(&state, 1);
     }
 
-    /// Queues heads' outputs for a thread of the CPU. `None`: there is none but the caller, who does better to go on.
-    pub(super) fn push_finishes(&self, finishes: Vec<Finish>, inline: bool) -> Option<Vec<Finish>> {
-        let mut state = self.state.lock();
-        if inline && state.lanes_idle + state.workers_idle == 0 {
-            return Some(finishes);
-        }
+    /// Queues heads' outputs for threads of the CPU that are idle, and returns those that the caller, if it may do such
+    /// work, had better do itself: its share, or all where to wake another thread would cost more than the work, whose
+    /// mean is `each`.
+    pub(super) fn push_finishes(
+        &self,
+        mut finishes: Vec<Finish>,
+        inline: bool,
+        each: Duration,
+    ) -> Vec<Finish> {
         let count = finishes.len();
-        state.finishes.extend(finishes);
+        let mut state = self.state.lock();
+        let own = match inline {
+            true if each * u32::try_from(count).unwrap_or(u32::MAX) < WAKING => count,
+            true => count.div_ceil(state.lanes_idle + state.workers_idle + 1),
+            false => 0,
+        };
+        let others = finishes.split_off(own);
+        let count = others.len();
+        state.finishes.extend(others);
         self.wake(&state, count);
-        None
+        finishes
     }
 
     /// A follower is more urgent than the image was.
@@ -369,7 +383,7 @@ impl Queue {
         if jobs_first && let Some(group) = state.jobs.next_group() {
             state.batch_next = true;
             let now = Instant::now();
-            let keep = |job: &Arc<Job>| job.wanted(now, costs.finish.get());
+            let keep = |job: &Arc<Job>| job.wanted(now, costs.finish.most());
             let most = self.options.max_batch;
             let jobs =
                 std::iter::from_fn(|| state.jobs.pop(Some(group), 1.0, keep, &mut Vec::new()));
@@ -379,10 +393,12 @@ impl Queue {
         let group = state.ready.next_group()?;
         let (size, waiting) = (size(group), state.ready.count(group));
         let largest = costs.largest(size);
-        // A lane that decodes fills a batch before it runs one: whoever waits gains from the faster batch. And it
-        // decodes although raw images would fill one: they must not keep encoded ones out.
+        // A lane that decodes fills a batch before it runs one: whoever waits gains from the faster batch, where it is
+        // faster. And it decodes although raw images would fill one: they must not keep encoded ones out.
         let more = role.cpu && self.may_decode(state);
-        if more && state.decoded < largest {
+        let crowd = waiting + state.encoded.len();
+        let enough = costs.plan(size, crowd, crowd).bucket;
+        if more && state.decoded < enough {
             return None;
         }
         if waiting < largest {
@@ -399,10 +415,10 @@ impl Queue {
         } else {
             waiting.div_ceil(free)
         };
-        let mut plan = costs.plan(size, share);
+        let mut plan = costs.plan(size, share, crowd);
         let (now, ahead) = (
             Instant::now(),
-            costs.batch(size, plan.bucket) + costs.finish.get(),
+            costs.batch(size, plan.bucket) + costs.finish.most(),
         );
         let mut left_out = Vec::new();
         let cost = costs.row.get().as_secs_f64();
@@ -468,7 +484,7 @@ fn next_encoded(
     dropped: &mut Vec<Arc<Flight>>,
 ) -> Option<Arc<Flight>> {
     let (now, decode) = (Instant::now(), costs.decode.get());
-    let after = decode + costs.finish.get();
+    let after = decode + costs.finish.most();
     let keep = |flight: &Arc<Flight>| {
         let size = [flight.preprocess.height, flight.preprocess.width];
         flight.wanted(now, after + costs.batch(size, 1))

@@ -9,7 +9,8 @@
 #
 # The server refuses to listen beyond loopback without TLS or authorization unless it is told so, in a container too.
 # Probes and metrics over HTTP: -e FROSTLINE_TELEMETRY_ADMIN=0.0.0.0:8462 -p 127.0.0.1:8462:8462. The health check asks
-# where the variables say that the server listens; with a configuration file, name it in FROSTLINE_CONFIG.
+# where the variables say that the server listens, and the admin port where it speaks TLS; with a configuration file, name
+# it in FROSTLINE_CONFIG.
 
 ARG RUST_IMAGE=docker.io/library/rust:1.95-slim-bookworm
 ARG PYTHON_IMAGE=docker.io/library/python:3.13-slim-bookworm

@@ -108,8 +108,8 @@ load: build ## Run the ghz loads of tests/load against a server; keeps plots in 
 gpu-kit: ## Pack what measures on a GPU host without a network into target/gpu-kit
 	$(call step,gpu kit,tests/gpu/prepare.sh target/gpu-kit $(PYTHON))
 
-bench-observability: build ## Compare a server that tells everything with one that tells nothing
-	@$(PYTHON) tests/bench/observability.py target/release/frostline
+bench-observability: build tests/.venv/ready ## Compare a server that tells everything with one that tells nothing
+	@tests/.venv/bin/python tests/bench/observability.py target/release/frostline
 
 lint: ## Check format, lints and the protocol's style
 	$(call step,fmt,cargo fmt --check)

@@ -23,9 +23,16 @@ buildah() { command buildah --storage-driver "$driver" --root "$store/$driver" -
 say() { printf '== %s\n' "$*"; }
 fail() { printf 'image-test: %s\n' "$*" >&2; exit 1; }
 
-for tool in buildah runc python3; do
-    command -v "$tool" >/dev/null || fail "$tool is missing: apt-get install buildah runc debootstrap"
+missing=()
+for tool in buildah runc debootstrap python3; do
+    command -v "$tool" >/dev/null || missing+=("$tool")
 done
+if [ ${#missing[@]} -gt 0 ]; then
+    install="apt-get install --yes --no-install-recommends ${missing[*]}"
+    [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || fail "missing: ${missing[*]}; as root: $install"
+    say "$install"
+    apt-get update -qq && DEBIAN_FRONTEND=noninteractive $install >"$store/apt.log" 2>&1 || fail "see $store/apt.log"
+fi
 
 # === base images ===
 

@@ -4,7 +4,6 @@ use std::{
     collections::VecDeque,
     fs,
     io::{IsTerminal, Write},
-    net::Ipv4Addr,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -29,22 +28,9 @@ use crate::{
 pub(super) struct Target {
     /// A running server, such as http://127.0.0.1:8461; unset: one is started for this command alone.
     #[arg(long, value_name = "URL")]
-    addr: Option<String>,
+    pub(super) addr: Option<String>,
     #[command(flatten)]
-    credentials: super::credentials::Flags,
-}
-
-/// The health of a server, or of a part of it.
-#[derive(Debug, Args)]
-pub(super) struct Health {
-    /// A running server; unset: the one that this configuration would start.
-    #[arg(long, value_name = "URL")]
-    addr: Option<String>,
-    #[command(flatten)]
-    credentials: super::credentials::Flags,
-    /// A service by its full name, or a head as frostline.head.NAME; unset: the whole server.
-    #[arg(default_value = "")]
-    service: String,
+    pub(super) credentials: super::credentials::Flags,
 }
 
 /// How answers are shown.
@@ -100,36 +86,6 @@ enum Ask {
     Detect(String),
     Segment(String),
     Recognize(String),
-}
-
-pub(super) fn health(config: &Config, command: &Health) -> anyhow::Result<()> {
-    let own = || {
-        let mut listen = config.server.listen;
-        if listen.ip().is_unspecified() {
-            listen.set_ip(Ipv4Addr::LOCALHOST.into());
-        }
-        let scheme = match config.tls.cert {
-            Some(_) => "https",
-            None => "http",
-        };
-        format!("{scheme}://{listen}")
-    };
-    let target = Target {
-        addr: Some(command.addr.clone().unwrap_or_else(own)),
-        credentials: command.credentials.clone(),
-    };
-    with_client(config, &target, async |mut client| {
-        let name = match command.service.as_str() {
-            "" => "the server",
-            service => service,
-        };
-        anyhow::ensure!(
-            client.serving(&command.service).await?,
-            "{name} does not serve"
-        );
-        say!("{name} serves");
-        Ok(())
-    })
 }
 
 pub(super) fn heads(config: &Config, target: &Target) -> anyhow::Result<()> {
@@ -423,7 +379,7 @@ fn progress(inputs: usize, json: bool) -> ProgressBar {
 }
 
 /// Runs `body` with a client of the target, or of a server on a free loopback port that ends with the command.
-fn with_client(
+pub(super) fn with_client(
     config: &Config,
     target: &Target,
     body: impl AsyncFnOnce(Client) -> anyhow::Result<()>,

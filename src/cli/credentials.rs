@@ -36,6 +36,11 @@ pub(super) struct Flags {
 }
 
 impl Flags {
+    /// Whether an authority is named.
+    pub(super) fn trust(&self) -> bool {
+        self.ca.is_some()
+    }
+
     /// Reads the files.
     ///
     /// # Errors

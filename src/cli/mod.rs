@@ -12,6 +12,7 @@ mod annotate;
 mod call;
 mod check;
 mod credentials;
+mod health;
 mod input;
 mod reference;
 mod serve;
@@ -91,7 +92,7 @@ enum Command {
     /// Print the effective configuration and where each value is from.
     Config,
     /// Ask a server whether it serves; exits with 0 if it does.
-    Health(call::Health),
+    Health(health::Health),
     /// List a server's heads.
     Heads(call::Target),
     /// Make a token for a caller, to stdout, and the entry for the server's key file, which holds its hash alone.
@@ -212,7 +213,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             print(&listing)?;
             Ok(())
         }
-        Command::Health(command) => call::health(&config, &command),
+        Command::Health(command) => health::health(&config, &command),
         Command::Heads(target) => call::heads(&config, &target),
         Command::Token(command) => credentials::token(command),
         Command::Analyze(command) => call::analyze(&config, &command),

@@ -1,6 +1,10 @@
 //! Connections: plain or TLS, with a token or a certificate.
 
-use std::{error::Error, fmt, net::IpAddr};
+use std::{
+    error::Error,
+    fmt, io,
+    net::{IpAddr, SocketAddr},
+};
 
 use tonic::{
     Request, Status,
@@ -33,6 +37,14 @@ pub enum ConnectError {
         address: String,
         /// What the transport says.
         source: tonic::transport::Error,
+    },
+    /// Nothing answers at the admin port.
+    #[error("cannot reach a server's admin port at {address}")]
+    Silent {
+        /// The address.
+        address: SocketAddr,
+        /// What the system says.
+        source: io::Error,
     },
 }
 

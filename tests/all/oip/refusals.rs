@@ -172,6 +172,7 @@ fn shapes_and_elements() -> Vec<Case> {
             "inputs[0].contents.uint_contents[1]",
         ),
         ("FP32", datatype("FP32"), bad, "inputs[0].datatype"),
+        ("FP16", datatype("FP16"), bad, "inputs[0].datatype"),
         ("no datatype", datatype(""), bad, "inputs[0].datatype"),
         ("no dimension", objects(&[], &[one()]), bad, shape),
         (

@@ -16,13 +16,16 @@ class Server:
     """A server of the embedded models, or of a folder."""
 
     def __init__(self, *arguments: str):
-        command = [BINARY, "serve", "--listen", "127.0.0.1:0", "--set", "telemetry.format=json", *arguments]
+        ports = ("--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0")
+        command = [BINARY, "serve", *ports, "--set", "telemetry.format=json", *arguments]
         # The server takes its settings from variables of this prefix.
         environment = {name: value for name, value in os.environ.items() if not name.startswith("FROSTLINE_")}
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
-        self.address = None
+        self.address = self.admin = None
         for line in self.process.stderr:
             fields = json.loads(line)
+            if fields.get("message") == "admin port":
+                self.admin = fields["address"]
             if fields.get("message") == "ready":
                 self.address = fields["address"]
                 break

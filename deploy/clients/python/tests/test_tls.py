@@ -56,6 +56,7 @@ class Secure:
     """A server with TLS and tokens, and what opens it."""
 
     address: str
+    admin: str
     ca: Path
     token: str
     narrow: str
@@ -85,7 +86,7 @@ def secure(tmp_path_factory):
     }  # fmt: skip
     running = Server(*(argument for path, value in settings.items() for argument in ("--set", f"{path}={value}")))
     tokens = [one.stdout.strip() for one in made]
-    yield Secure(running.address, servers.cert, *tokens, clients.issue("camera", "DNS:camera.example"), folder)
+    yield Secure(running.address, running.admin, servers.cert, *tokens, clients.issue("camera", "DNS:camera.example"), folder)
     assert running.stop() == 0, "the server did not drain"
 
 
@@ -148,11 +149,17 @@ def test_the_command_line_asks_over_tls(secure):
     assert (told.returncode, told.stdout) == (0, "the server serves\n"), told.stderr
     head = frostline("health", "--addr", url, "--ca", secure.ca, "frostline.head.objects", FROSTLINE_TOKEN=secure.token)
     assert head.returncode == 0, head.stderr
-    # As a container's health check asks: where the configuration says that the server listens.
+    # As a container's health check asks: where the configuration says that the server listens, or its admin port.
     variables = {"FROSTLINE_SERVER_LISTEN": secure.address}
-    variables |= {"FROSTLINE_TLS_CERT": str(secure.ca), "FROSTLINE_TLS_KEY": "/none"}
+    variables |= {"FROSTLINE_TLS_CERT": "/none", "FROSTLINE_TLS_KEY": "/none"}
     own = frostline("health", "--ca", secure.ca, **variables)
     assert own.returncode == 0, own.stderr
+    own = frostline("health", **variables)
+    assert own.returncode == 3 and "certificate" in own.stderr, own.stderr
+    own = frostline("health", FROSTLINE_TELEMETRY_ADMIN=secure.admin, **variables)
+    assert (own.returncode, own.stdout) == (0, "the server serves\n"), own.stderr
+    gone = frostline("health", FROSTLINE_TELEMETRY_ADMIN="127.0.0.1:1", **variables)
+    assert gone.returncode == 3 and "admin port" in gone.stderr, gone.stderr
     untrusted = frostline("health", "--addr", url)
     assert untrusted.returncode == 3 and "certificate" in untrusted.stderr, untrusted.stderr
 

@@ -1,0 +1,111 @@
+//! `frostline health`: whether a server serves, for people, scripts and a container's health check.
+
+use std::{
+    io::{self, Read, Write},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},
+    time::Duration,
+};
+
+use anyhow::ensure;
+use clap::Args;
+
+use super::call::{Target, with_client};
+use crate::{client::ConnectError, config::Config};
+
+/// Longest that the admin port may take for each step of its answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Longest answer that is read of it, bytes.
+const MOST_ANSWER: u64 = 4096;
+
+/// The health of a server, or of a part of it.
+#[derive(Debug, Args)]
+pub(super) struct Health {
+    /// A running server; unset: the one that this configuration would start, by its admin port where it speaks TLS and
+    /// no --ca is given.
+    #[arg(long, value_name = "URL")]
+    addr: Option<String>,
+    #[command(flatten)]
+    credentials: super::credentials::Flags,
+    /// A service by its full name, or a head as frostline.head.NAME; unset: the whole server.
+    #[arg(default_value = "")]
+    service: String,
+}
+
+/// Asks.
+///
+/// # Errors
+/// A server that cannot be reached or does not serve.
+pub(super) fn health(config: &Config, command: &Health) -> anyhow::Result<()> {
+    let own = command.addr.is_none() && command.service.is_empty();
+    // Its certificate is for the name that callers know, by an authority that need not be known here, and it may ask for a
+    // client's: a health check on the same machine has none of these.
+    if let (true, true, Some(admin)) = (
+        own && !command.credentials.trust(),
+        config.tls.cert.is_some(),
+        config.telemetry.admin,
+    ) {
+        return probe(reachable(admin));
+    }
+    let target = Target {
+        addr: Some(command.addr.clone().unwrap_or_else(|| {
+            let scheme = match config.tls.cert {
+                Some(_) => "https",
+                None => "http",
+            };
+            format!("{scheme}://{}", reachable(config.server.listen))
+        })),
+        credentials: command.credentials.clone(),
+    };
+    with_client(config, &target, async |mut client| {
+        let name = match command.service.as_str() {
+            "" => "the server",
+            service => service,
+        };
+        ensure!(
+            client.serving(&command.service).await?,
+            "{name} does not serve"
+        );
+        say!("{name} serves");
+        Ok(())
+    })
+}
+
+/// Where a server that listens on `address` is reached on this machine.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address {
+        SocketAddr::V4(v4) if v4.ip().is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        SocketAddr::V6(v6) if v6.ip().is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        other => other.ip(),
+    };
+    SocketAddr::new(ip, address.port())
+}
+
+/// Asks the admin port whether the server takes requests.
+fn probe(admin: SocketAddr) -> anyhow::Result<()> {
+    let (code, phase) = ready(admin).map_err(|source| ConnectError::Silent {
+        address: admin,
+        source,
+    })?;
+    ensure!(code == "200", "the server does not serve: {phase}");
+    say!("the server serves");
+    Ok(())
+}
+
+/// The code and the text that `/readyz` answers.
+fn ready(admin: SocketAddr) -> io::Result<(String, String)> {
+    let mut stream = TcpStream::connect_timeout(&admin, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.write_all(format!("GET /readyz HTTP/1.0\r\nhost: {admin}\r\n\r\n").as_bytes())?;
+    let mut answer = String::new();
+    stream.take(MOST_ANSWER).read_to_string(&mut answer)?;
+    let parts = answer.split_once("\r\n\r\n");
+    let code = answer.split(' ').nth(1);
+    match (code, parts) {
+        (Some(code), Some((head, body))) if head.starts_with("HTTP/") => {
+            Ok((code.to_owned(), body.trim().to_owned()))
+        }
+        _ => Err(io::Error::new(io::ErrorKind::InvalidData, "no HTTP answer")),
+    }
+}

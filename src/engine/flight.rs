@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use highway::{HighwayHash, HighwayHasher};
 use parking_lot::Mutex;
 
 use super::{Source, Timing, admission::Permit, job::Job, queue::Waiting, schedule::Rank};
@@ -18,13 +19,16 @@ use crate::{
 
 /// What makes two images equal: a keyed 256-bit hash of their bytes, their input size and who may share them. The
 /// backbone and its preprocessing are fixed for the life of an engine.
+///
+/// The hash is HighwayHash (Alakuijala, Cox and Wassenberg, "Fast keyed hash/pseudo-random function using SIMD multiply
+/// and permute", 2016): two images of one key cannot be made without knowing the secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Key([u8; 32]);
+pub(super) struct Key([u64; 4]);
 
 impl Key {
     /// `scope` keeps callers apart who must not share.
-    pub(super) fn new(secret: &[u8; 32], scope: &str, source: &Source, size: [u32; 2]) -> Self {
-        let mut hasher = blake3::Hasher::new_keyed(secret);
+    pub(super) fn new(secret: &[u64; 4], scope: &str, source: &Source, size: [u32; 2]) -> Self {
+        let mut hasher = HighwayHasher::new(highway::Key(*secret));
         let (kind, width, height, bytes) = match source {
             Source::Encoded(bytes) => (0_u32, 0, 0, bytes),
             Source::Raw { width, height, rgb } => (1, *width, *height, rgb),
@@ -36,9 +40,10 @@ impl Key {
             out.copy_from_slice(&number.to_le_bytes());
         }
         head[20..].copy_from_slice(&scope_length.to_le_bytes());
-        hasher.update(&head).update(scope.as_bytes());
-        hasher.update(bytes);
-        Self(*hasher.finalize().as_bytes())
+        for part in [&head[..], scope.as_bytes(), bytes] {
+            hasher.append(part);
+        }
+        Self(hasher.finalize256())
     }
 }
 

@@ -81,7 +81,7 @@ struct Shared {
     curves: Vec<Curve>,
     lanes: usize,
     steps: Steps,
-    hash_key: [u8; 32],
+    hash_key: [u64; 4],
     counters: Mutex<Counters>,
     /// Time that lanes spent on graphs.
     device_nanos: AtomicU64,

@@ -239,11 +239,7 @@ fn warm_lane(shared: &Shared, lane: usize) -> Result<(), BackendError> {
 }
 
 /// A key that callers cannot know: equal keys then mean equal images, not an attack on the cache.
-fn hash_key() -> [u8; 32] {
+fn hash_key() -> [u64; 4] {
     use std::hash::{BuildHasher, RandomState};
-    let mut key = [0; 32];
-    for chunk in key.chunks_exact_mut(8) {
-        chunk.copy_from_slice(&RandomState::new().hash_one(0_u8).to_ne_bytes());
-    }
-    key
+    std::array::from_fn(|_| RandomState::new().hash_one(0_u8))
 }

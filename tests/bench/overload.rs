@@ -6,7 +6,7 @@ use frostline::client::Client;
 use tonic::Code;
 
 use crate::{
-    common::process::Process,
+    common::process::{Process, own_cpu},
     load::{Closed, analyze, closed, median, millis, open, quantile},
     report::{Bar, Report},
 };
@@ -77,6 +77,12 @@ pub(crate) async fn tail(report: &mut Report) -> anyhow::Result<()> {
         held *= 0.95;
         anyhow::ensure!(held > peak / 4.0, "no load is held");
     }
+    // Where the tail begins: for information.
+    for part in [0.5, 0.7] {
+        let times = site.open(held * part, PEAK, None).await?.times;
+        let name = format!("tail: p99 at {:.0} % of the highest load", part * 100.0);
+        report.note(name, quantile(&times, 0.99), "ms");
+    }
     let busy = site.open(held * 0.9, PEAK * 3, None).await?;
     let p99 = quantile(&busy.times, 0.99);
     report.note("tail: highest load held, open loop", held, "images/s");
@@ -101,7 +107,14 @@ pub(crate) async fn overload(report: &mut Report) -> anyhow::Result<()> {
     // The server's memory is at its height once it has been full.
     site.open(peaks[0] * 3.0, PEAK, None).await?;
     let before = site.server.resident()?;
+    // The generator of an open loop takes part of the cores, the more the more it sends.
+    let once = site
+        .open(peaks[0], PEAK, None)
+        .await?
+        .rate_within(f64::INFINITY);
+    let (generator, began) = (own_cpu()?, Instant::now());
     let flood = site.open(peaks[0] * 3.0, LONG, None).await?;
+    let generator = (own_cpu()? - generator).as_secs_f64() / began.elapsed().as_secs_f64();
     let normal = normal_again(&site, alone).await?;
     let after = site.server.resident()?;
     peaks.push(site.closed(32, PEAK).await?.rate);
@@ -111,6 +124,10 @@ pub(crate) async fn overload(report: &mut Report) -> anyhow::Result<()> {
 
     let refusals = [Code::ResourceExhausted, Code::DeadlineExceeded];
     report.note("overload: capacity, closed loop of 32", peak, "images/s");
+    let name = "overload: goodput of an open loop at 1 x capacity";
+    report.note(name, once, "images/s");
+    let name = "overload: cores that the load generator takes at 3 x capacity";
+    report.note(name, generator, "cores");
     let goodput = flood.rate_within(f64::INFINITY) / peak;
     let name = "overload, 3 x capacity for 60 s: goodput / capacity";
     report.held(name, goodput, "ratio", Bar::AtLeast(0.95));

@@ -99,16 +99,7 @@ impl Process {
 
     /// CPU time that it has used, user and system, over all threads that live.
     pub(crate) fn cpu(&self) -> anyhow::Result<Duration> {
-        let mut nanos = 0;
-        for task in fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
-            let schedule = fs::read_to_string(task?.path().join("schedstat"))?;
-            let ran = schedule
-                .split_whitespace()
-                .next()
-                .context("empty schedstat")?;
-            nanos += ran.parse::<u64>()?;
-        }
-        Ok(Duration::from_nanos(nanos))
+        cpu_of(&self.child.id().to_string())
     }
 
     /// Its resident memory in MiB.
@@ -118,6 +109,24 @@ impl Process {
         let kib = line.and_then(|line| line.split_whitespace().next());
         Ok(kib.context("no Rss")?.parse::<f64>()? / 1024.0)
     }
+}
+
+/// As [`Process::cpu`], of the process that asks.
+pub(crate) fn own_cpu() -> anyhow::Result<Duration> {
+    cpu_of("self")
+}
+
+fn cpu_of(process: &str) -> anyhow::Result<Duration> {
+    let mut nanos = 0;
+    for task in fs::read_dir(format!("/proc/{process}/task"))? {
+        let schedule = fs::read_to_string(task?.path().join("schedstat"))?;
+        let ran = schedule
+            .split_whitespace()
+            .next()
+            .context("empty schedstat")?;
+        nanos += ran.parse::<u64>()?;
+    }
+    Ok(Duration::from_nanos(nanos))
 }
 
 impl Drop for Process {

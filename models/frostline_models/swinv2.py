@@ -156,6 +156,10 @@ class WindowAttention(nn.Module):
         with torch.no_grad():
             self.baked = tuple(t.detach().clone() for t in self.constants())
 
+    def on_map(self, x: Tensor, size: int) -> Tensor:
+        """Attention within the windows of a square map ``[B, size, size, C]``."""
+        return merge(self(partition(x, self.window)), size, self.window)
+
     def forward(self, x: Tensor) -> Tensor:
         """``[B, windows, tokens, C]`` to the same shape."""
         bias, scale, qkv_bias = self.constants()
@@ -206,7 +210,7 @@ class Block(nn.Module):
         y = x
         if self.shift:
             y = torch.roll(y, (-self.shift, -self.shift), (1, 2))
-        y = merge(self.attn(partition(y, self.window)), self.size, self.window)
+        y = self.attn.on_map(y, self.size)
         if self.shift:
             y = torch.roll(y, (self.shift, self.shift), (1, 2))
         x = x + self.norm1(y)

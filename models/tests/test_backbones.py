@@ -174,7 +174,7 @@ def test_extra_norms_follow_every_so_many_blocks():
 # === export ===
 
 
-@pytest.mark.parametrize("attention", ["matmul", "fused"])
+@pytest.mark.parametrize("attention", graph.FORMS)
 @pytest.mark.parametrize("kind", SMALL)
 def test_exported_graphs_agree_at_any_batch(tmp_path, kind, attention):
     model, size = small(kind), SMALL[kind].image_size
@@ -187,17 +187,19 @@ def test_exported_graphs_agree_at_any_batch(tmp_path, kind, attention):
     session = file_session(tmp_path / "backbone.onnx")
     kinds = {n.op_type for n in onnx.load(tmp_path / "backbone.onnx").graph.node}
     assert ("Attention" in kinds) == (attention == "fused")
+    assert ("MultiHeadAttention" in kinds) == (attention == "mha")
     assert not kinds & {"Shape", "Expand", "ScatterND", "Where", "Erf", "Sigmoid"}, kinds
     for batch in (1, 3, 5):
         assert_close([w[:batch] for w in wanted], session.run(None, {"image": image[:batch].numpy()}))
 
 
-def test_a_mask_too_large_to_merge_stays_apart(monkeypatch):
+@pytest.mark.parametrize("form", graph.FORMS)
+def test_a_mask_too_large_to_merge_stays_apart(monkeypatch, form):
     model, image = small(), pixels(128)
     with torch.no_grad():
         wanted = model(image)
         monkeypatch.setattr(graph, "MERGE_BYTES", 1)
-        prepared = graph.prepare(model, fused=True)
+        prepared = graph.prepare(model, form)
         assert any(m.mask is not None for m in prepared.modules() if hasattr(m, "mask"))
         assert_close(wanted, prepared(image), 1e-4)
 
@@ -215,10 +217,10 @@ def test_the_manifest_holds_hash_shapes_and_parity(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["backbone.onnx", "backbone.toml"]
 
 
-@pytest.mark.parametrize("name", ["fp16", "int8"])
-def test_lower_precisions_pass_their_gates_and_keep_their_types(tmp_path, name):
+@pytest.mark.parametrize("name, form", [("fp16", "matmul"), ("int8", "matmul"), ("fp16", "fused"), ("fp16", "mha")])
+def test_lower_precisions_pass_their_gates_and_keep_their_types(tmp_path, name, form):
     images = parity.pictures(4, 128, seed=5)
-    options = export.Options(precision=name)
+    options = export.Options(precision=name, attention=form)
     levels = export.export(as_backbone(small()), tmp_path, options, images, say=lambda _: None)
     gate = {"fp16": 0.999, "int8": 0.98}[name]
     assert all(level.cosine >= gate for level in levels)

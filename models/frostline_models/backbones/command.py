@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ def add(groups) -> None:
     _weights(one)
     one.add_argument("--out", type=Path, required=True, help="model repository to write into")
     one.add_argument("--precision", help="fp32 (unset), fp16, bf16 or int8")
-    one.add_argument("--attention", help="matmul (unset) or fused (ONNX Attention)")
+    one.add_argument("--attention", help="matmul (unset), fused (ONNX Attention) or mha (MultiHeadAttention)")
     one.add_argument("--resize", help="letterbox (unset), stretch or center_crop")
     one.add_argument("--filter", default="bilinear", help="bilinear or bicubic")
     one.add_argument("--licence", default="unknown", help="of the weights, for the manifest")
@@ -41,6 +42,13 @@ def add(groups) -> None:
     two.add_argument("--rounds", type=int, default=15)
     _calibration(two)
     two.set_defaults(run=_bench)
+
+    four = commands.add_parser("quantize", help="a served repository at int8, heads and all")
+    four.add_argument("repository", type=Path, help="model repository with an fp32 backbone")
+    four.add_argument("--out", type=Path, required=True, help="model repository to write into")
+    four.add_argument("--force", action="store_true", help="write even if it misses its gate")
+    _calibration(four, required=True)
+    four.set_defaults(run=_quantize)
 
     three = commands.add_parser("sizes", help="input sizes that a SwinV2 window takes")
     three.add_argument("--window", type=int, required=True)
@@ -66,9 +74,10 @@ def _weights(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, default=1)
 
 
-def _calibration(parser: argparse.ArgumentParser) -> None:
+def _calibration(parser: argparse.ArgumentParser, required: bool = False) -> None:
     parser.add_argument(
-        "--calibration", metavar="FOLDER", help="int8: images to take ranges from, or 'generated'"
+        "--calibration", metavar="FOLDER", required=required,
+        help="int8: images to take ranges from, or 'generated', or 'generated-scenes'",
     )
     parser.add_argument("--calibration-count", type=int, default=32)
     parser.add_argument("--percentile", type=float, help="int8: of activations; unset: all of them")
@@ -108,6 +117,12 @@ def calibration_images(source: str | None, size: int, count: int) -> np.ndarray 
         return None
     if source == "generated":
         return pictures(count, size, seed=3)
+    if source == "generated-scenes":
+        from ..readers import open_dataset
+
+        with tempfile.TemporaryDirectory() as folder:
+            scenes = open_dataset(source, Path(folder), split="train", count=count)
+            return np.stack([letterbox(Image.fromarray(scenes.image(i)), size) for i in range(count)])
     folder = Path(source)
     files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
     if not files:
@@ -148,6 +163,16 @@ def _export(arguments: argparse.Namespace) -> None:
     )
     export.export(backbone, arguments.out, options, images)
     print(f"wrote {arguments.out / 'backbone.onnx'} and backbone.toml")
+
+
+def _quantize(arguments: argparse.Namespace) -> None:
+    from ..taskheads.spec import read_manifest
+    from .quantize import quantize
+
+    size = read_manifest(arguments.repository / "backbone.toml")["input"]["sizes"][0][0]
+    images = calibration_images(arguments.calibration, size, arguments.calibration_count)
+    quantize(arguments.repository, arguments.out, images, arguments.percentile, arguments.force)
+    print(f"wrote {arguments.out / 'backbone.onnx'}, backbone.toml and heads/")
 
 
 def _bench(arguments: argparse.Namespace) -> None:

@@ -27,7 +27,6 @@ from . import graph, parity, precision
 from .sources import Backbone
 
 OPSET = 20
-FUSED_OPSET = 23  # the first with Attention
 #: protobuf's limit, less room for the graph itself.
 EMBED_LIMIT = (2 << 30) - (64 << 20)
 PAD = 114
@@ -79,7 +78,7 @@ def export(
         plain, final = Path(folder) / "fp32.onnx", Path(folder) / "backbone.onnx"
         say(f"tracing {backbone.architecture} at {backbone.size}x{backbone.size}")
         if isinstance(backbone.module, SwinV2):
-            graph.prepare(backbone.module, options.attention == "fused")
+            graph.prepare(backbone.module, options.attention)
         trace(backbone, plain, options)
         if options.precision != "fp32":
             say(f"converting to {options.precision}")
@@ -108,7 +107,7 @@ def export(
 def _check(options: Options, calibration: np.ndarray | None) -> None:
     for name, value, known in (
         ("--precision", options.precision, precision.PRECISIONS),
-        ("--attention", options.attention, ("matmul", "fused")),
+        ("--attention", options.attention, graph.FORMS),
         ("--resize", options.resize, ("letterbox", "stretch", "center_crop")),
         ("--filter", options.filter, ("bilinear", "bicubic")),
     ):
@@ -133,7 +132,7 @@ def trace(backbone: Backbone, path: Path, options: Options) -> None:
     size = backbone.size
     example = torch.randint(0, 256, (2, size, size, 3), dtype=torch.uint8)
     names = backbone.names()
-    domain = {graph.FUSED_DOMAIN: 1} if options.attention == "fused" else None
+    domain = {graph.FUSED_DOMAIN: 1} if options.attention != "matmul" else None
     module = _Maps(backbone.module).eval()
     with tempfile.TemporaryDirectory(dir=path.parent) as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -152,18 +151,21 @@ def trace(backbone: Backbone, path: Path, options: Options) -> None:
 def finish(model: onnx.ModelProto, backbone: Backbone) -> None:
     """Names every node and output shape; brings the fused operator to its own domain."""
     model.producer_name, model.producer_version = "frostline-models", "1"
-    fused = False
+    fused: dict[str, int] = {}  # domain -> least version
     for i, node in enumerate(model.graph.node):
         if node.domain == graph.FUSED_DOMAIN:
-            node.domain, fused = "", True
+            node.domain = graph.DOMAINS[node.op_type]
+            fused[node.domain] = graph.VERSIONS[node.op_type]
+            if node.domain:
+                # Nobody infers types through another's operator.
+                info = onnx.helper.make_tensor_value_info(node.output[0], onnx.TensorProto.FLOAT, None)
+                model.graph.value_info.append(info)
         node.name = node.name or f"{node.op_type}_{i}"
-    if fused:
-        kept = [o for o in model.opset_import if o.domain != graph.FUSED_DOMAIN]
-        del model.opset_import[:]
-        model.opset_import.extend(kept)
-        for opset in model.opset_import:
-            if opset.domain == "":
-                opset.version = FUSED_OPSET
+    kept = {o.domain: o.version for o in model.opset_import if o.domain != graph.FUSED_DOMAIN}
+    del model.opset_import[:]
+    model.opset_import.extend(
+        onnx.helper.make_opsetid(domain, version) for domain, version in (kept | fused).items()
+    )
     for value, stride, channels in zip(model.graph.output, backbone.strides, backbone.channels):
         side = backbone.size // stride
         dims = value.type.tensor_type.shape.dim

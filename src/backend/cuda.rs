@@ -5,12 +5,16 @@
 
 #![allow(unsafe_code)]
 
-use std::ffi::{c_int, c_void};
+use std::{
+    ffi::{CStr, CString, c_int, c_void},
+    ptr,
+};
 
 use cudarc::driver::{
     result::{self, DriverError},
     sys,
 };
+use ort::{AsPointer, memory::Allocator};
 
 /// CUDA that the GPU build of ONNX Runtime needs, as `cuDriverGetVersion` counts: 1000 x major + 10 x minor.
 const NEEDED: c_int = 13_000;
@@ -57,10 +61,7 @@ impl Cuda {
                 "there is no NVIDIA driver on this machine (libcuda.so.1 is not found)".to_owned(),
             );
         }
-        result::init().map_err(|error| match error.0 {
-            sys::CUresult::CUDA_ERROR_NO_DEVICE => "the NVIDIA driver finds no GPU".to_owned(),
-            _ => format!("the NVIDIA driver does not start ({})", text(error)),
-        })?;
+        result::init().map_err(not_started)?;
         let mut version: c_int = 0;
         // SAFETY: writes one integer; needs no context.
         unsafe { sys::cuDriverGetVersion(&raw mut version).result() }.map_err(|error| {
@@ -69,18 +70,9 @@ impl Cuda {
                 text(error)
             )
         })?;
-        let driver = format!("{}.{}", version / 1000, version % 1000 / 10);
-        if version < NEEDED {
-            return Err(format!(
-                "the NVIDIA driver is too old: it supports CUDA {driver}, but this ONNX Runtime needs CUDA {}.{}",
-                NEEDED / 1000,
-                NEEDED % 1000 / 10
-            ));
-        }
+        let driver = supported(version)?;
         let count = result::device::get_count().map_err(text)?;
-        let missing = || format!("there is no CUDA device {ordinal}: the machine has {count}");
-        let index = c_int::try_from(ordinal).ok().filter(|index| *index < count);
-        let index = index.ok_or_else(missing)?;
+        let index = index(ordinal, count)?;
         let device = result::device::get(index).map_err(text)?;
         let name = result::device::get_name(device).map_err(text)?;
         // SAFETY: the device exists; the retained context is released when this is dropped.
@@ -231,7 +223,91 @@ impl Drop for Cuda {
     }
 }
 
+/// Why the driver does not start, in a sentence.
+fn not_started(error: DriverError) -> String {
+    match error.0 {
+        sys::CUresult::CUDA_ERROR_NO_DEVICE => "the NVIDIA driver finds no GPU".to_owned(),
+        _ => format!("the NVIDIA driver does not start ({})", text(error)),
+    }
+}
+
+/// The CUDA version that a driver supports, as it is written, if it is enough.
+fn supported(version: c_int) -> Result<String, String> {
+    let written = |version: c_int| format!("{}.{}", version / 1000, version % 1000 / 10);
+    if version >= NEEDED {
+        return Ok(written(version));
+    }
+    Err(format!(
+        "the NVIDIA driver is too old: it supports CUDA {}, but this ONNX Runtime needs CUDA {}",
+        written(version),
+        written(NEEDED)
+    ))
+}
+
+/// The driver's index of device `ordinal` of a machine with `count`.
+fn index(ordinal: u32, count: c_int) -> Result<c_int, String> {
+    let index = c_int::try_from(ordinal).ok().filter(|index| *index < count);
+    index.ok_or_else(|| format!("there is no CUDA device {ordinal}: the machine has {count}"))
+}
+
+/// Options of the CUDA provider as ONNX Runtime has understood them, its defaults included.
+pub(super) fn read_back(given: &[(&str, String)]) -> ort::Result<String> {
+    let text = |text: &str| CString::new(text).map_err(ort::Error::wrap);
+    let keys: Vec<CString> = given
+        .iter()
+        .map(|(key, _)| text(key))
+        .collect::<Result<_, _>>()?;
+    let values: Vec<CString> = given
+        .iter()
+        .map(|(_, value)| text(value))
+        .collect::<Result<_, _>>()?;
+    let pointers = |texts: &[CString]| texts.iter().map(|text| text.as_ptr()).collect::<Vec<_>>();
+    let (keys, values) = (pointers(&keys), pointers(&values));
+    let api = ort::api();
+    let allocator = Allocator::default();
+    let (mut options, mut out) = (ptr::null_mut(), ptr::null_mut());
+    // SAFETY: the options are created here and released once; the text is the allocator's, copied and freed.
+    unsafe {
+        ort::Error::result_from_status((api.CreateCUDAProviderOptions)(&raw mut options))?;
+        let update = api.UpdateCUDAProviderOptions;
+        let updated = update(options, keys.as_ptr(), values.as_ptr(), keys.len());
+        let read = ort::Error::result_from_status(updated).and_then(|()| {
+            let read = api.GetCUDAProviderOptionsAsString;
+            ort::Error::result_from_status(read(options, allocator.ptr().cast_mut(), &raw mut out))
+        });
+        (api.ReleaseCUDAProviderOptions)(options);
+        read?;
+        let text = CStr::from_ptr(out).to_string_lossy().into_owned();
+        allocator.free(out);
+        Ok(text)
+    }
+}
+
 /// The driver's words for an error.
 fn text(error: DriverError) -> String {
     error.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_is_one_sentence() {
+        let error = |code| not_started(DriverError(code));
+        assert_eq!(
+            error(sys::CUresult::CUDA_ERROR_NO_DEVICE),
+            "the NVIDIA driver finds no GPU"
+        );
+        assert_eq!(
+            supported(12_080).unwrap_err(),
+            "the NVIDIA driver is too old: it supports CUDA 12.8, but this ONNX Runtime needs CUDA 13.0"
+        );
+        assert_eq!(supported(13_020).as_deref(), Ok("13.2"));
+        assert_eq!(
+            index(2, 2).unwrap_err(),
+            "there is no CUDA device 2: the machine has 2"
+        );
+        assert_eq!(index(1, 2), Ok(1));
+    }
 }

@@ -11,14 +11,14 @@ use std::{
 };
 
 use ort::{
-    ep::{self, ExecutionProviderDispatch},
+    ep::{self, ArbitrarilyConfigurableExecutionProvider, ExecutionProviderDispatch},
     memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType},
 };
 use parking_lot::{Mutex, RwLock};
 
 use super::{
-    Arena, BackendError, ConvSearch, DeviceChoice, DeviceOptions,
-    cuda::{Cuda, Event},
+    BackendError, DeviceChoice, DeviceOptions,
+    cuda::{self, Cuda, Event},
     fault,
 };
 
@@ -239,35 +239,28 @@ impl Device {
         let Place::Cuda(cuda) = &self.place else {
             return Vec::new();
         };
-        let options = &self.options;
-        let id = i32::try_from(cuda.ordinal).unwrap_or(0);
-        let arena = match options.arena {
-            Arena::SameAsRequested => ep::ArenaExtendStrategy::SameAsRequested,
-            Arena::NextPowerOfTwo => ep::ArenaExtendStrategy::NextPowerOfTwo,
-        };
-        let search = match options.conv_search {
-            ConvSearch::Heuristic => ep::cuda::ConvAlgorithmSearch::Heuristic,
-            ConvSearch::Exhaustive => ep::cuda::ConvAlgorithmSearch::Exhaustive,
-            ConvSearch::Default => ep::cuda::ConvAlgorithmSearch::Default,
-        };
-        let mut first = ep::CUDA::default()
-            .with_device_id(id)
-            .with_arena_extend_strategy(arena)
-            .with_conv_algorithm_search(search)
-            .with_tf32(options.tf32)
-            .with_prefer_nhwc(options.prefer_nhwc)
-            .with_cuda_graph(graphs && options.cuda_graphs && !self.tensorrt);
-        if options.memory_limit_bytes > 0 {
-            first = first.with_memory_limit(options.memory_limit_bytes);
+        let mut first = ep::CUDA::default();
+        for (key, value) in self.options.cuda(cuda.ordinal, graphs && !self.tensorrt) {
+            first = first.with_arbitrary_config(key, value);
         }
         // SAFETY: the stream lives as long as the device, and every session holds the device.
         #[allow(unsafe_code)]
         let first = unsafe { first.with_compute_stream(cuda.stream()) };
         let mut all = vec![first.build().error_on_failure()];
         if self.tensorrt {
+            let id = i32::try_from(cuda.ordinal).unwrap_or(0);
             all.insert(0, self.tensorrt_provider(id).build().error_on_failure());
         }
         all
+    }
+
+    /// The CUDA provider's options as ONNX Runtime reads them back, defaults included; `None` without the provider.
+    pub(super) fn taken(&self) -> Option<ort::Result<String>> {
+        let Place::Cuda(cuda) = &self.place else {
+            return None;
+        };
+        let given = self.options.cuda(cuda.ordinal, self.options.cuda_graphs);
+        Some(cuda::read_back(&given))
     }
 
     fn tensorrt_provider(&self, id: i32) -> ep::TensorRT {
@@ -441,13 +434,6 @@ fn unusable(choice: DeviceChoice, why: &str) -> BackendError {
 
 /// What a provider says as it is registered, in one sentence.
 pub(super) fn refused(device: &Device, error: &ort::Error) -> BackendError {
-    let (name, detail) = (device.name(), error.message());
-    let why = match fault::missing_library(detail) {
-        Some(library) => format!("the library {library}, which its provider loads, is not found"),
-        None => format!(
-            "its provider does not start ({})",
-            detail.lines().next().unwrap_or_default()
-        ),
-    };
+    let (name, why) = (device.name(), fault::refusal(error.message()));
     BackendError::Device(format!("the device {name} cannot be used: {why}"))
 }

@@ -73,6 +73,33 @@ pub(super) fn missing_library(detail: &str) -> Option<&str> {
     (!name.is_empty()).then_some(name)
 }
 
+/// Why a provider does not start, in a sentence, by what ONNX Runtime says as it is registered or first used.
+pub(super) fn refusal(detail: &str) -> String {
+    if let Some(library) = missing_library(detail) {
+        return format!("the library {library}, which its provider loads, is not found");
+    }
+    let lower = detail.to_lowercase();
+    let says = |texts: &[&str]| texts.iter().any(|text| lower.contains(text));
+    if says(&[
+        "driver version is insufficient",
+        "cudaerrorinsufficientdriver",
+        "system_driver_mismatch",
+    ]) {
+        "the NVIDIA driver is too old for this ONNX Runtime".to_owned()
+    } else if says(&[
+        "no cuda-capable device",
+        "cudaerrornodevice",
+        "cuda_error_no_device",
+    ]) {
+        "the NVIDIA driver finds no GPU".to_owned()
+    } else if says(&["invalid device ordinal", "cudaerrorinvaliddevice"]) {
+        "the machine has no device of this number".to_owned()
+    } else {
+        let first = detail.lines().next().unwrap_or_default();
+        format!("its provider does not start ({first})")
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

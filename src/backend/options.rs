@@ -144,9 +144,59 @@ pub struct DeviceOptions {
     pub emulate: bool,
 }
 
+impl DeviceOptions {
+    /// What the CUDA provider on device `ordinal` is given, by the provider's keys. `graphs`: runs may be captured.
+    pub(super) fn cuda(&self, ordinal: u32, graphs: bool) -> Vec<(&'static str, String)> {
+        let arena = match self.arena {
+            Arena::SameAsRequested => "kSameAsRequested",
+            Arena::NextPowerOfTwo => "kNextPowerOfTwo",
+        };
+        let search = match self.conv_search {
+            ConvSearch::Heuristic => "HEURISTIC",
+            ConvSearch::Exhaustive => "EXHAUSTIVE",
+            ConvSearch::Default => "DEFAULT",
+        };
+        let switch = |on: bool| u8::from(on).to_string();
+        let mut given = vec![
+            ("device_id", ordinal.to_string()),
+            ("arena_extend_strategy", arena.to_owned()),
+            ("cudnn_conv_algo_search", search.to_owned()),
+            ("use_tf32", switch(self.tf32)),
+            ("prefer_nhwc", switch(self.prefer_nhwc)),
+            ("enable_cuda_graph", switch(graphs && self.cuda_graphs)),
+        ];
+        if self.memory_limit_bytes > 0 {
+            given.push(("gpu_mem_limit", self.memory_limit_bytes.to_string()));
+        }
+        given
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_provider_is_given_what_is_configured() {
+        let options = DeviceOptions {
+            memory_limit_bytes: 1 << 30,
+            tf32: true,
+            cuda_graphs: true,
+            ..DeviceOptions::default()
+        };
+        let given = |graphs| {
+            let each = options.cuda(3, graphs);
+            let each = each.iter().map(|(key, value)| format!("{key}={value}"));
+            each.collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(
+            given(true),
+            "device_id=3 arena_extend_strategy=kSameAsRequested cudnn_conv_algo_search=HEURISTIC use_tf32=1 \
+             prefer_nhwc=0 enable_cuda_graph=1 gpu_mem_limit=1073741824"
+        );
+        // A head's runs are not captured.
+        assert!(given(false).contains("enable_cuda_graph=0"));
+    }
 
     #[test]
     fn devices_are_named_as_they_are_shown() {

@@ -116,6 +116,11 @@ impl Runtime {
         let builder = builder.map_err(|error| device::refused(device, &error))?;
         let registered = builder.with_execution_providers(providers);
         registered.map_err(|error| device::refused(device, &error.into()))?;
+        match device.taken() {
+            Some(Ok(options)) => tracing::info!(options, "the CUDA provider's options"),
+            Some(Err(error)) => tracing::debug!(%error, "the provider's options are not told"),
+            None => {}
+        }
         Ok(())
     }
 

@@ -13,7 +13,7 @@ use tonic_health::pb::{
 };
 
 use crate::common::{
-    graphs::{HeadGraph, TOUCHY, pixels, write_head},
+    graphs::{BAD_FOR_BACKBONE, HeadGraph, Sampler, TOUCHY, pixels, write_head},
     process::Process,
 };
 
@@ -24,9 +24,13 @@ const VERY_SLOW: u8 = 255;
 const LIMIT: Duration = Duration::from_secs(60);
 
 fn repository() -> TempDir {
+    repository_of(TOUCHY)
+}
+
+fn repository_of(sampler: Sampler) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let root: &Path = folder.path();
-    let backbone = TOUCHY.write(root);
+    let backbone = sampler.write(root);
     write_head(root, "mean", "1", &backbone, SIZE, &HeadGraph::Mean(1.0));
     folder
 }
@@ -177,4 +181,34 @@ async fn a_device_that_hangs_is_told_to_everyone_and_ends_the_process() {
     let (status, log) = server.wait(LIMIT).unwrap();
     assert_eq!(status.code(), Some(1), "{log}");
     assert!(log.contains("step_limit_ms"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sticky_error_of_the_device_is_told_to_everyone_and_ends_the_process() {
+    // All that crosses ONNX Runtime's border is text: an operator of this name fails as a real device does.
+    let folder = repository_of(Sampler {
+        failing: "CUDA failure 719: unspecified launch failure",
+        ..TOUCHY
+    });
+    let server = Process::start(Some(folder.path()), &["engine.lanes=1"]).unwrap();
+    let mut client = Client::connect(&server.address).await.unwrap();
+    let mut watching = health(&server.address).await;
+    let watch = watching.watch(HealthCheckRequest::default()).await.unwrap();
+    let mut watch = watch.into_inner();
+    watch.message().await.unwrap();
+    ask(&mut client, 0, 1).await.unwrap();
+    let image = raw(SIZE[1], SIZE[0], pixels(SIZE, [BAD_FOR_BACKBONE, 0, 0], 2));
+    let request = proto::AnalyzeRequest {
+        input: Some(proto::analyze_request::Input::Image(image)),
+        heads: vec!["mean".to_owned()],
+        ..Default::default()
+    };
+    let status = client.vision.analyze(request).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+    assert!(status.message().contains("device is lost"), "{status:?}");
+    let told = watch.message().await.unwrap().unwrap().status();
+    assert_eq!(told, ServingStatus::NotServing);
+    let (status, log) = server.wait(LIMIT).unwrap();
+    assert_eq!(status.code(), Some(1), "{log}");
+    assert!(log.contains("device"), "{log}");
 }

@@ -17,6 +17,8 @@ pub(crate) struct Sampler {
     /// and the first pixel's values do more: red from 200 on makes the graph fail, and green makes it slow (the cost
     /// grows with the third power; 255 takes seconds).
     pub(crate) touchy: bool,
+    /// Name of the operator that fails, which its error tells.
+    pub(crate) failing: &'static str,
 }
 
 /// Next to no work: 48 KB in, 16 KB out.
@@ -25,6 +27,7 @@ pub(crate) const ECHO: Sampler = Sampler {
     channels: 4,
     sizes: &[[128, 128]],
     touchy: false,
+    failing: "",
 };
 
 /// Fails and dawdles as its input says; takes two sizes.
@@ -33,6 +36,7 @@ pub(crate) const TOUCHY: Sampler = Sampler {
     channels: 3,
     sizes: &[[64, 64], [96, 96]],
     touchy: true,
+    failing: "lookup",
 };
 
 /// Red of a first pixel that makes a touchy backbone fail.
@@ -72,6 +76,7 @@ impl Sampler {
             .node("Slice", &["index", "unit", "two", "channel"], "green", &[])
             .floats("table", &[0.0; BAD_FOR_BACKBONE as usize])
             .node("Gather", &["table", "red"], "nothing", &[])
+            .named(self.failing)
             .ints("scale", &[16])
             .node("ReduceMax", &["green"], "most", &[("keepdims", 0)])
             .node("Mul", &["most", "scale"], "side", &[])

@@ -43,6 +43,8 @@ struct NodeProto {
     input: Vec<String>,
     #[prost(string, repeated, tag = "2")]
     output: Vec<String>,
+    #[prost(string, tag = "3")]
+    name: String,
     #[prost(string, tag = "4")]
     op_type: String,
     #[prost(message, repeated, tag = "5")]
@@ -164,8 +166,17 @@ impl Onnx {
             input: inputs.iter().map(|name| (*name).to_owned()).collect(),
             output: vec![output.to_owned()],
             op_type: operator.to_owned(),
+            name: String::new(),
             attribute: attributes.iter().map(attribute).collect(),
         });
+        self
+    }
+
+    /// Names the last operator, for the messages of those that fail.
+    pub(crate) fn named(mut self, name: &str) -> Self {
+        if let Some(node) = self.0.node.last_mut() {
+            name.clone_into(&mut node.name);
+        }
         self
     }
 

@@ -1,7 +1,10 @@
 //! The measuring half of the GPU kit: a bare ONNX Runtime loop, Frostline in process and over gRPC, a soak, failures and
 //! parity, on one device. `kit.py` runs it; each result is a line of JSON on standard output.
 //!
-//! usage: gpu PART REPOSITORY DEVICE BATCH SECONDS HEADS      HEADS: names joined by commas
+//! usage: gpu PART REPOSITORY DEVICE BATCH SECONDS HEADS      HEADS: names joined by commas; none: the backbone alone
+//!
+//! A server has no call that runs the backbone and gives nothing: where the backbone alone is measured, Frostline's parts
+//! run the head `pooled`, which averages the last map. The bare loop then runs no head at all.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -16,9 +19,7 @@ use std::{
 
 use bytes::Bytes;
 use frostline::{
-    backend::{
-        Backbone, CopiedBytes, DeviceOptions, FeatureRow, HeadModel, Runtime, SessionOptions,
-    },
+    backend::{CopiedBytes, DeviceChoice, DeviceOptions, Runtime},
     client::{self, Client},
     engine::{Engine, EngineConfig, Head, Request, Source},
     proto,
@@ -28,52 +29,96 @@ use frostline::{
 use serde_json::json;
 use tokio::{net::TcpListener, sync::oneshot};
 
+mod bare;
+
 /// Turns that a median and its spread are of.
 const TURNS: usize = 5;
+
+/// The head that stands for none.
+const POOLED: &str = "pooled";
+
+/// What was asked for.
+#[derive(Clone)]
+struct Arguments {
+    part: String,
+    repository: String,
+    device: String,
+    batch: usize,
+    seconds: f64,
+    heads: Vec<String>,
+}
+
+impl Arguments {
+    fn read() -> anyhow::Result<Self> {
+        let given: Vec<String> = std::env::args()
+            .skip(1)
+            .filter(|a| a != "--bench")
+            .collect();
+        let [part, repository, device, batch, seconds, heads] = &given[..] else {
+            anyhow::bail!("usage: gpu PART REPOSITORY DEVICE BATCH SECONDS HEADS");
+        };
+        let heads = heads.split(',').filter(|head| !head.is_empty());
+        Ok(Self {
+            part: part.clone(),
+            repository: repository.clone(),
+            device: device.clone(),
+            batch: batch.parse()?,
+            seconds: seconds.parse()?,
+            heads: heads.map(str::to_owned).collect(),
+        })
+    }
+
+    /// The number of the CUDA device; `None` for the CPU.
+    fn gpu(&self) -> anyhow::Result<Option<usize>> {
+        match self.device.parse().map_err(anyhow::Error::msg)? {
+            DeviceChoice::Cpu => Ok(None),
+            DeviceChoice::Cuda(number) => Ok(Some(number as usize)),
+            other => anyhow::bail!("{other}: the kit measures \"cpu\" and \"cuda:N\""),
+        }
+    }
+
+    fn runs(&self, head: &str) -> bool {
+        self.heads.iter().any(|name| name == head)
+    }
+
+    /// A result for the table.
+    fn say(&self, device: &str, values: serde_json::Value) {
+        let line = json!({
+            "part": self.part, "device": device, "batch": self.batch, "heads": self.heads.len(),
+        });
+        println!("{}", merge(line, values));
+    }
+}
 
 struct Kit {
     runtime: Runtime,
     repository: Repository,
     size: [u32; 2],
-    batch: usize,
-    seconds: f64,
-    heads: Vec<String>,
-    part: String,
+    arguments: Arguments,
 }
 
 fn main() -> anyhow::Result<()> {
-    let arguments: Vec<String> = std::env::args()
-        .skip(1)
-        .filter(|a| a != "--bench")
-        .collect();
-    let [part, repository, device, batch, seconds, heads] = &arguments[..] else {
-        anyhow::bail!("usage: gpu PART REPOSITORY DEVICE BATCH SECONDS HEADS");
-    };
+    let arguments = Arguments::read()?;
+    if arguments.part == "bare" {
+        return bare::run(&arguments);
+    }
     let options = DeviceOptions {
-        device: device.parse().map_err(anyhow::Error::msg)?,
+        device: arguments.device.parse().map_err(anyhow::Error::msg)?,
         cuda_graphs: std::env::var_os("KIT_CUDA_GRAPHS").is_some(),
         ..DeviceOptions::default()
     };
     let runtime = Runtime::load(None)?.on(&options)?;
-    let repository = Repository::open(Path::new(repository))?;
+    let repository = Repository::open(Path::new(&arguments.repository))?;
     let kit = Kit {
         size: repository.backbone.input.sizes[0],
         runtime,
         repository,
-        batch: batch.parse()?,
-        seconds: seconds.parse()?,
-        heads: heads
-            .split(',')
-            .filter(|h| !h.is_empty())
-            .map(str::to_owned)
-            .collect(),
-        part: part.clone(),
+        arguments,
     };
     let executor = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    match part.as_str() {
-        "bare" => kit.bare(),
+    match kit.arguments.part.as_str() {
         "engine" => executor.block_on(kit.engine(false)),
         "grpc" => executor.block_on(kit.engine(true)),
         "soak" => executor.block_on(kit.soak()),
@@ -83,83 +128,37 @@ fn main() -> anyhow::Result<()> {
     }
 }
 
+/// Raw images of `[height, width]` that differ, so that nothing is shared.
+fn images([height, width]: [u32; 2], count: usize) -> Vec<Bytes> {
+    let bytes = height as usize * width as usize * 3;
+    let pixel = |seed: usize, i: usize| (i * 7 + i / 1009 * 31 + seed * 101) as u8;
+    (0..count)
+        .map(|seed| {
+            (0..bytes)
+                .map(|i| pixel(seed, i))
+                .collect::<Vec<u8>>()
+                .into()
+        })
+        .collect()
+}
+
 impl Kit {
     fn say(&self, values: serde_json::Value) {
-        let mut line = json!({
-            "part": self.part, "device": self.runtime.device().describe(), "batch": self.batch,
-            "model": self.repository.backbone.name, "heads": self.heads.len(),
-        });
-        if let (Some(line), Some(values)) = (line.as_object_mut(), values.as_object()) {
-            line.extend(values.clone());
-        }
-        println!("{line}");
+        self.arguments
+            .say(&self.runtime.device().describe(), values);
     }
 
-    /// Images that differ, so that nothing is shared.
-    fn images(&self, count: usize) -> Vec<Bytes> {
-        let bytes = self.size[0] as usize * self.size[1] as usize * 3;
-        let pixel = |seed: usize, i: usize| (i * 7 + i / 1009 * 31 + seed * 101) as u8;
-        (0..count)
-            .map(|seed| {
-                (0..bytes)
-                    .map(|i| pixel(seed, i))
-                    .collect::<Vec<u8>>()
-                    .into()
-            })
-            .collect()
-    }
-
-    /// The graphs alone, in a loop: bound memory on a device, no queue, no server, one batch after another.
-    fn bare(&self) -> anyhow::Result<()> {
-        let options = SessionOptions {
-            lanes: 1,
-            threads: 1,
-        };
-        let (manifest, graph) = (&self.repository.backbone, &self.repository.graph);
-        let backbone = Backbone::load(&self.runtime, manifest, graph, options)?;
-        let entries = self.repository.heads.iter();
-        let heads: Vec<_> = entries
-            .filter(|entry| self.heads.contains(&entry.manifest.name))
-            .map(|entry| HeadModel::load(&self.runtime, entry, &backbone, options))
-            .collect::<Result<_, _>>()?;
-        let images = self.images(self.batch);
-        let images: Vec<&[u8]> = images.iter().map(|image| &image[..]).collect();
-        let step = || -> anyhow::Result<()> {
-            let batch = Arc::new(backbone.run_images(0, self.size, &images, self.batch)?);
-            let rows: Vec<_> = (0..self.batch)
-                .map(|i| FeatureRow::new(&batch, i))
-                .collect();
-            let answers: Result<Vec<_>, _> = heads
-                .iter()
-                .map(|head| head.run(0, &rows, self.batch))
-                .collect();
-            answers?;
-            backbone.device().synchronize()?;
-            Ok(())
-        };
-        (0..3).try_for_each(|_| step())?;
-        let before = backbone.device().copied();
-        let mut rates = Vec::new();
-        let mut done = 0;
-        for _ in 0..TURNS {
-            let (begun, mut rows) = (Instant::now(), 0);
-            while begun.elapsed().as_secs_f64() < self.seconds {
-                step()?;
-                rows += self.batch;
-            }
-            rates.push(rows as f64 / begun.elapsed().as_secs_f64());
-            done += rows;
+    /// The heads that Frostline runs: one that costs nothing where there should be none.
+    fn heads(&self) -> Vec<String> {
+        match self.arguments.heads.is_empty() {
+            true => vec![POOLED.to_owned()],
+            false => self.arguments.heads.clone(),
         }
-        self.say(merge(
-            rate(rates),
-            copied(before, backbone.device().copied(), done),
-        ));
-        Ok(())
     }
 
     fn config(&self) -> EngineConfig {
         EngineConfig {
-            max_batch: self.batch,
+            max_batch: self.arguments.batch,
             buckets: None,
             ..EngineConfig::default()
         }
@@ -172,7 +171,7 @@ impl Kit {
     }
 
     fn chosen(&self, engine: &Engine) -> Vec<Arc<Head>> {
-        self.heads
+        self.heads()
             .iter()
             .filter_map(|name| engine.head(name))
             .collect()
@@ -181,7 +180,7 @@ impl Kit {
     async fn engine(&self, grpc: bool) -> anyhow::Result<()> {
         let (engine, ready) = self.start(self.config())?;
         let heads = self.chosen(&engine);
-        let images = Arc::new(self.images(self.batch * 4));
+        let images = Arc::new(images(self.size, self.arguments.batch * 4));
         let mut served = None;
         if grpc {
             served = Some(Served::start(&engine).await?);
@@ -192,7 +191,7 @@ impl Kit {
         for turn in 0..=TURNS {
             let (engine, heads) = (Arc::clone(&engine), heads.clone());
             let (client, size) = (served.as_ref().map(|s| s.client.clone()), self.size);
-            let names = self.heads.clone();
+            let names = self.heads();
             let call = move |image: Bytes| {
                 let (engine, heads) = (Arc::clone(&engine), heads.clone());
                 let (client, names) = (client.clone(), names.clone());
@@ -203,7 +202,13 @@ impl Kit {
                     }
                 }
             };
-            let (rate, mut took) = load(self.batch * 3, &images, self.seconds, call).await?;
+            let (rate, mut took) = load(
+                self.arguments.batch * 3,
+                &images,
+                self.arguments.seconds,
+                call,
+            )
+            .await?;
             done += took.len();
             if turn > 0 {
                 rates.push(rate);
@@ -228,22 +233,23 @@ impl Kit {
     /// Mixed load while heads are loaded anew; memory before and after.
     async fn soak(&self) -> anyhow::Result<()> {
         let (engine, _) = self.start(self.config())?;
-        let images = Arc::new(self.images(self.batch * 4));
-        let until = Instant::now() + Duration::from_secs_f64(self.seconds);
+        let images = Arc::new(images(self.size, self.arguments.batch * 4));
+        let until = Instant::now() + Duration::from_secs_f64(self.arguments.seconds);
         let (mut memory, mut calls, mut reloads) = (Vec::new(), 0, 0);
         let mut turn = 0;
         while Instant::now() < until {
             // Bursts of other sizes, so that every bucket is used.
             turn += 1;
-            let width = 1 + turn * 7 % (self.batch * 3);
+            let width = 1 + turn * 7 % (self.arguments.batch * 3);
             let (own, heads, size) = (Arc::clone(&engine), self.chosen(&engine), self.size);
             let call = move |image: Bytes| {
                 let (engine, heads) = (Arc::clone(&own), heads.clone());
                 async move { in_process(&engine, size, image, heads).await }
             };
-            let seconds = (self.seconds / 40.0).max(0.2);
+            let seconds = (self.arguments.seconds / 40.0).max(0.2);
             let reloader = Arc::clone(&engine);
-            let name = self.heads[turn % self.heads.len()].clone();
+            let heads = self.heads();
+            let name = heads[turn % heads.len()].clone();
             let reload = tokio::task::spawn_blocking(move || reloader.load_head(&name));
             calls += load(width, &images, seconds, call).await?.1.len();
             reload.await??;
@@ -263,23 +269,28 @@ impl Kit {
     /// Every batch of more than half the rows finds no memory: every request is still answered.
     async fn out_of_memory(&self) -> anyhow::Result<()> {
         let (engine, _) = self.start(EngineConfig {
-            buckets: Some(vec![self.batch]),
+            buckets: Some(vec![self.arguments.batch]),
             ..self.config()
         })?;
         let faults = engine.device().faults();
-        let most = (self.batch / 2).max(1);
+        let most = (self.arguments.batch / 2).max(1);
         faults.out_of_memory_above.store(most, Ordering::Relaxed);
-        let images = Arc::new(self.images(self.batch * 4));
+        let images = Arc::new(images(self.size, self.arguments.batch * 4));
         let (heads, own, size) = (self.chosen(&engine), Arc::clone(&engine), self.size);
         let call = move |image: Bytes| {
             let (engine, heads) = (Arc::clone(&own), heads.clone());
             async move { in_process(&engine, size, image, heads).await }
         };
         // A call that fails ends the part with its error.
-        let answered = load(self.batch * 3, &images, self.seconds, call)
-            .await?
-            .1
-            .len();
+        let answered = load(
+            self.arguments.batch * 3,
+            &images,
+            self.arguments.seconds,
+            call,
+        )
+        .await?
+        .1
+        .len();
         let struck = faults.struck.load(Ordering::Relaxed);
         self.say(json!({ "answered": answered, "lost": 0, "batches_without_memory": struck }));
         anyhow::ensure!(struck > 0, "no batch was struck");
@@ -299,7 +310,7 @@ impl Kit {
         for runtime in [&cpu, &self.runtime] {
             let engine = Engine::start(runtime, &repository, config.clone())?;
             let mut all = Vec::new();
-            for image in self.images(3) {
+            for image in images(self.size, 3) {
                 let [height, width] = self.size;
                 let source = Source::Raw {
                     width,

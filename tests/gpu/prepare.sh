@@ -17,7 +17,7 @@ program=$(cargo bench --locked --no-run --bench gpu --message-format=json 2>/dev
 mkdir -p "$folder"
 cp "$program" "$folder/gpu"
 strip "$folder/gpu" 2>/dev/null || true
-cp "$here"/kit.py "$here"/run.sh "$folder/"
+cp "$here"/kit.py "$here"/report.py "$here"/run.sh "$folder/"
 rm -rf "$folder/frostline_models" && cp -r "$here/../../models/frostline_models" "$folder/"
 find "$folder" -name __pycache__ -prune -exec rm -rf {} +
 

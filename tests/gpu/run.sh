@@ -1,9 +1,10 @@
 #!/bin/sh
-# Runs parts of the GPU kit from the folder that prepare.sh made. Each part takes less than 9 minutes; results are added to
-# out/results.jsonl, and the table of all of them is written to out/RESULTS.md at the end of each call.
+# Runs parts of the GPU kit from the folder that prepare.sh made. Each call takes less than 9 minutes; what is left then is
+# done by the same call again. Results are added to out/results.jsonl, and the table of all of them is written to
+# out/RESULTS.md at the end of each call.
 #
-# usage: run.sh [--cpu] [PART...]      PART: rate, MODEL or MODEL:WHAT, such as l-384 or g-384:soak
-# parts: rate; for t-, b-, l- and g- at 384 and 512: export, torch, frostline, soak, oom, parity
+# usage: run.sh [--cpu] [PART...]      PART: rate, variants, report, MODEL or MODEL:WHAT, such as l-384 or g-384:soak
+# WHAT, for t-, b-, l- and g- at 384 and 512: export, torch, frostline, parity, oom, soak, variants
 # --cpu: a dry run of everything on the CPU, at small size
 set -eu
 

@@ -15,8 +15,10 @@ cargo bench --locked --quiet --no-run --bench gpu
 program=$(cargo bench --locked --no-run --bench gpu --message-format=json 2>/dev/null |
     grep '"name":"gpu"' | grep -oP '"executable":"\K[^"]+' | tail -1)
 mkdir -p "$folder"
+rm -rf "$folder/gpu" "$folder/lib"
 cp "$program" "$folder/gpu"
 strip "$folder/gpu" 2>/dev/null || true
+xz -9 -f "$folder/gpu"
 cp "$here"/kit.py "$here"/report.py "$here"/run.sh "$folder/"
 rm -rf "$folder/frostline_models" && cp -r "$here/../../models/frostline_models" "$folder/"
 find "$folder" -name __pycache__ -prune -exec rm -rf {} +
@@ -35,4 +37,5 @@ if [ ! -s "$folder/onnxruntime.tar.xz" ]; then
         "$work/lib/libonnxruntime_providers_cuda.so" "$sm"
     tar -C "$work" -cf - lib | xz -9 -T0 >"$folder/onnxruntime.tar.xz"
 fi
-du -sh "$folder"
+bytes=$(du -sb --exclude=out "$folder" | cut -f1)
+echo "$folder: $((bytes / 1024)) KiB"

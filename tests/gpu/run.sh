@@ -9,6 +9,9 @@
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
+if [ -f "$here/gpu.xz" ] && [ ! -x "$here/gpu" ]; then
+    xz -dkc "$here/gpu.xz" >"$here/gpu.part" && chmod +x "$here/gpu.part" && mv "$here/gpu.part" "$here/gpu"
+fi
 if [ -f "$here/onnxruntime.tar.xz" ] && [ "${1:-}" != --cpu ]; then
     [ -d "$here/lib" ] || tar -C "$here" -xJf "$here/onnxruntime.tar.xz"
     export ORT_DYLIB_PATH="$here/lib/libonnxruntime.so"

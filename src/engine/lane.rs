@@ -561,7 +561,7 @@ fn refuse(head: &Head, jobs: &[Arc<Job>], error: &BackendError) {
     jobs.iter().for_each(|job| job.finish(Err(failure.clone())));
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "demo-models"))]
 mod tests {
     use super::*;
     use crate::{

@@ -4,8 +4,18 @@
 pub(super) struct Embedded;
 
 /// Heads of the demo repository.
-pub(super) const HEADS: &[&str] = &["motion", "objects", "scene"];
+pub(super) const HEADS: &[&str] = match cfg!(feature = "demo-models") {
+    true => &["motion", "objects", "scene"],
+    false => &[],
+};
 
+/// A binary without the feature `demo-models` serves folders only.
+#[cfg(not(feature = "demo-models"))]
+pub(super) fn get(_path: &str) -> Option<&'static [u8]> {
+    None
+}
+
+#[cfg(feature = "demo-models")]
 macro_rules! demo_files {
     ($($path:literal),* $(,)?) => {
         /// The file at `path` inside the demo repository.
@@ -20,6 +30,7 @@ macro_rules! demo_files {
     };
 }
 
+#[cfg(feature = "demo-models")]
 demo_files! {
     "backbone.toml",
     "backbone.onnx",

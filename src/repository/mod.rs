@@ -237,7 +237,10 @@ impl Files for embedded::Embedded {
     fn read(&self, path: &str) -> io::Result<Cow<'static, [u8]>> {
         embedded::get(path)
             .map(Cow::Borrowed)
-            .ok_or_else(|| io::ErrorKind::NotFound.into())
+            .ok_or_else(|| match cfg!(feature = "demo-models") {
+                true => io::ErrorKind::NotFound.into(),
+                false => io::Error::new(io::ErrorKind::NotFound, "this build has no demo models"),
+            })
     }
 
     fn hash(&self, path: &str) -> io::Result<String> {

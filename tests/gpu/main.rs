@@ -31,6 +31,10 @@ use tokio::{net::TcpListener, sync::oneshot};
 
 mod bare;
 
+/// The server's allocator: what is measured here is what it does.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Turns that a median and its spread are of.
 const TURNS: usize = 5;
 

@@ -83,14 +83,17 @@ class Replica:
             self.command += ["--set", f"{path}={value}"]
         self.process: subprocess.Popen[str] | None = None
         self.lines: list[str] = []
+        self.was_ready = False
 
     def start(self) -> None:
         """Returns once the server says that it is ready."""
         self.process = subprocess.Popen(self.command, stderr=subprocess.PIPE, text=True, env=environment())
         self.lines = []
+        self.was_ready = False
         ready = threading.Event()
         threading.Thread(target=self._read, args=(self.process, ready), daemon=True).start()
-        if not ready.wait(START_SECONDS) or self.process.poll() is not None:
+        # A process whose log has ended may still be about to end.
+        if not ready.wait(START_SECONDS) or not self.was_ready:
             self.kill()
             raise RuntimeError(f"{self.name} did not start: {self.lines[-5:]}")
 
@@ -98,6 +101,7 @@ class Replica:
         for line in process.stderr:
             self.lines.append(line)
             if line.startswith("{") and json.loads(line).get("message") == "ready":
+                self.was_ready = True
                 ready.set()
         ready.set()
         process.stderr.close()

@@ -7,6 +7,8 @@ stream the frame part runs once for each frame; ``serve`` runs both on ``[N, T, 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor, nn
 
@@ -14,7 +16,7 @@ from .parts import Attention, EncoderLayer, Resample, feed_forward, pool_matrix,
 from .spec import Spec
 
 
-class ActionHead(nn.Module):
+class ActionHead(nn.Module, ABC):
     """What the forms share: folding frames into the batch and back."""
 
     task, outputs = "action", ("logits",)
@@ -23,11 +25,13 @@ class ActionHead(nn.Module):
         super().__init__()
         self.features, self.frames = spec.features, spec.frames
 
+    @abstractmethod
     def frame(self, maps: list[Tensor]) -> Tensor:
-        raise NotImplementedError
+        """Tokens ``[B, P, D]`` of single frames."""
 
+    @abstractmethod
     def clip(self, tokens: Tensor) -> Tensor:
-        raise NotImplementedError
+        """Logits ``[N, C]`` of clips' tokens ``[N, T, P, D]``."""
 
     def forward(self, maps: list[Tensor]) -> Tensor:
         tokens = self.frame([m.reshape(-1, *(int(v) for v in m.shape[2:])) for m in maps])

@@ -66,6 +66,8 @@ pub struct Server {
     pub listen: SocketAddr,
     /// Allows an address other than loopback while there is neither TLS nor authorization.
     pub insecure: bool,
+    /// Threads that read calls and write answers; 0 for one per four cores: the lanes and workers need the others.
+    pub threads: usize,
     /// Seconds between telling the health check that the server drains and refusing new calls.
     pub lame_duck_seconds: u64,
     /// Seconds that calls under way get to finish after that.
@@ -204,6 +206,7 @@ impl Default for Server {
         Self {
             listen: server.listen,
             insecure: false,
+            threads: 0,
             lame_duck_seconds: server.lame_duck.as_secs(),
             drain_seconds: server.drain_timeout.as_secs(),
             max_streams: server.max_streams,
@@ -349,6 +352,16 @@ impl Config {
             max_frames: self.limits.frames,
             metrics: Arc::default(),
             tracer: Tracer::default(),
+        }
+    }
+
+    /// Threads that read calls and write answers.
+    #[must_use]
+    pub fn server_threads(&self) -> usize {
+        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+        match self.server.threads {
+            0 => (cores() / 4).max(1),
+            threads => threads,
         }
     }
 

@@ -28,6 +28,7 @@ pub(super) fn run(
 ) -> anyhow::Result<()> {
     let started = Instant::now();
     let executor = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(config.server_threads())
         .enable_all()
         .build()?;
     let entered = executor.enter();

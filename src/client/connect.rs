@@ -6,12 +6,16 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
+use hyper_util::{client::legacy::connect::HttpConnector, rt::TokioIo};
 use tonic::{
     Request, Status,
     metadata::{Ascii, MetadataValue},
     service::{Interceptor, interceptor::InterceptedService},
     transport::{Certificate, Channel, ClientTlsConfig, Identity},
 };
+use tower::ServiceExt;
+
+use crate::corked::Corked;
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -115,8 +119,7 @@ pub(super) async fn open(
     credentials: &Credentials,
 ) -> Result<Transport, ConnectError> {
     let mut endpoint = Channel::from_shared(address.to_owned())
-        .map_err(|_| ConnectError::Address(address.to_owned()))?
-        .tcp_nodelay(true);
+        .map_err(|_| ConnectError::Address(address.to_owned()))?;
     let secure = endpoint.uri().scheme_str() == Some("https");
     let host = endpoint.uri().host().unwrap_or_default();
     let bare = host.trim_start_matches('[').trim_end_matches(']');
@@ -147,8 +150,13 @@ pub(super) async fn open(
         Ok(value)
     });
     let token = token.transpose()?;
+    let mut tcp = HttpConnector::new();
+    tcp.set_nodelay(true);
+    // The scheme may be https as well: encryption comes on top.
+    tcp.enforce_http(false);
+    let connector = tcp.map_response(|stream| TokioIo::new(Corked::new(stream.into_inner())));
     let channel = endpoint
-        .connect()
+        .connect_with_connector(connector)
         .await
         .map_err(|source| ConnectError::Unreachable {
             address: address.to_owned(),

@@ -85,7 +85,7 @@ impl Engine {
                 wanted
             });
         }
-        if let Err(refused) = self.shared.queue.push(fresh) {
+        if let Err(refused) = self.shared.queue.push(fresh, &self.shared.costs) {
             self.shared.give_up(&refused, &stopped());
         }
         in_time?;

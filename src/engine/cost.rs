@@ -30,6 +30,9 @@ struct Seen {
     at: Instant,
 }
 
+/// About what it costs to wake a thread and to change to it, on both sides.
+pub(super) const WAKING: Duration = Duration::from_micros(100);
+
 const STEP: f64 = 0.1;
 /// Deviations above the mean that hardly anything exceeds: four in Jacobson, "Congestion avoidance and control", 1988,
 /// where to be wrong costs more.
@@ -234,6 +237,16 @@ impl Costs {
         })
     }
 
+    /// Whether a lane is done with its largest batch sooner than another could be woken to share it.
+    pub(super) fn is_quick(&self, size: [u32; 2]) -> bool {
+        let sizes = self.buckets.get(&size).map_or(&[][..], |b| &b.sizes);
+        let quick = sizes
+            .last()
+            .is_some_and(|(_, _, warm)| *warm < WAKING.as_secs_f64());
+        // Heads count as well, as far as they have been seen.
+        quick && self.row.get() < WAKING
+    }
+
     /// Notes how long a batch took.
     pub(super) fn ran(&self, size: [u32; 2], bucket: usize, took: Duration) {
         let sizes = self.buckets.get(&size).map_or(&[][..], |b| &b.sizes);
@@ -287,6 +300,16 @@ mod tests {
         // A device that gains much by batches gets them at once.
         let wide = costs(&[(1, 0.010), (8, 0.020)]);
         assert_eq!(wide.plan([8, 8], 8, 8), Plan { rows: 8, bucket: 8 });
+    }
+
+    #[test]
+    fn a_graph_is_quick_while_its_largest_batch_takes_less_than_waking_a_thread() {
+        let toy = costs(&[(1, 7e-6), (8, 17e-6)]);
+        assert!(toy.is_quick([8, 8]));
+        assert!(!toy.is_quick([9, 9]), "a size that is not served");
+        (0..100).for_each(|_| toy.row.add(Duration::from_millis(1)));
+        assert!(!toy.is_quick([8, 8]), "a slow head");
+        assert!(!costs(&[(1, 7e-3), (8, 5e-2)]).is_quick([8, 8]));
     }
 
     #[test]

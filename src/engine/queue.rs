@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use super::{
     Source,
-    cost::{Costs, Plan},
+    cost::{Costs, Plan, WAKING},
     flight::Flight,
     job::{Finish, Job},
     request::Priority,
@@ -61,9 +61,6 @@ pub(super) enum Waiting {
     Ready(Place),
 }
 
-/// About what it costs to wake a thread and to change to it, on both sides.
-const WAKING: Duration = Duration::from_micros(100);
-
 /// How the queue hands out work.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct QueueOptions {
@@ -98,11 +95,46 @@ struct State {
     /// Decoded images that wait.
     decoded: usize,
     lanes_busy: usize,
-    lanes_idle: usize,
-    workers_idle: usize,
+    lanes: Waiters,
+    workers: Waiters,
     /// Jobs and batches take turns where both wait.
     batch_next: bool,
     closed: bool,
+}
+
+/// Threads of one kind that wait for work.
+#[derive(Default)]
+struct Waiters {
+    idle: usize,
+    /// Those that have been woken and have not yet looked.
+    woken: usize,
+}
+
+impl Waiters {
+    fn wake(&mut self, condition: &Condvar, most: usize) {
+        for _ in 0..most.min(self.idle) {
+            // One whose time is up has woken by itself.
+            if condition.notify_one() {
+                self.idle -= 1;
+                self.woken += 1;
+            }
+        }
+    }
+
+    fn wake_all(&mut self, condition: &Condvar) {
+        let woken = condition.notify_all();
+        self.idle -= woken;
+        self.woken += woken;
+    }
+}
+
+impl State {
+    fn waiters(&mut self, role: Role) -> &mut Waiters {
+        match role.device {
+            true => &mut self.lanes,
+            false => &mut self.workers,
+        }
+    }
 }
 
 fn group([height, width]: [u32; 2]) -> u64 {
@@ -132,12 +164,16 @@ impl Queue {
     }
 
     /// Queues images. Pixels that already have the input's size need no decoding. A closed queue gives them back.
-    pub(super) fn push(&self, flights: Vec<Arc<Flight>>) -> Result<(), Vec<Arc<Flight>>> {
+    pub(super) fn push(
+        &self,
+        flights: Vec<Arc<Flight>>,
+        costs: &Costs,
+    ) -> Result<(), Vec<Arc<Flight>>> {
         let mut state = self.state.lock();
         if state.closed {
             return Err(flights);
         }
-        let count = flights.len();
+        let mut count = flights.len();
         for flight in flights {
             let (height, width) = (flight.preprocess.height, flight.preprocess.width);
             match &flight.source {
@@ -154,6 +190,10 @@ impl Queue {
                         decoded,
                     };
                     push_ready(&mut state, ready);
+                    if costs.is_quick([height, width]) && state.lanes_busy + state.lanes.woken > 0 {
+                        // The lane that is up takes it along.
+                        count -= 1;
+                    }
                 }
                 _ => {
                     let rank = flight.rank();
@@ -163,7 +203,7 @@ impl Queue {
                 }
             }
         }
-        self.wake(&state, count);
+        self.wake(&mut state, count);
         Ok(())
     }
 
@@ -173,7 +213,7 @@ impl Queue {
         for job in jobs {
             state.jobs.push(job.rank.clone(), head_group(&job), job);
         }
-        self.wake(&state, 1);
+        self.wake(&mut state, 1);
     }
 
     /// Queues heads' outputs for threads of the CPU that are idle, and returns those that the caller, if it may do such
@@ -189,13 +229,13 @@ impl Queue {
         let mut state = self.state.lock();
         let own = match inline {
             true if each * u32::try_from(count).unwrap_or(u32::MAX) < WAKING => count,
-            true => count.div_ceil(state.lanes_idle + state.workers_idle + 1),
+            true => count.div_ceil(state.lanes.idle + state.workers.idle + 1),
             false => 0,
         };
         let others = finishes.split_off(own);
         let count = others.len();
         state.finishes.extend(others);
-        self.wake(&state, count);
+        self.wake(&mut state, count);
         finishes
     }
 
@@ -243,7 +283,7 @@ impl Queue {
         state.decoding -= 1;
         if let Some(ready) = ready {
             push_ready(&mut state, ready);
-            self.wake(&state, 1);
+            self.wake(&mut state, 1);
         }
     }
 
@@ -273,10 +313,8 @@ impl Queue {
             {
                 *busy = true;
                 state.lanes_busy += 1;
-                self.wake(
-                    &state,
-                    state.encoded.len().min(1) + state.ready.len().min(1),
-                );
+                let more = state.encoded.len().min(1) + state.ready.len().min(1);
+                self.wake(&mut state, more);
                 return Some(work);
             }
             if role.cpu
@@ -291,17 +329,26 @@ impl Queue {
                 return Some(Work::Nothing);
             }
             if state.closed && state.decoding == 0 && state.finishes.is_empty() {
-                self.for_lanes.notify_all();
-                self.for_workers.notify_all();
+                self.wake_all(&mut state);
                 return None;
             }
-            let (condition, idle) = self.place(role);
-            *idle(&mut state) += 1;
-            match wait_until {
-                Some(until) => drop(condition.wait_until(&mut state, until)),
-                None => condition.wait(&mut state),
+            let condition = match role.device {
+                true => &self.for_lanes,
+                false => &self.for_workers,
+            };
+            state.waiters(role).idle += 1;
+            let timed_out = match wait_until {
+                Some(until) => condition.wait_until(&mut state, until).timed_out(),
+                None => {
+                    condition.wait(&mut state);
+                    false
+                }
+            };
+            let waiters = state.waiters(role);
+            match timed_out {
+                true => waiters.idle -= 1,
+                false => waiters.woken -= 1,
             }
-            *idle(&mut state) -= 1;
         }
     }
 
@@ -327,8 +374,7 @@ impl Queue {
         let flights = encoded.into_iter().chain(ready).collect();
         let jobs = state.jobs.drain();
         self.for_close.notify_all();
-        self.for_lanes.notify_all();
-        self.for_workers.notify_all();
+        self.wake_all(&mut state);
         (flights, jobs)
     }
 
@@ -409,7 +455,11 @@ impl Queue {
                 return None;
             }
         }
-        let free = self.options.lanes.saturating_sub(state.lanes_busy).max(1);
+        let free = match costs.is_quick(size) {
+            // To share it would take longer than to do it.
+            true => 1,
+            false => self.options.lanes.saturating_sub(state.lanes_busy).max(1),
+        };
         let share = if more {
             waiting
         } else {
@@ -450,22 +500,15 @@ impl Queue {
         Some(Work::Batch(batch, plan))
     }
 
-    fn place(&self, role: Role) -> (&Condvar, fn(&mut State) -> &mut usize) {
-        if role.device {
-            (&self.for_lanes, |state| &mut state.lanes_idle)
-        } else {
-            (&self.for_workers, |state| &mut state.workers_idle)
-        }
+    /// Wakes threads for `count` new entries.
+    fn wake(&self, state: &mut State, count: usize) {
+        state.workers.wake(&self.for_workers, count);
+        state.lanes.wake(&self.for_lanes, count);
     }
 
-    /// Wakes threads for `count` new entries.
-    fn wake(&self, state: &State, count: usize) {
-        for _ in 0..count.min(state.workers_idle) {
-            self.for_workers.notify_one();
-        }
-        for _ in 0..count.min(state.lanes_idle) {
-            self.for_lanes.notify_one();
-        }
+    fn wake_all(&self, state: &mut State) {
+        state.workers.wake_all(&self.for_workers);
+        state.lanes.wake_all(&self.for_lanes);
     }
 }
 

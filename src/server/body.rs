@@ -29,6 +29,10 @@ const PIECE: usize = 64 << 10;
 /// Bytes in front of every message: a flag and the length.
 const PREFIX: usize = 5;
 
+/// Bytes of a message that its reader has room for before it knows the length. Of a longer one it is given the prefix
+/// first: it then makes room once, and does not copy what it had.
+const ROOM: usize = 8 << 10;
+
 // === requests ===
 
 /// Whether a call's caller sends one message or many.
@@ -53,6 +57,8 @@ pub(super) struct Message {
     prefix_bytes: usize,
     body_bytes: usize,
     messages: u64,
+    /// What follows a prefix that was handed on by itself.
+    rest: Bytes,
 }
 
 impl Message {
@@ -67,6 +73,7 @@ impl Message {
             prefix_bytes: 0,
             body_bytes: 0,
             messages: 0,
+            rest: Bytes::new(),
         }
     }
 
@@ -120,12 +127,21 @@ impl HttpBody for Message {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = &mut *self;
+        if !this.rest.is_empty() {
+            return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut this.rest)))));
+        }
         match Pin::new(&mut this.inner).poll_frame(context) {
             Poll::Ready(Some(Ok(frame))) => {
-                if let Some(data) = frame.data_ref() {
-                    this.follow(data)?;
+                let at_start = this.prefix_bytes == 0;
+                let mut data = match frame.into_data() {
+                    Ok(data) => data,
+                    Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
+                };
+                this.follow(&data)?;
+                if at_start && data.len() > ROOM {
+                    this.rest = data.split_off(PREFIX);
                 }
-                Poll::Ready(Some(Ok(frame)))
+                Poll::Ready(Some(Ok(Frame::data(data))))
             }
             Poll::Pending if this.waits() => {
                 let limit = this.limit;
@@ -142,11 +158,14 @@ impl HttpBody for Message {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        self.rest.is_empty() && self.inner.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        match self.rest.is_empty() {
+            true => self.inner.size_hint(),
+            false => SizeHint::default(),
+        }
     }
 }
 
@@ -334,6 +353,28 @@ mod tests {
                 message.follow(piece).unwrap();
             }
             assert_eq!((message.messages, message.waits()), (3, false), "{step}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_long_message_is_handed_on_after_its_prefix() {
+        for (length, expected) in [(ROOM, vec![PREFIX, ROOM]), (9, vec![PREFIX + 9])] {
+            // Bytes of a prefix are text as long as the length is.
+            let whole = String::from_utf8(
+                [&[0, 0, 0], &length.to_be_bytes()[6..], &vec![b'x'; length]].concat(),
+            );
+            let whole = whole.unwrap();
+            let body = Body::new(whole.clone());
+            let mut message = Message::new(body, Framing::One, ROOM, Duration::from_secs(1));
+            let (mut frames, mut bytes) = (Vec::new(), Vec::new());
+            while !message.is_end_stream() {
+                let frame =
+                    std::future::poll_fn(|context| Pin::new(&mut message).poll_frame(context));
+                let data = frame.await.unwrap().unwrap().into_data().unwrap();
+                frames.push(data.len());
+                bytes.extend_from_slice(&data);
+            }
+            assert_eq!((frames, bytes), (expected, whole.into_bytes()));
         }
     }
 

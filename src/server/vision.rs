@@ -10,6 +10,7 @@ use crate::{
     error::{Error, Kind, Result},
     proto::{self, vision_service_server::VisionService},
     repository::Task,
+    task::LabelMap,
 };
 
 /// Answers calls with an engine.
@@ -85,11 +86,15 @@ impl Vision {
         let request = call.request(images, heads, options);
         let analysis = self.engine.run(request).await?;
         let provenance = self.provenance(&analysis.provenance);
-        let results = analysis
-            .heads
-            .into_iter()
-            .map(|(head, outcome)| convert::head_result(&head, outcome, format))
-            .collect();
+        let is_large = |(_, outcome): &(_, Result<engine::Outcome>)| matches!(outcome, Ok(engine::Outcome::Segmentation(map)) if is_large(map));
+        let large = analysis.heads.iter().any(is_large);
+        let convert = move || {
+            let heads = analysis.heads.into_iter();
+            heads
+                .map(|(head, outcome)| convert::head_result(&head, outcome, format))
+                .collect()
+        };
+        let results = aside(large, convert).await?;
         Ok(proto::AnalyzeResponse {
             results,
             provenance,
@@ -132,10 +137,15 @@ impl Vision {
         let engine::Outcome::Segmentation(map) = outcome else {
             return Err(mixed_up());
         };
+        let (name, version) = (head.manifest.name.clone(), head.manifest.version.clone());
+        let convert = {
+            let large = is_large(&map);
+            aside(large, move || convert::label_map(&map, &head, format))
+        };
         Ok(proto::SegmentResponse {
-            result: Some(convert::label_map(&map, &head, format)?),
-            head: head.manifest.name.clone(),
-            version: head.manifest.version.clone(),
+            result: Some(convert.await??),
+            head: name,
+            version,
             provenance: self.provenance(&made),
         })
     }
@@ -213,6 +223,25 @@ impl Vision {
             provenance: self.provenance(&analysis.provenance),
         })
     }
+}
+
+/// Pixels of a label map that take so long to encode that other calls would notice.
+const LARGE: u64 = 128 << 10;
+
+fn is_large(map: &LabelMap) -> bool {
+    u64::from(map.width()) * u64::from(map.height()) >= LARGE
+}
+
+/// Does `work` here, or on a thread of its own if it is `large`.
+async fn aside<T: Send + 'static>(
+    large: bool,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T> {
+    if !large {
+        return Ok(work());
+    }
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| Error::new(Kind::Internal, error.to_string()))
 }
 
 fn mixed_up() -> Error {

@@ -5,6 +5,7 @@ use std::{fs, path::Path};
 /// For each module, the crate's modules that it may name.
 const ALLOWED: &[(&str, &[&str])] = &[
     ("error", &[]),
+    ("corked", &[]),
     ("proto", &[]),
     ("repository", &[]),
     ("media", &[]),
@@ -25,7 +26,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "trace",
         ],
     ),
-    ("client", &["proto"]),
+    ("client", &["corked", "proto"]),
     (
         "server",
         &[
@@ -35,6 +36,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "repository",
             "backend",
             "error",
+            "corked",
             "proto",
             "metrics",
             "telemetry",
@@ -77,7 +79,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
 const OWNED: &[(&str, &[&str])] = &[
     ("ort", &["backend"]),
     ("tonic", &["server", "client", "proto"]),
-    ("tokio", &["engine", "server", "client", "cli"]),
+    ("tokio", &["engine", "corked", "server", "client", "cli"]),
     ("axum", &["server"]),
     ("opentelemetry", &["trace"]),
     ("prometheus_client", &["metrics"]),

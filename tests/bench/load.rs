@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc,
+        Arc, LazyLock,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -12,7 +12,7 @@ use std::{
 use bytes::Bytes;
 use frostline::{
     client::{self, Client},
-    proto,
+    media, proto,
 };
 use tokio::task::JoinSet;
 use tonic::{Code, Request, Status};
@@ -34,13 +34,34 @@ pub(crate) fn pixels() -> Bytes {
     rgb.into()
 }
 
+/// The same as a JPEG of a tenth of the bytes, with a comment that no other has.
+pub(crate) fn jpeg() -> Bytes {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    static BASE: LazyLock<Vec<u8>> = LazyLock::new(|| {
+        let image = media::Image::from_raw(SIDE, SIDE, pixels().to_vec()).unwrap();
+        media::encode_jpeg(&image, 90).unwrap()
+    });
+    let count = COUNT.fetch_add(1, Ordering::Relaxed).to_le_bytes();
+    let (start, rest) = BASE.split_at(2);
+    [start, &[0xff, 0xfe, 0, 10], &count, rest].concat().into()
+}
+
 /// A call of one head on raw pixels of the network's size.
 pub(crate) async fn analyze(
     client: &Client,
     head: &str,
     deadline: Option<Duration>,
 ) -> Result<(), Status> {
-    let image = client::raw(SIDE, SIDE, pixels());
+    analyze_image(client, head, client::raw(SIDE, SIDE, pixels()), deadline).await
+}
+
+/// A call of one head on `image`.
+pub(crate) async fn analyze_image(
+    client: &Client,
+    head: &str,
+    image: proto::Image,
+    deadline: Option<Duration>,
+) -> Result<(), Status> {
     let mut request = Request::new(proto::AnalyzeRequest {
         input: Some(proto::analyze_request::Input::Image(image)),
         heads: vec![head.to_owned()],
@@ -112,6 +133,8 @@ where
 pub(crate) struct Open {
     /// Milliseconds of each call that was answered, from when it was due, ascending.
     pub(crate) times: Vec<f64>,
+    /// The same of those that were answered while calls were still sent.
+    meanwhile: Vec<f64>,
     /// Calls that failed, by code.
     pub(crate) failed: BTreeMap<i32, u64>,
     /// How long calls were sent.
@@ -119,9 +142,10 @@ pub(crate) struct Open {
 }
 
 impl Open {
-    /// Calls answered per second, if within `limit` milliseconds.
+    /// Calls answered per second while calls were sent, if within `limit` milliseconds. What waited at the end, and was
+    /// answered after it, does not count.
     pub(crate) fn rate_within(&self, limit: f64) -> f64 {
-        let useful = self.times.iter().filter(|&&t| t <= limit).count();
+        let useful = self.meanwhile.iter().filter(|&&t| t <= limit).count();
         useful as f64 / self.lasted.as_secs_f64()
     }
 
@@ -165,6 +189,10 @@ where
         }
     }
     open.lasted = started.elapsed();
+    while let Some(done) = calls.try_join_next() {
+        note(&mut open, done?);
+    }
+    open.meanwhile = open.times.clone();
     while let Some(done) = calls.join_next().await {
         note(&mut open, done?);
     }

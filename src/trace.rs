@@ -7,6 +7,7 @@
 use std::{
     borrow::Cow,
     fmt,
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
@@ -18,7 +19,10 @@ use opentelemetry::{
         TraceId, TraceState, Tracer as _, TracerProvider as _,
     },
 };
-use opentelemetry_otlp::{SpanExporter, WithExportConfig};
+use opentelemetry_otlp::{
+    SpanExporter, WithExportConfig, WithTonicConfig,
+    tonic_types::transport::{Certificate, ClientTlsConfig},
+};
 use opentelemetry_sdk::{
     Resource,
     trace::{
@@ -39,8 +43,10 @@ pub struct TraceError {
 /// How traces are sent.
 #[derive(Debug, Clone)]
 pub struct TraceConfig {
-    /// The collector's OTLP address over gRPC, such as `http://127.0.0.1:4317`.
+    /// The collector's OTLP address over gRPC, such as `http://127.0.0.1:4317`, or over TLS, `https://…`.
     pub endpoint: String,
+    /// File of authorities that its certificate may come from, PEM; the system's if unset.
+    pub authorities: Option<PathBuf>,
     /// Share of the calls without a caller's decision that are recorded, 0 to 1.
     pub ratio: f64,
     /// Spans that wait to be sent; those beyond are dropped.
@@ -171,17 +177,30 @@ impl Tracer {
     /// that is away is tried again with each batch of spans.
     ///
     /// # Errors
-    /// An address that is not one.
+    /// An address that is not one, or authorities that cannot be read.
     pub fn start(config: &TraceConfig) -> Result<Self, TraceError> {
-        let exporter = SpanExporter::builder()
+        let failed = |detail: String| TraceError {
+            endpoint: config.endpoint.clone(),
+            detail,
+        };
+        let mut exporter = SpanExporter::builder()
             .with_tonic()
             .with_endpoint(&config.endpoint)
-            .with_timeout(Duration::from_secs(5))
+            .with_timeout(Duration::from_secs(5));
+        if config.endpoint.starts_with("https://") {
+            let tls = match &config.authorities {
+                None => ClientTlsConfig::new().with_native_roots(),
+                Some(path) => {
+                    let pem = std::fs::read(path)
+                        .map_err(|error| failed(format!("{}: {error}", path.display())))?;
+                    ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem))
+                }
+            };
+            exporter = exporter.with_tls_config(tls);
+        }
+        let exporter = exporter
             .build()
-            .map_err(|error| TraceError {
-                endpoint: config.endpoint.clone(),
-                detail: error.to_string(),
-            })?;
+            .map_err(|error| failed(error.to_string()))?;
         let batches = BatchConfigBuilder::default()
             .with_max_queue_size(config.queue)
             .with_max_export_batch_size(config.queue.min(512))

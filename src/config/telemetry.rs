@@ -1,6 +1,6 @@
 //! The section `[telemetry]`.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -20,8 +20,11 @@ pub struct Telemetry {
     pub admin: Option<SocketAddr>,
     /// Whether others than this machine may change the log's filter through the admin port.
     pub remote_log: bool,
-    /// The collector that traces are sent to, OTLP over gRPC, such as `http://127.0.0.1:4317`; none if unset.
+    /// The collector that traces are sent to, OTLP over gRPC, such as `http://127.0.0.1:4317` or, over TLS,
+    /// `https://collector.example:4317`; none if unset.
     pub traces: Option<String>,
+    /// File of authorities that the collector's certificate may come from, PEM; the system's if unset.
+    pub traces_ca: Option<PathBuf>,
     /// Share of calls that are traced when their caller did not decide, 0 to 1.
     pub trace_ratio: f64,
     /// Most spans that wait to be sent; those beyond are dropped.
@@ -49,6 +52,7 @@ impl Default for Telemetry {
             admin: None,
             remote_log: false,
             traces: None,
+            traces_ca: None,
             trace_ratio: 0.01,
             trace_queue: 2048,
             service: "frostline".to_owned(),
@@ -62,6 +66,7 @@ impl Config {
     pub fn traces(&self) -> Option<TraceConfig> {
         self.telemetry.traces.as_ref().map(|endpoint| TraceConfig {
             endpoint: endpoint.clone(),
+            authorities: self.telemetry.traces_ca.clone(),
             ratio: self.telemetry.trace_ratio,
             queue: self.telemetry.trace_queue,
             interval: Duration::from_secs(1),
@@ -88,13 +93,22 @@ impl Telemetry {
             return Err(("telemetry.trace_queue", detail));
         }
         if let Some(endpoint) = &self.traces
-            && !endpoint.starts_with("http://")
+            && !["http://", "https://"]
+                .iter()
+                .any(|scheme| endpoint.starts_with(scheme))
         {
-            let detail = format!(
-                "is {endpoint:?}, but must be http://HOST:PORT: a collector on this machine or in its network, which \
-                 sends on over TLS"
-            );
+            let detail =
+                format!("is {endpoint:?}, but must be http://HOST:PORT or https://HOST:PORT");
             return Err(("telemetry.traces", detail));
+        }
+        if self.traces_ca.is_some()
+            && !self
+                .traces
+                .as_ref()
+                .is_some_and(|to| to.starts_with("https://"))
+        {
+            let detail = "is set, but telemetry.traces is not an address with https://".to_owned();
+            return Err(("telemetry.traces_ca", detail));
         }
         Ok(())
     }

@@ -8,7 +8,7 @@ use frostline::{
     proto,
     server::{Admin, Phase, Readiness, ServerConfig},
     telemetry::LogFilter,
-    trace::{TraceConfig, Tracer},
+    trace::{Context, TraceConfig, Tracer},
 };
 use opentelemetry_proto::tonic::{
     collector::trace::v1::{
@@ -23,7 +23,7 @@ use tokio::{
     sync::mpsc,
 };
 
-use crate::support::{Running, one_lane, png};
+use crate::support::{Authority, Running, one_lane, png};
 
 /// A server with its admin port.
 pub(crate) struct Observed {
@@ -329,22 +329,26 @@ impl TraceService for Collector {
 
 /// A collector on a free port, and what it gets.
 pub(crate) async fn collector() -> (String, mpsc::UnboundedReceiver<Span>) {
+    collector_on(tonic::transport::Server::builder(), "http://127.0.0.1").await
+}
+
+async fn collector_on(
+    mut server: tonic::transport::Server,
+    address: &str,
+) -> (String, mpsc::UnboundedReceiver<Span>) {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let endpoint = format!("{address}:{}", listener.local_addr().unwrap().port());
     let (sender, spans) = mpsc::unbounded_channel();
     let incoming = tonic::transport::server::TcpIncoming::from(listener);
     let service = TraceServiceServer::new(Collector(sender));
-    tokio::spawn(
-        tonic::transport::Server::builder()
-            .add_service(service)
-            .serve_with_incoming(incoming),
-    );
+    tokio::spawn(server.add_service(service).serve_with_incoming(incoming));
     (endpoint, spans)
 }
 
 fn tracer(endpoint: String, ratio: f64) -> Tracer {
     Tracer::start(&TraceConfig {
         endpoint,
+        authorities: None,
         ratio,
         queue: 1000,
         interval: Duration::from_millis(20),
@@ -362,6 +366,46 @@ const TRACE: [&str; 2] = [
     "4bf92f3577b34da6a3ce929d0e0e4736",
 ];
 const CALLER: &str = "b7ad6b7169203331";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn spans_reach_a_collector_over_tls_if_its_authority_is_trusted() {
+    let (trusted, other) = (Authority::new(), Authority::new());
+    let folder = tempfile::tempdir().unwrap();
+    for (authority, arrives) in [(&trusted, true), (&other, false)] {
+        let (cert, key) = trusted.issue("localhost");
+        let identity = tonic::transport::Identity::from_pem(cert, key);
+        let tls = tonic::transport::ServerTlsConfig::new().identity(identity);
+        let server = tonic::transport::Server::builder().tls_config(tls).unwrap();
+        let (endpoint, mut spans) = collector_on(server, "https://localhost").await;
+        let path = folder.path().join("authorities.pem");
+        std::fs::write(&path, &authority.pem).unwrap();
+        let tracer = Tracer::start(&TraceConfig {
+            endpoint,
+            authorities: Some(path),
+            ratio: 1.0,
+            queue: 10,
+            interval: Duration::from_millis(20),
+            service: "test".to_owned(),
+        })
+        .unwrap();
+        drop(tracer.call("Service/Method", Context::default()));
+        tokio::task::spawn_blocking(move || tracer.stop(Duration::from_secs(10)))
+            .await
+            .unwrap();
+        let names = std::iter::from_fn(|| spans.try_recv().ok()).map(|span| span.name);
+        let expected: &[&str] = if arrives { &["Service/Method"] } else { &[] };
+        assert_eq!(names.collect::<Vec<_>>(), expected);
+    }
+    let missing = Tracer::start(&TraceConfig {
+        endpoint: "https://localhost:1".to_owned(),
+        authorities: Some(folder.path().join("none.pem")),
+        ratio: 1.0,
+        queue: 10,
+        interval: Duration::from_secs(1),
+        service: "test".to_owned(),
+    });
+    assert!(missing.unwrap_err().to_string().contains("none.pem"));
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_continues_its_callers_trace_and_a_batch_links_to_its_calls() {

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs each fuzz target for a bounded number of executions: run.sh [FACTOR] [TARGET…]. FACTOR multiplies the numbers below.
+# Runs each fuzz target for a bounded number of executions: run.sh [FACTOR] [TARGET…]. FACTOR, such as 0.1, multiplies the
+# numbers below.
 # Prints executions per target. What crashes lies in tests/fuzz/artifacts/ and ends the run with 1.
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -30,7 +31,7 @@ cargo fuzz build --fuzz-dir .
 total=0
 failed=0
 for target in "${targets[@]}"; do
-	count=$((${runs[$target]} * factor))
+	count=$(awk -v runs="${runs[$target]}" -v factor="$factor" 'BEGIN { printf "%d", runs * factor }')
 	mkdir -p "corpus/$target"
 	cp -n "seeds/$target"/* "corpus/$target/"
 	case $target in

@@ -80,8 +80,13 @@ def thing_masks(instances: Tensor, numbers: Tensor, image: Tensor, thing: Tensor
 
 
 def mask_loss(logits: Tensor, target: Tensor, boxes: Tensor) -> Tensor:
-    """Cross-entropy plus Dice inside ``boxes [P, 4]`` (in cells), averaged over masks."""
-    axis = torch.arange(logits.shape[-1], dtype=torch.float32) + 0.5
+    """:func:`mask_losses`, averaged over masks."""
+    return mask_losses(logits, target, boxes).mean()
+
+
+def mask_losses(logits: Tensor, target: Tensor, boxes: Tensor) -> Tensor:
+    """Cross-entropy plus Dice of each mask ``[P, h, w]`` inside its box ``[P, 4]`` (in cells)."""
+    axis = torch.arange(logits.shape[-1], dtype=torch.float32, device=logits.device) + 0.5
     x0, y0, x1, y1 = (boxes[:, i, None] for i in range(4))
     cols = (axis > x0 - 0.5) & (axis < x1 + 0.5)
     rows = (axis > y0 - 0.5) & (axis < y1 + 0.5)
@@ -92,7 +97,7 @@ def mask_loss(logits: Tensor, target: Tensor, boxes: Tensor) -> Tensor:
     target = target * crop
     both = (chance * target).sum((1, 2))
     dice = 1 - (2 * both + 1) / (chance.square().sum((1, 2)) + target.square().sum((1, 2)) + 1)
-    return entropy.mean() + dice.mean()
+    return entropy + dice
 
 
 def scene_loss(logits: Tensor, labels: Tensor) -> Tensor:

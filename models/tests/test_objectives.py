@@ -5,6 +5,7 @@ import pytest
 import torch
 from test_taskheads import FORMS, OPTIONS
 
+from frostline_models.losses import box_iou_pairs, mask_loss
 from frostline_models.taskheads import objectives, registry
 from frostline_models.taskheads.spec import Spec
 
@@ -100,11 +101,67 @@ def test_boxes_belong_to_the_level_of_their_size_and_get_a_cell():
     head = registry.build("detection", "single-stage", Spec(("a", "b", "c"), (4, 4, 4), (8, 16, 32), 256, 2))
     dense = head.dense
     boxes = torch.tensor([[10.0, 10, 50, 40], [0, 0, 120, 90], [0, 0, 250, 250], [101, 101, 103, 103]])
-    owner = objectives.assign(dense, boxes)
+    there = torch.ones(1, 4, dtype=torch.bool)
+    owner = objectives.assign(dense, boxes[None], there)[0]
     for thing, stride in enumerate((8, 16, 32, 8)):
         assert (owner == thing).any(), "every box has a cell"
         assert set(dense.steps[owner == thing].tolist()) == {float(stride)}
-    assert (objectives.assign(dense, torch.zeros(0, 4)) == -1).all()
+    assert (objectives.assign(dense, boxes[None], ~there) == -1).all()
+    # A batch is its images one by one, whatever the padding.
+    truth = {"boxes": [boxes[:1], boxes[:0], boxes], "classes": [torch.zeros(n).long() for n in (1, 0, 4)]}
+    padded, _, there = objectives.pad(truth)
+    each = objectives.assign(dense, padded, there)
+    assert torch.equal(each[2], owner) and (each[1] == -1).all()
+    assert torch.equal(each[0], torch.where(owner == 0, 0, -1))
+
+
+def image_by_image(head, raw: dict, truth: dict) -> dict[str, float]:
+    """The single stage's losses as their definition reads: sums over images, then over cells."""
+    score, box, mask, count = 0.0, [], [], 0
+    scale = head.size // head.side
+    for i, (boxes, classes, masks) in enumerate(zip(truth["boxes"], truth["classes"], truth["masks"])):
+        owner = objectives.assign(head.dense, *objectives.pad({"boxes": [boxes], "classes": [classes]})[::2])[0]
+        target, each = torch.zeros_like(raw["logits"][i]), []
+        for cell in (owner >= 0).nonzero()[:, 0].tolist():
+            thing = int(owner[cell])
+            iou, giou = box_iou_pairs(raw["boxes"][i, cell][None], boxes[thing][None])
+            target[cell, classes[thing]] = iou.clamp(min=0.05)[0]
+            box.append(1 - giou[0])
+            logits = torch.einsum("c,chw->hw", raw["coefficients"][i, cell], raw["prototypes"][i])
+            small = torch.nn.functional.avg_pool2d(masks[thing][None], scale)
+            each.append(mask_loss(logits[None], small, boxes[thing][None] / scale))
+            count += 1
+        gap = (target - raw["logits"][i].sigmoid()) ** 2
+        entropy = torch.nn.functional.binary_cross_entropy_with_logits(raw["logits"][i], target, reduction="none")
+        score += (entropy * gap).sum()
+        mask += [torch.stack(each).mean()] if each else []
+    return {"score": score / count, "box": 2 * torch.stack(box).mean(), "mask": torch.stack(mask).mean()}
+
+
+def test_a_batch_is_worth_its_images_one_by_one():
+    maps, truth = scenes()
+    for key, empty in (("boxes", (0, 4)), ("masks", (0, 64, 64))):
+        truth[key][1] = torch.zeros(empty)
+    truth["classes"][1] = torch.zeros(0, dtype=torch.int64)
+    torch.manual_seed(2)
+    head = registry.build("detection", "single-stage", SPEC, {"width": 16, "depth": 1, "prototypes": 8, "keep": 10})
+    with torch.no_grad():
+        for p in head.parameters():
+            p += 0.2 * torch.randn_like(p)
+        raw = head(maps)
+        got, want = objectives.single_stage(head, raw, truth), image_by_image(head, raw, truth)
+    for name, value in want.items():
+        torch.testing.assert_close(got[name], value, rtol=1e-5, atol=1e-6, msg=name)
+
+
+def test_masks_are_drawn_from_every_image_up_to_a_bound():
+    chosen = torch.rand(3, 40) < torch.tensor([[0.9], [0.05], [0.0]])
+    row, column, slot, counts = objectives._some(chosen, 5)
+    assert counts.tolist() == [5, min(5, int(chosen[1].sum())), 0] and chosen[row, column].all()
+    assert len({(int(r), int(c)) for r, c in zip(row, column)}) == len(row) == int(counts.sum())
+    assert slot[row == 0].tolist() == list(range(5))
+    every = objectives._some(chosen, 40)
+    assert int(every[3].sum()) == int(chosen.sum())
 
 
 @pytest.mark.parametrize("task, form", FORMS)

@@ -12,8 +12,13 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-from .parts import Attention, EncoderLayer, Resample, feed_forward, pool_matrix, sine_position
+from .parts import (
+    Attention, EncoderLayer, Resample, feed_forward, pool_matrix, sine_position, sine_time,
+)  # fmt: skip
 from .spec import Spec
+
+#: What a frame's difference from the clip's mean is multiplied by before training.
+START_GAIN = 2.0
 
 
 class ActionHead(nn.Module, ABC):
@@ -58,7 +63,7 @@ class LinearAction(ActionHead):
 
 
 class FrameTokens(nn.Module):
-    """Maps of one frame to ``P`` tokens of one width: each level pooled, projected, placed."""
+    """Maps of one frame to ``P`` tokens of one width: each level pooled and projected."""
 
     def __init__(self, spec: Spec, width: int, cells: int):
         super().__init__()
@@ -69,18 +74,41 @@ class FrameTokens(nn.Module):
         )
         self.norms = nn.ModuleList(nn.LayerNorm(c) for c in spec.channels)
         self.projections = nn.ModuleList(nn.Linear(c, width) for c in spec.channels)
-        self.level = nn.Parameter(torch.randn(len(sides), width) * 0.02)
-        for i, side in enumerate(sides):
-            self.register_buffer(f"position{i}", sine_position(side, width), persistent=False)
-        self.count = sum(s * s for s in sides)
+        self.sides, self.count = sides, sum(s * s for s in sides)
 
     def forward(self, maps: list[Tensor]) -> Tensor:
         tokens = []
         for i, x in enumerate(maps):
             x = self.pools[i](x).flatten(2).transpose(1, 2)
-            x = self.projections[i](self.norms[i](x))
-            tokens.append(x + getattr(self, f"position{i}") + self.level[i])
+            tokens.append(self.projections[i](self.norms[i](x)))
         return torch.cat(tokens, 1)
+
+
+class ClipTokens(nn.Module):
+    """Tokens of all frames ``[N, T, P, D]`` to ``[N, (T + 1) * P, D]``: the clip's mean, then what
+    each frame differs from it by, all told where and when they are.
+
+    Frames of a clip are much alike, so that what moves is a small part of each token; with the
+    mean apart it is seen from the first step on, and the mean still says what there is to see.
+    """
+
+    def __init__(self, frames: int, sides: list[int], width: int):
+        super().__init__()
+        place = torch.cat([sine_position(s, width) for s in sides], 1)
+        level = torch.cat([torch.full((s * s,), i) for i, s in enumerate(sides)])
+        self.register_buffer("place", place, persistent=False)  # [1, P, D]
+        self.register_buffer("level_of", level, persistent=False)
+        self.level = nn.Parameter(torch.randn(len(sides), width) * 0.02)
+        self.time = nn.Parameter(sine_time(frames, width)[None, :, None])
+        self.mean = nn.Parameter(torch.randn(1, 1, 1, width) * 0.02)
+        self.gain = nn.Parameter(torch.full((width,), START_GAIN))
+        self.width, self.count = width, (frames + 1) * len(level)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        mean = tokens.mean(1, keepdim=True)
+        x = torch.cat((mean + self.mean, (tokens - mean) * self.gain + self.time), 1)
+        x = x + (self.place + self.level[self.level_of])
+        return x.reshape(-1, self.count, self.width)
 
 
 class TemporalTransformer(ActionHead):
@@ -92,20 +120,20 @@ class TemporalTransformer(ActionHead):
     ):  # fmt: skip
         super().__init__(spec)
         self.tokens = FrameTokens(spec, width, cells)
-        self.time = nn.Parameter(torch.randn(1, spec.frames, 1, width) * 0.02)
+        self.clips = ClipTokens(spec.frames, self.tokens.sides, width)
         self.read = nn.Parameter(torch.randn(1, 1, width) * 0.02)
         self.layers = nn.ModuleList(EncoderLayer(width, heads, dropout) for _ in range(layers))
         self.norm, self.logits = nn.LayerNorm(width), nn.Linear(width, spec.classes)
-        self.count = spec.frames * self.tokens.count
 
     def frame(self, maps: list[Tensor]) -> Tensor:
         return self.tokens(maps)
 
     def clip(self, tokens: Tensor) -> Tensor:
-        x = (tokens + self.time).reshape(-1, self.count, int(tokens.shape[-1]))
+        x = self.clips(tokens)
         x = torch.cat((self.read + 0 * x[:, :1], x), 1)
-        for layer in self.layers:
-            x = layer(x)
+        last = len(self.layers) - 1
+        for i, layer in enumerate(self.layers):
+            x = layer(x, first=1 if i == last else None)  # only the class token is read out
         return self.logits(self.norm(x[:, 0]))
 
 
@@ -118,7 +146,7 @@ class AttentiveProbe(ActionHead):
     ):  # fmt: skip
         super().__init__(spec)
         self.tokens = FrameTokens(spec, width, cells)
-        self.time = nn.Parameter(torch.randn(1, spec.frames, 1, width) * 0.02)
+        self.clips = ClipTokens(spec.frames, self.tokens.sides, width)
         self.query = nn.Parameter(torch.randn(1, 1, width) * 0.02)
         self.attentions = nn.ModuleList(Attention(width, heads) for _ in range(layers))
         self.mlps = nn.ModuleList(feed_forward(width) for _ in range(layers))
@@ -126,14 +154,12 @@ class AttentiveProbe(ActionHead):
         self.norm, self.dropout = nn.LayerNorm(width), nn.Dropout(dropout)
         self.key_norm = nn.LayerNorm(width)
         self.logits = nn.Linear(width, spec.classes)
-        self.count = spec.frames * self.tokens.count
 
     def frame(self, maps: list[Tensor]) -> Tensor:
         return self.tokens(maps)
 
     def clip(self, tokens: Tensor) -> Tensor:
-        cells = (tokens + self.time).reshape(-1, self.count, int(tokens.shape[-1]))
-        cells = self.key_norm(cells)
+        cells = self.key_norm(self.clips(tokens))
         x = self.query + 0 * cells[:, :1]
         for i, (attention, mlp) in enumerate(zip(self.attentions, self.mlps)):
             x = x + attention(self.norms[2 * i](x), cells, cells)

@@ -15,8 +15,9 @@ import torch
 import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
-from ..losses import box_iou_pairs, mask_loss
+from ..losses import box_iou_pairs, mask_losses
 from . import boxes as geometry
 from .action import ActionHead
 from .detection import Dense, RoiHead, SingleStage
@@ -48,70 +49,96 @@ def objective(head: nn.Module, maps: list[Tensor], truth: Truth) -> Losses:
 # === dense detection ===
 
 
-def assign(dense: Dense, boxes: Tensor) -> Tensor:
-    """The box each cell answers for, ``[L]``: a row of ``boxes [G, 4]`` or -1.
+def pad(truth: Truth) -> tuple[Tensor, Tensor, Tensor]:
+    """``boxes [N, G, 4]`` and ``classes [N, G]`` of a batch, and which of them are there."""
+    counts = torch.tensor([len(b) for b in truth["boxes"]], device=truth["boxes"][0].device)
+    boxes = pad_sequence(truth["boxes"], batch_first=True)
+    classes = pad_sequence(truth["classes"], batch_first=True)
+    if not boxes.shape[1]:
+        boxes, classes = boxes.new_zeros(len(boxes), 1, 4), classes.new_zeros(len(boxes), 1)
+    return boxes, classes, torch.arange(boxes.shape[1], device=boxes.device) < counts[:, None]
+
+
+def assign(dense: Dense, boxes: Tensor, there: Tensor) -> Tensor:
+    """The box each cell answers for, ``[N, L]``: a row of its image's ``boxes [N, G, 4]``, of
+    which ``there [N, G]`` are boxes and not padding, or -1.
 
     A box belongs to the level whose stride suits its longer side (4 to 8 strides) and to the
     cells near its centre there, smaller boxes first; every box gets at least one cell.
     """
-    if not len(boxes):
-        return torch.full((len(dense.centres),), -1, device=boxes.device)
     strides = torch.tensor(dense.strides, dtype=boxes.dtype, device=boxes.device)
-    longer = (boxes[:, 2:] - boxes[:, :2]).amax(1)
-    level = (longer[:, None] > 8 * strides[None, :-1]).sum(1)  # [G]
+    longer = (boxes[..., 2:] - boxes[..., :2]).amax(-1)
+    level = (longer[..., None] > 8 * strides[:-1]).sum(-1)  # [N, G]
     x, y = dense.centres[:, 0, None], dense.centres[:, 1, None]  # [L, 1]
-    x0, y0, x1, y1 = (boxes[None, :, i] for i in range(4))
+    x0, y0, x1, y1 = (boxes[:, None, :, i] for i in range(4))  # [N, 1, G]
     inside = (x > x0) & (x < x1) & (y > y0) & (y < y1)
-    far = torch.maximum((x - (x0 + x1) / 2).abs(), (y - (y0 + y1) / 2).abs())  # [L, G]
-    here = dense.steps[:, None] == strides[level][None]
+    far = torch.maximum((x - (x0 + x1) / 2).abs(), (y - (y0 + y1) / 2).abs())  # [N, L, G]
+    here = (dense.steps[:, None] == strides[level][:, None]) & there[:, None]
     far = far.masked_fill(~here, float("inf"))
-    nearest = far == far.amin(0, keepdim=True)
-    area = geometry.areas(boxes)[None].expand_as(far)
+    nearest = far == far.amin(1, keepdim=True)
+    area = geometry.areas(boxes)[:, None]
     cost = torch.where(nearest, area - 1e9, area)
     allowed = here & ((inside & (far < RADIUS * dense.steps[:, None])) | nearest)
-    best, owner = cost.masked_fill(~allowed, float("inf")).min(1)
+    best, owner = cost.masked_fill(~allowed, float("inf")).min(-1)
     return torch.where(best.isinf(), -1, owner)
 
 
 def dense_losses(
     dense: Dense, raw: dict[str, Tensor], truth: Truth, one_class: bool = False
-) -> tuple[Losses, list[Tensor]]:
+) -> tuple[Losses, Tensor]:
     """Score loss towards the box's IoU (quality focal), generalized IoU of boxes; and owners."""
-    owners = [assign(dense, boxes) for boxes in truth["boxes"]]
+    boxes, classes, there = pad(truth)
+    owners = assign(dense, boxes, there)
+    image, cell = (owners >= 0).nonzero(as_tuple=True)
+    thing = owners[image, cell]
+    iou, giou = box_iou_pairs(raw["boxes"][image, cell].float(), boxes[image, thing])
     target = torch.zeros_like(raw["logits"])
-    gious, count = [], max(1, sum(int((o >= 0).sum()) for o in owners))
-    for i, owner in enumerate(owners):
-        cell = (owner >= 0).nonzero()[:, 0]
-        if not len(cell):
-            continue
-        thing = owner[cell]
-        iou, giou = box_iou_pairs(raw["boxes"][i, cell].float(), truth["boxes"][i][thing])
-        label = torch.zeros_like(thing) if one_class else truth["classes"][i][thing]
-        target[i, cell, label] = iou.detach().clamp(min=0.05).to(target.dtype)
-        gious.append(1 - giou)
-    gap = (target - raw["logits"].sigmoid()).abs().square().detach()
-    score = F.binary_cross_entropy_with_logits(raw["logits"], target, gap, reduction="sum") / count
-    box = torch.cat(gious).mean() if gious else raw["boxes"].sum() * 0
-    return {"score": score, "box": 2 * box}, owners
+    label = torch.zeros_like(thing) if one_class else classes[image, thing]
+    target[image, cell, label] = iou.detach().clamp(min=0.05).to(target.dtype)
+    gap = (target - raw["logits"].sigmoid()).square().detach()
+    score = F.binary_cross_entropy_with_logits(raw["logits"], target, gap, reduction="sum")
+    box = (1 - giou).mean() if len(giou) else raw["boxes"].sum() * 0
+    return {"score": score / max(1, len(image)), "box": 2 * box}, owners
 
 
 def single_stage(head: SingleStage, raw: dict[str, Tensor], truth: Truth) -> Losses:
+    """The dense losses and that of masks: the mean over images of the mean over their cells."""
     losses, owners = dense_losses(head.dense, raw, truth)
-    parts = []
-    for i, owner in enumerate(owners):
-        cell = (owner >= 0).nonzero()[:, 0]
-        if not len(cell):
-            continue
-        cell = cell[torch.randperm(len(cell), device=cell.device)[:MOST_MASKS]]
-        thing = owner[cell]
-        logits = torch.einsum("pc,chw->phw", raw["coefficients"][i, cell], raw["prototypes"][i])
-        scale = head.size // head.side
-        # Only the masks asked for: a full-size mask is a hundred times a box.
-        kinds, back = thing.unique(return_inverse=True)
-        small = F.avg_pool2d(truth["masks"][i][kinds].unsqueeze(1), scale)[:, 0]
-        parts.append(mask_loss(logits.float(), small[back], truth["boxes"][i][thing] / scale))
-    losses["mask"] = torch.stack(parts).mean() if parts else raw["prototypes"].sum() * 0
+    image, cell, slot, counts = _some(owners >= 0, MOST_MASKS)
+    if not len(image):
+        return losses | {"mask": raw["prototypes"].sum() * 0}
+    thing = owners[image, cell]
+    # One product per image; places beyond an image's count mix prototypes for nothing.
+    cells = cell.new_zeros(len(owners), int(counts.max()))
+    cells[image, slot] = cell
+    mixed = geometry.take(raw["coefficients"], cells) @ raw["prototypes"].flatten(2)
+    logits = mixed[image, slot].float().unflatten(1, (head.side, head.side))
+    # Only the masks asked for: a full-size mask is a hundred times a box.
+    most = max(len(b) for b in truth["boxes"])
+    asked = torch.zeros(len(owners), most, dtype=torch.bool, device=owners.device)
+    asked[image, thing] = True
+    masks = torch.cat([m[a[: len(m)]] for m, a in zip(truth["masks"], asked) if len(m)])
+    scale = head.size // head.side
+    small = F.avg_pool2d(masks.unsqueeze(1), scale)[:, 0]
+    row = (asked.flatten().cumsum(0) - 1).reshape(asked.shape)[image, thing]
+    boxes = torch.cat([b[a[: len(b)]] for b, a in zip(truth["boxes"], asked) if len(b)])
+    each = mask_losses(logits, small[row], boxes[row] / scale)
+    losses["mask"] = (each / counts[image]).sum() / (counts > 0).sum()
     return losses
+
+
+def _some(chosen: Tensor, most: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Rows and columns of up to ``most`` true entries of each row of ``chosen [N, L]``, drawn at
+    random; the place of each within its row's, and how many each row has."""
+    counts = chosen.sum(1)
+    if int(counts.max()) > most:
+        chance = torch.rand(chosen.shape, device=chosen.device).masked_fill(~chosen, -1)
+        picked = torch.zeros_like(chosen)
+        picked.scatter_(1, chance.topk(min(most, chosen.shape[1]), dim=1).indices, True)
+        chosen = chosen & picked
+        counts = chosen.sum(1)
+    row, column = chosen.nonzero(as_tuple=True)
+    return row, column, (chosen.cumsum(1) - 1)[row, column], counts
 
 
 # === RoI heads ===

@@ -142,9 +142,11 @@ class EncoderLayer(nn.Module):
         self.attention, self.mlp = Attention(width, heads), feed_forward(width)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, first: int | None = None) -> Tensor:
+        """``first``: only that many tokens are wanted (they still read all of them)."""
         y = self.norm1(x)
-        x = x + self.dropout(self.attention(y, y, y))
+        wanted, query = (x, y) if first is None else (x[:, :first], y[:, :first])
+        x = wanted + self.dropout(self.attention(query, y, y))
         return x + self.dropout(self.mlp(self.norm2(x)))
 
 
@@ -159,6 +161,14 @@ def sine_position(side: int, width: int) -> Tensor:
     y = code[:, None].expand(side, side, -1)
     x = code[None].expand(side, side, -1)
     return torch.cat((y, x), -1).reshape(1, side * side, width)
+
+
+def sine_time(count: int, width: int) -> Tensor:
+    """1-D position code ``[count, width]``, one turn over all positions at the fastest rate."""
+    axis = (torch.arange(count, dtype=torch.float32) + 0.5) / count * 2 * torch.pi
+    rate = 10000 ** (-torch.arange(width // 2, dtype=torch.float32) * 2 / width)
+    code = axis[:, None] * rate
+    return torch.cat((code.sin(), code.cos()), 1)
 
 
 class Mlp(nn.Sequential):

@@ -80,12 +80,13 @@ def run(
     made = groups(model) if groups else parameter_groups(model, plan.weight_decay)
     for group in made:
         group["scale"] = group.pop("lr_scale", 1.0)
-    optimizer = torch.optim.AdamW(made, lr=plan.lr)
+    optimizer = torch.optim.AdamW(made, lr=plan.lr, fused=True)
     step = _restore(file, model, average, optimizer, plan)
     curve = Curve(folder / "curve.csv", step, folder / "events" if plan.tensorboard else None)
     bar = Bar(plan.steps, step)
     saved = time.monotonic()
     parameters = [p for p in model.parameters() if p.requires_grad]
+    pairs = list(zip(average.state_dict().values(), model.state_dict().values()))
     sums: dict[str, float] = {}
     with ThreadPoolExecutor(1) as ahead:
         waiting = ahead.submit(batch, step) if step < plan.steps else None
@@ -108,7 +109,7 @@ def run(
             nn.utils.clip_grad_norm_(parameters, plan.clip)
             optimizer.step()
             step += 1
-            _average(average, model, min(plan.average, (1 + step) / (10 + step)))
+            _average(pairs, min(plan.average, (1 + step) / (10 + step)))
             for name, value in {"loss": total, **parts}.items():
                 sums[name] = sums.get(name, 0.0) + float(value.detach())
             done = step == plan.steps
@@ -167,11 +168,12 @@ def _save(file: Path, model, average, optimizer, step: int, plan: Plan) -> None:
 
 
 @torch.no_grad()
-def _average(average: nn.Module, model: nn.Module, keep: float) -> None:
-    for a, b in zip(average.state_dict().values(), model.state_dict().values()):
-        if a.dtype.is_floating_point:
-            a.lerp_(b, 1 - keep)
-        else:
+def _average(pairs: list[tuple[Tensor, Tensor]], keep: float) -> None:
+    """Moves the first of each pair towards the second; counters are copied."""
+    real = [p for p in pairs if p[0].dtype.is_floating_point]
+    torch._foreach_lerp_([a for a, _ in real], [b for _, b in real], 1 - keep)
+    for a, b in pairs:
+        if not a.dtype.is_floating_point:
             a.copy_(b)
 
 

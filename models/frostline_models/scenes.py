@@ -21,6 +21,7 @@ ASPECT_WEIGHTS = (0.35, 0.25, 0.15, 0.1, 0.1, 0.05)
 #: An instance with fewer visible pixels at 128 px than this is not annotated.
 MIN_PIXELS = 40
 PAD = 114
+LEAST = 0.19
 
 
 @dataclass(frozen=True)
@@ -61,10 +62,11 @@ class Rendered:
     boxes: list[tuple[int, int, int, int]]
 
 
-def draw_thing(rng: np.random.Generator, label: int | None = None) -> Thing:
+def draw_thing(rng: np.random.Generator, label: int | None = None, least: float = LEAST) -> Thing:
+    """``least``: size of the smallest things, in shorter sides of the canvas."""
     if label is None:
         label = int(rng.integers(len(THING_NAMES)))
-    size = float(np.exp(rng.uniform(np.log(0.19), np.log(0.62))))
+    size = float(np.exp(rng.uniform(np.log(least), np.log(0.62))))
     gain = rng.uniform(0.72, 1.2) * rng.uniform(0.93, 1.07, 3)
     turned = rng.random() < 0.35
     angle = float(rng.uniform(-180, 180) if turned else rng.uniform(-20, 20))
@@ -88,15 +90,15 @@ def crowds(a: Thing, b: Thing, aspect: float, limit: float) -> bool:
     return min(over_x, small) * min(over_y, small) > limit * small**2
 
 
-def draw_scene(seed: int, split: str, most: int = 6) -> Scene:
-    """The scene of a seed; the same seed and split give the same scene for ever."""
+def draw_scene(seed: int, split: str, most: int = 6, least: float = LEAST) -> Scene:
+    """The scene of a seed; the same arguments give the same scene for ever."""
     rng = np.random.default_rng((seed, 0 if split == "train" else 1))
     aspect = float(rng.choice(ASPECTS, p=ASPECT_WEIGHTS))
     background = draw_background(rng, split)
     things: list[Thing] = []
     for _ in range(int(rng.integers(1, most + 1))):
         for _attempt in range(6):
-            thing = draw_thing(rng)
+            thing = draw_thing(rng, least=least)
             if not any(crowds(thing, other, aspect, 0.4) for other in things):
                 things.append(thing)
                 break

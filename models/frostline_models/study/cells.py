@@ -106,18 +106,20 @@ class Bench:
         torch.manual_seed(self.plan.seed)
         return registry.build(cell.task, form, samples.spec, dict(options))
 
-    def steps(self, batch: int) -> loop.Plan:
-        return loop.Plan(
-            steps=self.plan.head_steps, batch=batch, lr=self.plan.head_lr, seed=self.plan.seed,
-            log_every=20,
-        )  # fmt: skip
+    def steps(self, cell: Cell) -> loop.Plan:
+        p = self.plan
+        steps, batch, lr = {
+            "detection": (p.detection_steps, p.detection_batch, p.detection_lr),
+            "segmentation": (p.head_steps, p.batch, p.head_lr),
+            "action": (p.head_steps, p.tuned_clip_batch if cell.tuned else p.clip_batch, p.head_lr),
+        }[cell.task]  # fmt: skip
+        return loop.Plan(steps=steps, batch=batch, lr=lr, seed=p.seed, log_every=20)
 
     def frozen(self, cell: Cell) -> tuple[dict, int, int]:
         """The head's metrics, parameters and steps; PyTorch does not run the backbone."""
         samples = self.samples(cell.task, False)
         head = self.head(cell, samples)
-        batch = self.plan.clip_batch if cell.task == "action" else self.plan.batch
-        plan, cache = self.steps(batch), self.cache(samples, False)
+        plan, cache = self.steps(cell), self.cache(samples, False)
         head.load_state_dict(
             frozen.train_head(head, samples, cache, plan, self.folder / cell.name)
         )
@@ -132,8 +134,7 @@ class Bench:
         """The same head and data with a copy of the backbone that moves too."""
         samples = self.samples(cell.task, False)
         head, body = self.head(cell, samples), copy.deepcopy(self.body)
-        batch = self.plan.tuned_clip_batch if cell.task == "action" else self.plan.batch
-        plan, names = self.steps(batch), list(samples.spec.features)
+        plan, names = self.steps(cell), list(samples.spec.features)
         scratch = self.unit.pretraining == "none"
         rate = self.plan.scratch_rate if scratch else self.plan.tuned_rate
         tuned, weights = frozen.fine_tune(

@@ -67,12 +67,16 @@ class Plan:
     heldout_clips: int
     pretrain_steps: int
     head_steps: int
+    #: Boxes and classes of few cells teach less a step than labels of all pixels do.
+    detection_steps: int
     pretrain_batch: int = 32
     batch: int = 16
+    detection_batch: int = 8
     clip_batch: int = 8
     tuned_clip_batch: int = 4
     pretrain_lr: float = 2e-3
     head_lr: float = 2e-3
+    detection_lr: float = 6e-3
     #: Learning rate of a fine-tuned backbone over its head's: pretrained, and from scratch.
     tuned_rate: float = 0.25
     scratch_rate: float = 1.0
@@ -96,6 +100,7 @@ def plan(budget: float, seed: int) -> Plan:
         heldout_clips=min(400, scaled(3600, share, 24)),
         pretrain_steps=scaled(6000, share, 4),
         head_steps=scaled(1800, share, 4),
+        detection_steps=scaled(5400, share, 4),
     )
 
 

@@ -215,7 +215,8 @@ def page(plan: Plan, table: Table, findings: list[Finding], wanted: int) -> str:
         f"backbones of {_millions(table)} million parameters, {plan.pretrain_images} images of one "
         f"thing to pretrain on for {plan.pretrain_steps} steps of {plan.pretrain_batch}; then "
         f"{plan.scenes} scenes and {plan.clips} clips to train heads on for {plan.head_steps} steps "
-        f"of {plan.batch} (clips: {plan.clip_batch}, fine-tuned {plan.tuned_clip_batch}), one seed, "
+        f"of {plan.batch} (detection: {plan.detection_steps} of {plan.detection_batch}; clips of "
+        f"{plan.clip_batch}, fine-tuned {plan.tuned_clip_batch}), one seed, "
         f"measured on {plan.heldout_scenes} held-out scenes and {plan.heldout_clips} held-out clips "
         "of other palettes and textures. "
         + (

@@ -27,6 +27,8 @@ IGNORE = 255
 #: Cells within this many strides of a box's centre are its positives.
 RADIUS = 1.5
 MOST_MASKS = 64  # positives whose masks are trained, per image
+#: The single stage names things with its score alone, beside boxes and masks.
+CLASS_WEIGHT = 3.0
 SAMPLED_ROIS, POSITIVE_SHARE = 128, 0.25
 
 Losses = dict[str, Tensor]
@@ -86,7 +88,7 @@ def assign(dense: Dense, boxes: Tensor, there: Tensor) -> Tensor:
 def dense_losses(
     dense: Dense, raw: dict[str, Tensor], truth: Truth, one_class: bool = False
 ) -> tuple[Losses, Tensor]:
-    """Score loss towards the box's IoU (quality focal), generalized IoU of boxes; and owners."""
+    """Score loss towards the box's IoU (varifocal), generalized IoU of boxes; and owners."""
     boxes, classes, there = pad(truth)
     owners = assign(dense, boxes, there)
     image, cell = (owners >= 0).nonzero(as_tuple=True)
@@ -95,8 +97,10 @@ def dense_losses(
     target = torch.zeros_like(raw["logits"])
     label = torch.zeros_like(thing) if one_class else classes[image, thing]
     target[image, cell, label] = iou.detach().clamp(min=0.05).to(target.dtype)
-    gap = (target - raw["logits"].sigmoid()).square().detach()
-    score = F.binary_cross_entropy_with_logits(raw["logits"], target, gap, reduction="sum")
+    # Only negatives are weighed down as they are learnt: with positives weighed by their gap too
+    # (quality focal), boxes and masks outweigh the classes from the start.
+    weight = torch.where(target > 0, target, 0.75 * raw["logits"].detach().sigmoid().square())
+    score = F.binary_cross_entropy_with_logits(raw["logits"], target, weight, reduction="sum")
     box = (1 - giou).mean() if len(giou) else raw["boxes"].sum() * 0
     return {"score": score / max(1, len(image)), "box": 2 * box}, owners
 
@@ -104,6 +108,7 @@ def dense_losses(
 def single_stage(head: SingleStage, raw: dict[str, Tensor], truth: Truth) -> Losses:
     """The dense losses and that of masks: the mean over images of the mean over their cells."""
     losses, owners = dense_losses(head.dense, raw, truth)
+    losses["score"] = CLASS_WEIGHT * losses["score"]
     image, cell, slot, counts = _some(owners >= 0, MOST_MASKS)
     if not len(image):
         return losses | {"mask": raw["prototypes"].sum() * 0}

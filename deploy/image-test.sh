@@ -5,7 +5,7 @@
 #
 #   IMAGE_BINARY=FILE    take this binary instead of compiling in the container (beside it, ORT_DYLIB_PATH's library)
 #   IMAGE_LIBRARY=FILE   the ONNX Runtime library that goes with it (default target/onnxruntime/libonnxruntime.so)
-#   STORAGE_DRIVER=NAME  how layers are kept: overlay where the system has it, else vfs, which takes some 20 GB
+#   STORAGE_DRIVER=NAME  how layers are kept: overlay where the system has it, else vfs, which takes tens of GB
 #   IMAGE_STORE=FOLDER   where images and layers are kept (default target/image-store)
 #
 # Base images come from their registry; where none can be reached, a Debian of the same release is made with
@@ -21,7 +21,7 @@ export BUILDAH_ISOLATION=chroot
 mkdir -p "$store"
 buildah() { command buildah --storage-driver "$driver" --root "$store/$driver" --runroot "$store/run-$driver" "$@"; }
 say() { printf '== %s\n' "$*"; }
-# Layers share their files where the system can mount an overlay; else each is a copy of all below it, some 20 GB in all.
+# Layers share their files where the system can mount an overlay; else each is a copy of all below it, tens of GB in all.
 overlays() {
     local try mounted=1
     try=$(mktemp -d "$store/overlay.XXXXXX")

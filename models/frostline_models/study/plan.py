@@ -1,6 +1,6 @@
 """What the study runs: its factors, its cells, and how a budget becomes steps and data.
 
-A budget is a number of minutes on two idle cores for all cells together.  It is turned into
+A budget is a nominal number of minutes on two idle cores for all cells together.  It is turned into
 steps and sample counts once, so that a result depends on budget and seed and not on the clock.
 """
 

@@ -220,9 +220,8 @@ def page(plan: Plan, table: Table, findings: list[Finding], wanted: int) -> str:
         f"measured on {plan.heldout_scenes} held-out scenes and {plan.heldout_clips} held-out clips "
         "of other palettes and textures. "
         + (
-            f"The budget was {plan.budget:g} of the {180:g} minutes that the command takes by "
-            "default: everything here is far from trained out, and a point or two between cells "
-            "is noise. "
+            f"The budget was {plan.budget:g}; the default is 180: everything here is far from "
+            "trained out, and a point or two between cells is noise. "
             if plan.budget < 180
             else ""
         )

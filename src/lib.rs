@@ -7,7 +7,7 @@
 //! server, client  the protocol
 //! engine          sharing, batching, scheduling
 //! backend         ONNX Runtime          task   outputs to results      media  images
-//! repository      manifests and files   metrics, telemetry, trace   error, config, corked, proto
+//! repository      manifests and files   metrics, telemetry, trace   error, config, corked, proto, slice
 //! ```
 
 pub mod backend;
@@ -22,6 +22,7 @@ pub mod metrics;
 pub mod proto;
 pub mod repository;
 pub mod server;
+pub mod slice;
 pub mod task;
 pub mod telemetry;
 pub mod trace;

@@ -13,6 +13,7 @@ use crate::{
     engine::{Engine, EngineConfig},
     repository::Location,
     server::{self, Admin, Readiness, ServerConfig},
+    slice,
     telemetry::LogFilter,
     trace::Tracer,
 };
@@ -29,6 +30,8 @@ pub(super) fn run(
     let started = Instant::now();
     let executor = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(config.server_threads())
+        // Between lanes that never rest, an answer would wait at each of its steps.
+        .on_thread_start(slice::shorten)
         .enable_all()
         .build()?;
     let entered = executor.enter();

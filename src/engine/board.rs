@@ -273,16 +273,7 @@ impl Boarded {
             .iter()
             .filter(|(_, source)| *source == FeatureSource::Computed);
         let (timing, batch_size) = match landed.last() {
-            Some((done, source)) if *source != FeatureSource::Cached => {
-                let backbone = done.row.device_time().unwrap_or(done.timing.backbone);
-                (
-                    Timing {
-                        backbone,
-                        ..done.timing
-                    },
-                    done.batch_size,
-                )
-            }
+            Some((how, source)) if *source != FeatureSource::Cached => (how.timing, how.batch_size),
             _ => (Timing::default(), 0),
         };
         Provenance {

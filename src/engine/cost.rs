@@ -8,7 +8,11 @@ use std::{
 use parking_lot::Mutex;
 
 /// A batch size has to serve this much more images per second than the next smaller one to be worth its longer wait.
-const WORTH: f64 = 1.03;
+const WORTH: f64 = 1.02;
+
+/// About what a batch costs a lane beside the backbone, whatever its size: queues, waking others, a head's first reading
+/// of its weights. On small graphs this is what larger batches gain most from.
+const BESIDE: Duration = Duration::from_micros(500);
 
 /// Where little waits, a batch size that serves this part of what the best one does is good enough, and its images wait
 /// less for each other.
@@ -109,7 +113,8 @@ impl Curve {
     pub fn worthwhile(&self) -> Vec<usize> {
         let mut best = 0.0;
         let mut kept = Vec::new();
-        for (rows, rate) in self.rates() {
+        for &(rows, seconds) in &self.points {
+            let rate = rate(rows, seconds);
             if kept.is_empty() || rate > best * WORTH {
                 kept.push(rows);
                 best = rate;
@@ -117,6 +122,11 @@ impl Curve {
         }
         kept
     }
+}
+
+/// Images per second that batches of `rows` serve, whose backbone takes `seconds`.
+fn rate(rows: usize, seconds: f64) -> f64 {
+    rows as f64 / (seconds + BESIDE.as_secs_f64())
 }
 
 /// The buckets of one input size with their costs.
@@ -184,13 +194,12 @@ impl Costs {
     /// are padded where that is faster than two smaller batches.
     pub(super) fn plan(&self, size: [u32; 2], waiting: usize, crowd: usize) -> Plan {
         let sizes = self.buckets.get(&size).map_or(&[][..], |b| &b.sizes);
-        let rate = |rows: usize, seconds: f64| rows as f64 / seconds.max(1e-9);
         let plans = sizes.iter().map(|&(bucket, _, seconds)| {
             let rows = bucket.min(waiting);
             (Plan { rows, bucket }, rate(rows, seconds))
         });
         let fastest = plans.clone().map(|(_, rate)| rate).fold(0.0, f64::max);
-        let calm = crowd < CROWD * self.largest(size);
+        let calm = self.is_calm(size, crowd);
         let enough = if calm { NEAR * fastest } else { fastest };
         let found = plans.clone().find(|(_, rate)| *rate >= enough);
         found.map_or(
@@ -202,6 +211,11 @@ impl Costs {
         )
     }
 
+    /// Whether so little waits that how long each image waits counts for more than how many are served.
+    pub(super) fn is_calm(&self, size: [u32; 2], crowd: usize) -> bool {
+        crowd < CROWD * self.largest(size)
+    }
+
     /// The batch sizes in use.
     pub(super) fn buckets(&self, size: [u32; 2]) -> Vec<usize> {
         let sizes = self.buckets.get(&size).map_or(&[][..], |b| &b.sizes);
@@ -211,8 +225,9 @@ impl Costs {
     /// The bucket that serves the most images per second.
     pub(super) fn largest(&self, size: [u32; 2]) -> usize {
         let sizes = self.buckets.get(&size).map_or(&[][..], |b| &b.sizes);
-        let rate = |&(rows, _, seconds): &(usize, Mean, f64)| rows as f64 / seconds.max(1e-9);
-        let rates = sizes.iter().map(|bucket| (bucket.0, rate(bucket)));
+        let rates = sizes
+            .iter()
+            .map(|(rows, _, seconds)| (*rows, rate(*rows, *seconds)));
         rates
             .fold(
                 (1, 0.0),
@@ -272,9 +287,21 @@ mod tests {
     fn a_batch_size_that_serves_no_more_is_left_out() {
         let flat = Curve {
             size: [8, 8],
-            points: vec![(1, 0.010), (2, 0.020), (4, 0.036), (8, 0.073)],
+            points: vec![(1, 0.100), (2, 0.200), (4, 0.360), (8, 0.730)],
         };
         assert_eq!(flat.worthwhile(), [1, 4]);
+    }
+
+    #[test]
+    fn small_graphs_gain_from_batches_what_each_batch_costs_beside_them() {
+        let curve = |unit: f64| Curve {
+            size: [8, 8],
+            points: [(1, 23.0), (2, 39.0), (4, 72.0), (8, 143.0)]
+                .map(|(rows, units)| (rows, units * unit))
+                .to_vec(),
+        };
+        assert_eq!(curve(1e-4).worthwhile(), [1, 2, 4, 8]);
+        assert_eq!(curve(1e-2).worthwhile(), [1, 2, 4]);
     }
 
     #[test]

@@ -52,6 +52,12 @@ impl Key {
 pub(super) struct Landed {
     pub(super) row: FeatureRow,
     pub(super) geometry: Geometry,
+    pub(super) how: How,
+}
+
+/// How an image was computed.
+#[derive(Debug, Clone)]
+pub(super) struct How {
     pub(super) timing: Timing,
     pub(super) batch_size: usize,
     /// When its batch began.
@@ -82,7 +88,11 @@ pub(super) struct Flight {
 enum State {
     /// Jobs that wait, each with the slot that this image fills.
     Open(Vec<(Arc<Job>, usize)>),
-    Done(Result<Landed>),
+    /// From the cache.
+    Kept(Landed),
+    /// Its jobs have its features, and let go of them when their heads have run: their memory, still in the
+    /// processor's caches, is the next batch's.
+    Done(Result<How>),
 }
 
 impl Flight {
@@ -109,7 +119,7 @@ impl Flight {
 
     /// The flight of an image that needs no computing.
     pub(super) fn landed(flight: Self, landed: Landed) -> Self {
-        *flight.state.lock() = State::Done(Ok(landed));
+        *flight.state.lock() = State::Kept(landed);
         flight
     }
 
@@ -130,7 +140,7 @@ impl Flight {
 
     /// Whether it was computed, or given up.
     pub(super) fn is_done(&self) -> bool {
-        matches!(*self.state.lock(), State::Done(_))
+        !matches!(*self.state.lock(), State::Open(_))
     }
 
     /// Where it waits in the queue, whose lock guards this.
@@ -149,7 +159,7 @@ impl Flight {
                 .iter()
                 .map(|(job, slot)| (Arc::clone(&job.rank.flow.head), job.number, *slot))
                 .min(),
-            State::Done(_) => None,
+            State::Kept(_) | State::Done(_) => None,
         }
     }
 
@@ -173,7 +183,7 @@ impl Flight {
                 let all = slots.iter().map(|(job, _)| &job.trace);
                 all.filter(|trace| trace.sampled()).cloned().collect()
             }
-            State::Done(_) => Vec::new(),
+            State::Kept(_) | State::Done(_) => Vec::new(),
         }
     }
 
@@ -185,14 +195,15 @@ impl Flight {
         })
     }
 
-    /// Adds jobs, and returns those that this image completes at once. `None`: the flight was given up.
+    /// Adds jobs, and returns those that this image completes at once. `None`: the flight is over.
     pub(super) fn attach(&self, slots: Vec<(Arc<Job>, usize)>) -> Option<Vec<Arc<Job>>> {
         match &mut *self.state.lock() {
             State::Open(waiting) => {
                 waiting.extend(slots);
                 Some(Vec::new())
             }
-            State::Done(Ok(landed)) => Some(fill(slots, landed)),
+            State::Kept(landed) => Some(fill(slots, landed)),
+            State::Done(Ok(_)) => None,
             State::Done(Err(error)) if error.kind() == Kind::Cancelled => None,
             State::Done(Err(error)) => {
                 slots
@@ -205,10 +216,10 @@ impl Flight {
 
     /// The image is computed. Returns the jobs that are now complete.
     pub(super) fn land(&self, landed: Landed) -> Vec<Arc<Job>> {
-        let done = State::Done(Ok(landed.clone()));
+        let done = State::Done(Ok(landed.how.clone()));
         match std::mem::replace(&mut *self.state.lock(), done) {
             State::Open(slots) => fill(slots, &landed),
-            State::Done(_) => Vec::new(),
+            State::Kept(_) | State::Done(_) => Vec::new(),
         }
     }
 
@@ -239,9 +250,10 @@ impl Flight {
     }
 
     /// How it ended, once it has.
-    pub(super) fn outcome(&self) -> Option<Result<Landed>> {
+    pub(super) fn outcome(&self) -> Option<Result<How>> {
         match &*self.state.lock() {
             State::Open(_) => None,
+            State::Kept(landed) => Some(Ok(landed.how.clone())),
             State::Done(outcome) => Some(outcome.clone()),
         }
     }

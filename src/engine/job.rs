@@ -44,8 +44,10 @@ struct State {
 /// A finished job.
 #[derive(Debug)]
 pub(super) struct Done {
-    /// The last image's features.
+    /// The last image's features, if the job wants those.
     pub(super) features: Option<FeatureRow>,
+    /// How long a device took for the last image's batch.
+    pub(super) device_time: Option<Duration>,
     /// What the head found, if the job has one.
     pub(super) outcome: Option<Outcome>,
     /// How long the head's batch took.
@@ -65,6 +67,7 @@ pub(super) struct Done {
 pub(super) struct Finish {
     pub(super) job: Arc<Job>,
     pub(super) row: HeadRow,
+    pub(super) device_time: Option<Duration>,
     pub(super) head_time: Duration,
     pub(super) computed: Instant,
     pub(super) batch: Context,
@@ -102,7 +105,7 @@ impl Job {
     pub(super) fn fill(&self, slot: usize, landed: &Landed) -> bool {
         let mut state = self.state.lock();
         let last = slot + 1 == state.rows.len();
-        // A finished job has let go of its rows.
+        // A job whose head has run has let go of its rows.
         let Some(row) = state.rows.get_mut(slot) else {
             return false;
         };
@@ -144,6 +147,11 @@ impl Job {
         self.state.lock().rows.iter().flatten().cloned().collect()
     }
 
+    /// Lets go of its images' features: its head has run.
+    pub(super) fn let_go(&self) {
+        self.state.lock().rows.clear();
+    }
+
     /// Answers the caller; only the first answer counts.
     pub(super) fn finish(&self, result: Result<Done>) {
         let reply = {
@@ -164,16 +172,17 @@ impl Finish {
         let Self {
             job,
             row,
+            device_time,
             head_time,
             computed,
             batch,
         } = self;
-        let (geometry, features) = {
+        let geometry = {
             let state = job.state.lock();
             if state.reply.as_ref().is_none_or(oneshot::Sender::is_closed) {
                 return;
             }
-            (state.geometry, state.rows.last().cloned().flatten())
+            state.geometry
         };
         let (Some(head), Some(geometry)) = (&job.head, geometry) else {
             let error = Error::new(Kind::Internal, "a head answered a job without one");
@@ -185,7 +194,8 @@ impl Finish {
         let outcome = std::panic::catch_unwind(work)
             .unwrap_or_else(|_| Err(Error::new(Kind::Internal, "postprocessing panicked")));
         job.finish(outcome.map(|outcome| Done {
-            features,
+            features: None,
+            device_time,
             outcome: Some(outcome),
             head_time,
             postprocess_time: begun.elapsed(),

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use super::{
     Shared, Source, Timing,
     cost::Plan,
-    flight::{Flight, Landed},
+    flight::{Flight, How, Landed},
     job::{Done, Finish, Job},
     observe,
     queue::{Ready, Role, Work},
@@ -364,15 +364,19 @@ impl Thread {
         let batch = Arc::new(answer.batch);
         let mut finishes = Vec::with_capacity(answer.calls.len());
         for (index, call) in answer.calls.iter().enumerate() {
+            let device_time = call.rows.last().and_then(FeatureRow::device_time);
+            call.jobs.iter().for_each(|job| job.let_go());
             finishes.extend(call.jobs.iter().map(|job| Finish {
                 job: Arc::clone(job),
                 row: HeadRow::new(&batch, index),
+                device_time,
                 head_time,
                 computed,
                 batch: trace.clone(),
             }));
         }
         let each = shared.costs.postprocess.get();
+        drop(answer.calls);
         let here = shared.queue.push_finishes(finishes, self.role.cpu, each);
         here.into_iter().for_each(Finish::run);
     }
@@ -424,6 +428,7 @@ fn size(batch: &[Ready]) -> [u32; 2] {
 /// The answer of a job without a head.
 fn extracted(features: Option<FeatureRow>) -> Done {
     Done {
+        device_time: features.as_ref().and_then(FeatureRow::device_time),
         features,
         outcome: None,
         head_time: Duration::ZERO,
@@ -513,15 +518,17 @@ fn land(
         let landed = Landed {
             row: FeatureRow::new(features, index),
             geometry,
-            timing: Timing {
-                queue: begun.duration_since(flight.boarded).saturating_sub(decode),
-                decode,
-                backbone,
-                ..Timing::default()
+            how: How {
+                timing: Timing {
+                    queue: begun.duration_since(flight.boarded).saturating_sub(decode),
+                    decode,
+                    backbone,
+                    ..Timing::default()
+                },
+                batch_size: batch.len(),
+                begun: Some(begun),
+                batch: trace.clone(),
             },
-            batch_size: batch.len(),
-            begun: Some(begun),
-            batch: trace.clone(),
         };
         let flow = flight.rank().flow;
         shared

@@ -26,6 +26,7 @@ mod queue;
 mod request;
 mod schedule;
 mod start;
+mod warm;
 mod watchdog;
 
 use std::{
@@ -280,6 +281,12 @@ impl Engine {
         let mut results: Vec<Option<Result<Outcome>>> = Vec::new();
         results.resize_with(request.heads.len(), || None);
         for (position, answer) in answers {
+            // Of an image that came from the cache there is none.
+            if provenance.batch_size > 0
+                && let Ok(Some(took)) = answer.as_ref().map(|done| done.device_time)
+            {
+                provenance.timing.backbone = took;
+            }
             let Some(index) = position else {
                 features = answer?.features;
                 continue;

@@ -158,12 +158,12 @@ impl Boarded {
         }
         let tracer = &self.shared.config.tracer;
         for (flight, source, _) in &self.flights {
-            let Some(Ok(landed)) = flight.outcome() else {
+            let Some(Ok(how)) = flight.outcome() else {
                 continue;
             };
             let from = [("features", format!("{source:?}").to_lowercase().into())];
             let from = from.map(|(key, text): (_, Arc<str>)| (key, (&text).into()));
-            let Some(computing) = landed
+            let Some(computing) = how
                 .begun
                 .filter(|_| *source != super::FeatureSource::Cached)
             else {
@@ -176,8 +176,8 @@ impl Boarded {
             if let Some((begun, ended)) = flight.decoding() {
                 tracer.stage("decode", trace, begun, ended, &[]);
             }
-            let ended = computing + landed.timing.backbone;
-            tracer.share("backbone", trace, computing, ended, &landed.batch);
+            let ended = computing + how.timing.backbone;
+            tracer.share("backbone", trace, computing, ended, &how.batch);
         }
     }
 }

@@ -443,7 +443,13 @@ impl Queue {
         // faster. And it decodes although raw images would fill one: they must not keep encoded ones out.
         let more = role.cpu && self.may_decode(state);
         let crowd = waiting + state.encoded.len();
-        let enough = costs.plan(size, crowd, crowd).bucket;
+        // Where little waits, a lane leaves the others their share of it, busy or not: they are done with theirs before
+        // a batch of everything would be.
+        let fair = match costs.is_calm(size, crowd) && !costs.is_quick(size) {
+            true => crowd.div_ceil(self.options.lanes.max(1)),
+            false => crowd,
+        };
+        let enough = costs.plan(size, fair, crowd).bucket;
         if more && state.decoded < enough {
             return None;
         }
@@ -465,7 +471,7 @@ impl Queue {
         } else {
             waiting.div_ceil(free)
         };
-        let mut plan = costs.plan(size, share, crowd);
+        let mut plan = costs.plan(size, share.min(fair), crowd);
         let (now, ahead) = (
             Instant::now(),
             costs.batch(size, plan.bucket) + costs.finish.most(),

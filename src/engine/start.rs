@@ -3,7 +3,6 @@
 use std::{
     sync::{Arc, atomic::AtomicU64},
     thread::JoinHandle,
-    time::{Duration, Instant},
 };
 
 use parking_lot::{Mutex, RwLock};
@@ -12,21 +11,17 @@ use super::{
     Engine, EngineConfig, Head, Shared,
     admission::Admission,
     cache::Cache,
-    cost::{Costs, Curve},
+    cost::Costs,
     flight::Flights,
     lane::Thread,
     queue::{Queue, QueueOptions, Role},
+    warm,
     watchdog::Steps,
 };
 use crate::{
-    backend::{Backbone, BackendError, Fault, Runtime, SessionOptions},
+    backend::{Backbone, BackendError, Runtime, SessionOptions},
     repository::Repository,
 };
-
-/// A bucket whose batch takes longer than this is run once at warm-up, not measured several times.
-const LONG: Duration = Duration::from_millis(500);
-/// Measuring one bucket longer than this tells no more: its two runs are taken as they are.
-const ENOUGH: Duration = Duration::from_millis(30);
 
 impl Engine {
     /// Loads every graph of `repository` for every lane, measures and warms the batch sizes, and starts the threads.
@@ -69,7 +64,7 @@ impl Engine {
                 .map(|head| head.map(|head| (head.manifest.name.clone(), Arc::new(head))))
                 .collect::<Result<_, _>>()
         })?;
-        let curves = warm_up(&backbone, &config)?;
+        let curves = warm::curves(&backbone, &config)?;
         let queue = Queue::new(QueueOptions {
             lanes,
             ready_limit: config.max_batch.max(1) * (lanes + 1),
@@ -151,71 +146,6 @@ impl Engine {
         self.threads.lock().push(thread);
         Ok(())
     }
-}
-
-/// Runs every candidate batch size on every lane at once, as under load, and notes how long it takes.
-fn warm_up(backbone: &Backbone, config: &EngineConfig) -> Result<Vec<Curve>, BackendError> {
-    let sizes = &backbone.manifest().input.sizes;
-    let mut curves = Vec::with_capacity(sizes.len());
-    for &size in sizes {
-        let [height, width] = size;
-        let row = height as usize * width as usize * 3;
-        let mut points = Vec::new();
-        for rows in config.candidates() {
-            let input = vec![127; row * rows];
-            let measure = |lane: usize| -> Result<f64, BackendError> {
-                let (mut best, mut spent) = (Duration::MAX, Duration::ZERO);
-                for run in 1..=3 {
-                    let begun = Instant::now();
-                    let features = backbone.run(lane, size, &input, rows)?;
-                    backbone.device().synchronize()?;
-                    let took = features.device_time().unwrap_or(begun.elapsed());
-                    (best, spent) = (best.min(took), spent + took);
-                    if took > LONG || (run == 2 && spent > ENOUGH) {
-                        break;
-                    }
-                }
-                let best = best.as_secs_f64();
-                Ok(best)
-            };
-            let seconds = if backbone.device().is_resident() {
-                // ONNX Runtime keeps memory on a device for each thread that ran there: no threads for a moment.
-                measure(0)
-            } else {
-                every_lane(backbone.lanes(), measure)
-            };
-            match seconds {
-                Ok(seconds) => points.push((rows, seconds)),
-                Err(error) if error.fault() == Fault::OutOfMemory && !points.is_empty() => {
-                    tracing::warn!(%error, rows, "no memory for batches of this size; they are left out");
-                    backbone.release();
-                    break;
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        curves.push(Curve { size, points });
-    }
-    Ok(curves)
-}
-
-/// Measures on every lane at once; the mean of what they say.
-fn every_lane(
-    lanes: usize,
-    measure: impl Fn(usize) -> Result<f64, BackendError> + Sync,
-) -> Result<f64, BackendError> {
-    let measure = &measure;
-    std::thread::scope(|scope| {
-        let running: Vec<_> = (0..lanes)
-            .map(|lane| scope.spawn(move || measure(lane)))
-            .collect();
-        let mut all = Vec::with_capacity(running.len());
-        for handle in running {
-            let panicked = || BackendError::Library("warming up panicked".to_owned());
-            all.push(handle.join().unwrap_or_else(|_| Err(panicked()))?);
-        }
-        Ok(all.iter().sum::<f64>() / all.len().max(1) as f64)
-    })
 }
 
 /// Runs every batch size in use on the thread that will serve them: a device keeps captured graphs and scratch memory

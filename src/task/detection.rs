@@ -1,5 +1,6 @@
 //! Boxes and instance masks.
 
+use multiversion::multiversion;
 use ndarray::{ArrayView1, ArrayView2, ArrayView3, Axis};
 
 use super::{Rle, TaskError};
@@ -220,31 +221,60 @@ fn paste(
         .map(|span| (span[0].0, span[0].1, span))
         .collect();
     let threshold = f64::from(threshold);
-    let mut line = vec![0.0_f64; rows];
+    let lines: Vec<f64> = map.t().iter().map(|&cell| f64::from(cell)).collect();
+    let line = |column: usize| &lines[column * rows..][..rows];
+    let mut mixed = Mixed {
+        values: vec![0.0; rows],
+        inside: vec![false; rows],
+    };
     Rle::from_region((height, width), xs, ys, |x, runs| {
         let (left, right, weight) = place(cell_x(f64::from(x) + 0.5), columns);
-        for (value, cells) in line.iter_mut().zip(map.rows()) {
-            let (a, b) = (f64::from(cells[left]), f64::from(cells[right]));
-            *value = a + (b - a) * weight;
-        }
+        mixed.mix(line(left), line(right), weight, threshold);
+        let (mut state, mut length) = (false, 0);
         for &(top, bottom, span) in &spans {
-            let (a, b, length) = (line[top], line[bottom], span.len() as u32);
-            let inside = |&(_, _, weight): &(usize, usize, f64)| a + (b - a) * weight >= threshold;
-            match (a >= threshold, b >= threshold) {
-                (true, false) => {
-                    let end = span.partition_point(inside) as u32;
-                    runs.push(true, end);
-                    runs.push(false, length - end);
-                }
-                (false, true) => {
-                    let start = span.partition_point(|place| !inside(place)) as u32;
-                    runs.push(false, start);
-                    runs.push(true, length - start);
-                }
-                (same, _) => runs.push(same, length),
+            let (first, last) = (mixed.inside[top], mixed.inside[bottom]);
+            if first != state {
+                runs.push(state, std::mem::take(&mut length));
+                state = first;
             }
+            let all = span.len() as u32;
+            if first == last {
+                length += all;
+                continue;
+            }
+            let (a, b) = (mixed.values[top], mixed.values[bottom]);
+            let before = |&(_, _, weight): &(usize, usize, f64)| {
+                (a + (b - a) * weight >= threshold) == first
+            };
+            let turn = span.partition_point(before) as u32;
+            runs.push(first, std::mem::replace(&mut length, all - turn) + turn);
+            state = last;
         }
+        runs.push(state, length);
     })
+}
+
+/// A column of probabilities between two columns of cells.
+struct Mixed {
+    values: Vec<f64>,
+    /// Whether each reaches the threshold.
+    inside: Vec<bool>,
+}
+
+impl Mixed {
+    fn mix(&mut self, left: &[f64], right: &[f64], weight: f64, threshold: f64) {
+        mix(&mut self.values, left, right, weight);
+        for (inside, value) in self.inside.iter_mut().zip(&self.values) {
+            *inside = *value >= threshold;
+        }
+    }
+}
+
+#[multiversion(targets("x86_64+avx2"))]
+fn mix(values: &mut [f64], left: &[f64], right: &[f64], weight: f64) {
+    for (value, (a, b)) in values.iter_mut().zip(left.iter().zip(right)) {
+        *value = a + (b - a) * weight;
+    }
 }
 
 #[cfg(test)]

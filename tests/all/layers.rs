@@ -6,6 +6,7 @@ use std::{fs, path::Path};
 const ALLOWED: &[(&str, &[&str])] = &[
     ("error", &[]),
     ("corked", &[]),
+    ("slice", &[]),
     ("proto", &[]),
     ("repository", &[]),
     ("media", &[]),
@@ -71,6 +72,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "telemetry",
             "trace",
             "error",
+            "slice",
         ],
     ),
 ];
@@ -78,6 +80,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
 /// Crates that only these modules may name.
 const OWNED: &[(&str, &[&str])] = &[
     ("ort", &["backend"]),
+    ("libc", &["slice"]),
     ("tonic", &["server", "client", "proto"]),
     ("tokio", &["engine", "corked", "server", "client", "cli"]),
     ("axum", &["server"]),

@@ -157,16 +157,19 @@ impl Open {
     }
 }
 
-/// `rate` calls per second at even distances for `turn`, whether earlier ones are answered or not.
+/// `rate` calls per second for `turn`, whether earlier ones are answered or not: at even distances, or, where `tick` is
+/// longer than those, those that have become due together. To wake for each call costs as much as to send it.
 pub(crate) async fn open<F>(
     rate: f64,
     turn: Duration,
+    tick: Duration,
     call: impl Fn(usize) -> F,
 ) -> anyhow::Result<Open>
 where
     F: Future<Output = Result<(), Status>> + Send + 'static,
 {
     let started = Instant::now();
+    let mut awake = Duration::ZERO;
     let mut calls: JoinSet<(f64, Result<(), Status>)> = JoinSet::new();
     let mut open = Open::default();
     let note = |open: &mut Open, (time, result): (f64, Result<(), Status>)| match result {
@@ -174,11 +177,15 @@ where
         Err(status) => *open.failed.entry(status.code() as i32).or_default() += 1,
     };
     for number in 0.. {
-        let due = started + Duration::from_secs_f64(number as f64 / rate);
-        if due.duration_since(started) > turn {
+        let after = Duration::from_secs_f64(number as f64 / rate);
+        if after > turn {
             break;
         }
-        tokio::time::sleep_until(due.into()).await;
+        if after > awake {
+            awake = after.max(awake + tick);
+            tokio::time::sleep_until((started + awake).into()).await;
+        }
+        let due = started + after;
         let work = call(number);
         calls.spawn(async move {
             let result = work.await;

@@ -55,7 +55,7 @@ fn main() -> anyhow::Result<()> {
     let executor = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    // An open loop on one thread takes half of what threads take that wake each other.
+    // Callers on one thread take half of what threads take that wake each other.
     let alone = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -84,7 +84,7 @@ fn main() -> anyhow::Result<()> {
             anyhow::Ok(())
         };
         match section {
-            "tail" | "overload" => alone.block_on(run)?,
+            "throughput" | "tail" | "overload" => alone.block_on(run)?,
             _ => executor.block_on(run)?,
         }
     }

@@ -15,7 +15,6 @@ TINY = dataclasses.replace(
     plan.plan(plan.LEAST_BUDGET, seed=3), pretrain_images=20, scenes=12, clips=8, heldout_scenes=6,
     heldout_clips=6, pretrain_steps=3, head_steps=2, detection_steps=2, pretrain_batch=8, batch=4,
     detection_batch=4, clip_batch=2,
-    tuned_clip_batch=2,
 )  # fmt: skip
 
 

@@ -140,11 +140,16 @@ pub(crate) async fn overload(report: &mut Report) -> anyhow::Result<()> {
     // The server's memory is at its height once it has been full.
     site.open(first * 3.0, PEAK, TICK, None).await?;
     let memory = site.server.resident()?;
-    // The generator of an open loop takes part of the cores, the more the more it sends.
-    let once = site
-        .open(first, PEAK, TICK, None)
-        .await?
-        .rate_within(f64::INFINITY);
+    // What is answered of an open loop at best, whatever it sends.
+    let peak = async || {
+        let mut best = 0.0_f64;
+        for part in [0.9, 1.0, 1.1, 1.25] {
+            let sent = site.open(first * part, PEAK / 2, TICK, None).await?;
+            best = best.max(sent.rate_within(f64::INFINITY));
+        }
+        anyhow::Ok(best)
+    };
+    let peak_before = peak().await?;
     let before = capacity().await?;
     let (generator, began) = (own_cpu()?, Instant::now());
     let flood = site.open(before * 3.0, LONG, TICK, None).await?;
@@ -152,6 +157,7 @@ pub(crate) async fn overload(report: &mut Report) -> anyhow::Result<()> {
     let normal = normal_again(&site, alone).await?;
     let memory = site.server.resident()? / memory;
     let between = capacity().await?;
+    let peak_after = peak().await?;
     let impatient = site
         .open(between * 3.0, LONG / 3, TICK, Some(IMPATIENT))
         .await?;
@@ -160,13 +166,17 @@ pub(crate) async fn overload(report: &mut Report) -> anyhow::Result<()> {
     let refusals = [Code::ResourceExhausted, Code::DeadlineExceeded];
     let name = "overload: capacity, closed loop of 32";
     report.note(name, (before + between + after) / 3.0, "images/s");
-    let name = "overload: goodput of an open loop at 1 x capacity";
-    report.note(name, once, "images/s");
+    let peak = (peak_before + peak_after) / 2.0;
+    let name = "overload: peak of an open loop's goodput";
+    report.note(name, peak, "images/s");
     let name = "overload: cores that the load generator takes at 3 x capacity";
     report.note(name, generator, "cores");
-    let goodput = flood.rate_within(f64::INFINITY) / ((before + between) / 2.0);
+    let goodput = flood.rate_within(f64::INFINITY);
+    let name = "overload, 3 x capacity for 60 s: goodput / peak";
+    report.held(name, goodput / peak, "ratio", Bar::AtLeast(0.95));
+    // A closed loop's generator takes less of the cores.
     let name = "overload, 3 x capacity for 60 s: goodput / capacity";
-    report.held(name, goodput, "ratio", Bar::AtLeast(0.95));
+    report.note(name, goodput / ((before + between) / 2.0), "ratio");
     let name = "overload: failures that are neither refusal nor deadline";
     let odd = flood.failed_otherwise(&refusals) + impatient.failed_otherwise(&refusals);
     report.held(name, odd as f64, "calls", Bar::Exactly(0.0));

@@ -40,6 +40,7 @@ def run(unit: Unit, plan: Plan, work: Path) -> None:
     waiting = [c for c in cells(unit) if not (done / f"{c.name}.json").exists()]
     if not waiting:
         return
+    started = time.process_time()
     folder = work / "backbones" / unit.name
     body, images = _pretrained(unit, plan, work, folder)
     bench = Bench(unit, plan, work, folder, body)
@@ -57,6 +58,8 @@ def run(unit: Unit, plan: Plan, work: Path) -> None:
         shutil.rmtree(folder / cell.name, ignore_errors=True)
         print(f"{cell.name}: {value}", flush=True)
     shutil.rmtree(folder / "features", ignore_errors=True)
+    spent = time.process_time() - started
+    print(f"{unit.name}: {spent:.0f} s of processor time with its pretraining", flush=True)
 
 
 def _pretrained(unit: Unit, plan: Plan, work: Path, folder: Path):
@@ -111,7 +114,7 @@ class Bench:
         steps, batch, lr = {
             "detection": (p.detection_steps, p.detection_batch, p.detection_lr),
             "segmentation": (p.head_steps, p.batch, p.head_lr),
-            "action": (p.head_steps, p.tuned_clip_batch if cell.tuned else p.clip_batch, p.head_lr),
+            "action": (p.head_steps, p.clip_batch, p.head_lr),
         }[cell.task]  # fmt: skip
         return loop.Plan(steps=steps, batch=batch, lr=lr, seed=p.seed, log_every=20)
 

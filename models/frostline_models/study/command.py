@@ -20,7 +20,7 @@ def add(groups) -> None:
     parser = groups.add_parser(
         "study", help="pretraining x head capacity x backbone size, frozen against fine-tuned"
     )
-    parser.add_argument("--budget", type=float, default=180.0, help="nominal minutes on two idle cores")
+    parser.add_argument("--budget", type=float, default=180.0, help="minutes, about, on two idle cores")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2, help="backbones at a time, a thread each")
     parser.add_argument("--work", type=Path, default=ROOT / ".cache" / "study", help="scratch folder")

@@ -1,6 +1,6 @@
 """What the study runs: its factors, its cells, and how a budget becomes steps and data.
 
-A budget is a nominal number of minutes on two idle cores for all cells together.  It is turned into
+A budget is about how many minutes all cells together take on two idle cores.  It is turned into
 steps and sample counts once, so that a result depends on budget and seed and not on the clock.
 """
 
@@ -46,7 +46,7 @@ HEADS: dict[str, dict[str, tuple[str, dict]]] = {
     },
 }  # fmt: skip
 
-FULL_BUDGET = 180.0  # minutes, to which the numbers below belong
+FULL_BUDGET = 180.0  # minutes, to which the numbers in `plan` belong
 LEAST_BUDGET = 0.5
 
 
@@ -73,7 +73,6 @@ class Plan:
     batch: int = 16
     detection_batch: int = 8
     clip_batch: int = 8
-    tuned_clip_batch: int = 4
     pretrain_lr: float = 2e-3
     head_lr: float = 2e-3
     detection_lr: float = 6e-3
@@ -93,14 +92,14 @@ def plan(budget: float, seed: int) -> Plan:
     return Plan(
         budget=budget,
         seed=seed,
-        pretrain_images=min(20000, scaled(40000, share, 96)),
-        scenes=min(6000, scaled(12000, share, 48)),
-        clips=min(2400, scaled(6000, share, 40)),
-        heldout_scenes=min(500, scaled(3600, share, 24)),
-        heldout_clips=min(400, scaled(3600, share, 24)),
-        pretrain_steps=scaled(6000, share, 4),
-        head_steps=scaled(1800, share, 4),
-        detection_steps=scaled(5400, share, 4),
+        pretrain_images=min(20000, scaled(22000, share, 96)),
+        scenes=min(6000, scaled(6600, share, 48)),
+        clips=min(2400, scaled(3300, share, 40)),
+        heldout_scenes=min(500, scaled(2000, share, 24)),
+        heldout_clips=min(400, scaled(2000, share, 24)),
+        pretrain_steps=scaled(3300, share, 4),
+        head_steps=scaled(1020, share, 4),
+        detection_steps=scaled(3000, share, 4),
     )
 
 

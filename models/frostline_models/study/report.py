@@ -216,7 +216,7 @@ def page(plan: Plan, table: Table, findings: list[Finding], wanted: int) -> str:
         f"thing to pretrain on for {plan.pretrain_steps} steps of {plan.pretrain_batch}; then "
         f"{plan.scenes} scenes and {plan.clips} clips to train heads on for {plan.head_steps} steps "
         f"of {plan.batch} (detection: {plan.detection_steps} of {plan.detection_batch}; clips of "
-        f"{plan.clip_batch}, fine-tuned {plan.tuned_clip_batch}), one seed, "
+        f"{plan.clip_batch}), one seed, "
         f"measured on {plan.heldout_scenes} held-out scenes and {plan.heldout_clips} held-out clips "
         "of other palettes and textures. "
         + (

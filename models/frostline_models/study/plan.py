@@ -36,7 +36,7 @@ HEADS: dict[str, dict[str, tuple[str, dict]]] = {
     },
     "segmentation": {
         "linear": ("linear", {}),
-        "light": ("upernet", {"width": 20}),
+        "light": ("upernet", {"width": 32}),
         "strong": ("upernet", {"width": 56}),
     },
     "action": {

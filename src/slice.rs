@@ -4,7 +4,8 @@
 ///
 /// It gets no more of the processor than before, but sooner: since Linux 6.12 a thread of shorter slices that wakes need
 /// not wait until the one that runs, such as a lane in the middle of a graph, has had a slice of its own, which takes
-/// about three milliseconds. An older kernel takes no notice, and one that refuses leaves things as they are.
+/// about three milliseconds. An older kernel takes no notice, and one that refuses leaves things as they are. Whatever
+/// the thread starts inherits it: not for one that starts lanes, which would be changed all the time.
 pub fn shorten() {
     #[cfg(target_os = "linux")]
     linux::shorten();

@@ -212,8 +212,18 @@ impl Costs {
     }
 
     /// Whether so little waits that how long each image waits counts for more than how many are served.
-    pub(super) fn is_calm(&self, size: [u32; 2], crowd: usize) -> bool {
+    fn is_calm(&self, size: [u32; 2], crowd: usize) -> bool {
         crowd < CROWD * self.largest(size)
+    }
+
+    /// How many of the `crowd` images that wait one of `lanes` lanes may take at once. Where little waits it leaves the
+    /// others their share, busy or not: they are done with theirs before a batch of everything would be. Quick graphs
+    /// are not worth sharing.
+    pub(super) fn fair(&self, size: [u32; 2], crowd: usize, lanes: usize) -> usize {
+        match self.is_calm(size, crowd) && !self.is_quick(size) {
+            true => crowd.div_ceil(lanes.max(1)),
+            false => crowd,
+        }
     }
 
     /// The batch sizes in use.
@@ -327,6 +337,21 @@ mod tests {
         // A device that gains much by batches gets them at once.
         let wide = costs(&[(1, 0.010), (8, 0.020)]);
         assert_eq!(wide.plan([8, 8], 8, 8), Plan { rows: 8, bucket: 8 });
+    }
+
+    #[test]
+    fn lanes_share_what_waits_until_that_is_two_of_the_best_batches() {
+        let busy = costs(&[(1, 0.0023), (8, 0.0137)]);
+        assert_eq!(busy.largest([8, 8]), 8);
+        let fair = |crowd| busy.fair([8, 8], crowd, 2);
+        assert_eq!([fair(1), fair(3), fair(15), fair(16)], [1, 2, 8, 16]);
+        assert_eq!(busy.fair([8, 8], 15, 1), 15, "a lane alone takes all");
+        let toy = costs(&[(1, 7e-6), (8, 17e-6)]);
+        assert_eq!(
+            toy.fair([8, 8], 3, 2),
+            3,
+            "sharing costs more than the work"
+        );
     }
 
     #[test]

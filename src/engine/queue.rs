@@ -443,12 +443,7 @@ impl Queue {
         // faster. And it decodes although raw images would fill one: they must not keep encoded ones out.
         let more = role.cpu && self.may_decode(state);
         let crowd = waiting + state.encoded.len();
-        // Where little waits, a lane leaves the others their share of it, busy or not: they are done with theirs before
-        // a batch of everything would be.
-        let fair = match costs.is_calm(size, crowd) && !costs.is_quick(size) {
-            true => crowd.div_ceil(self.options.lanes.max(1)),
-            false => crowd,
-        };
+        let fair = costs.fair(size, crowd, self.options.lanes);
         let enough = costs.plan(size, fair, crowd).bucket;
         if more && state.decoded < enough {
             return None;

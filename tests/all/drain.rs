@@ -18,9 +18,14 @@ use crate::common::{
 };
 
 const SIZE: [u32; 2] = [64, 64];
-/// Green of a first pixel: some tens of milliseconds, and some seconds.
+/// Green of a first pixel: some tens of milliseconds, and a second or so for each product.
 const SLOW: u8 = 50;
 const VERY_SLOW: u8 = 255;
+/// With it a very slow image takes seconds on any machine.
+const HANGING: Sampler = Sampler {
+    products: 6,
+    ..TOUCHY
+};
 const LIMIT: Duration = Duration::from_secs(60);
 
 fn repository() -> TempDir {
@@ -130,7 +135,7 @@ async fn a_second_signal_stops_at_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drain_ends_at_its_time_limit() {
-    let folder = repository();
+    let folder = repository_of(HANGING);
     let settings = ["server.drain_seconds=1", "engine.lanes=1"];
     let server = Process::start(Some(folder.path()), &settings).unwrap();
     let client = Client::connect(&server.address).await.unwrap();
@@ -158,7 +163,7 @@ async fn a_drain_ends_at_its_time_limit() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_device_that_hangs_is_told_to_everyone_and_ends_the_process() {
-    let folder = repository();
+    let folder = repository_of(HANGING);
     let settings = ["engine.step_limit_ms=500", "engine.lanes=1"];
     let server = Process::start(Some(folder.path()), &settings).unwrap();
     let client = Client::connect(&server.address).await.unwrap();

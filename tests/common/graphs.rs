@@ -19,6 +19,8 @@ pub(crate) struct Sampler {
     pub(crate) touchy: bool,
     /// Name of the operator that fails, which its error tells.
     pub(crate) failing: &'static str,
+    /// Matrix products that make it slow, one after another.
+    pub(crate) products: usize,
 }
 
 /// Next to no work: 48 KB in, 16 KB out.
@@ -28,6 +30,7 @@ pub(crate) const ECHO: Sampler = Sampler {
     sizes: &[[128, 128]],
     touchy: false,
     failing: "",
+    products: 0,
 };
 
 /// Fails and dawdles as its input says; takes two sizes.
@@ -37,6 +40,7 @@ pub(crate) const TOUCHY: Sampler = Sampler {
     sizes: &[[64, 64], [96, 96]],
     touchy: true,
     failing: "lookup",
+    products: 1,
 };
 
 /// Red of a first pixel that makes a touchy backbone fail.
@@ -51,7 +55,7 @@ impl Sampler {
         }
         let stride = i64::from(self.stride);
         // Reading past the end of a table fails; the product of two matrices as large as green says takes its time.
-        Onnx::default()
+        let graph = Onnx::default()
             .input("image", UINT8, &["N", "H", "W", "3"])
             .output("f", FLOAT, &["N", "h", "w", "3"])
             .ints("from", &[0, 0])
@@ -84,11 +88,26 @@ impl Sampler {
             .node("Concat", &["side", "side"], "square", &[("axis", 0)])
             .node("Concat", &["columns", "side"], "thin", &[("axis", 0)])
             .floats("half", &[0.5])
-            .node("Expand", &["half", "square"], "left", &[])
+            .node("Expand", &["half", "square"], "product0", &[])
             .node("Expand", &["half", "thin"], "row", &[])
-            .node("Expand", &["row", "square"], "right", &[])
-            .node("MatMul", &["left", "right"], "product", &[])
-            .node("ReduceSum", &["product"], "sum", &[("keepdims", 0)])
+            .node("Expand", &["row", "square"], "right", &[]);
+        let product = |index: usize| format!("product{index}");
+        let multiply = |graph: Onnx, index: usize| {
+            graph.node(
+                "MatMul",
+                &[&product(index), "right"],
+                &product(index + 1),
+                &[],
+            )
+        };
+        (0..self.products)
+            .fold(graph, multiply)
+            .node(
+                "ReduceSum",
+                &[&product(self.products)],
+                "sum",
+                &[("keepdims", 0)],
+            )
             .floats("never", &[0.0])
             .node("Mul", &["sum", "never"], "void", &[])
             .node("Add", &["plain", "nothing"], "checked", &[])

@@ -139,7 +139,7 @@ pub(crate) async fn conservation(report: &mut Report) -> anyhow::Result<()> {
     let after = Arc::new(Tally::default());
     for _ in 0..50 {
         let mut calls = JoinSet::new();
-        for _ in 0..20 {
+        for _ in 0..30 {
             let (client, after) = (client.clone(), Arc::clone(&after));
             calls.spawn(async move {
                 let counter = match analyze(&client, "echo", None).await {
@@ -243,10 +243,10 @@ pub(crate) async fn million(report: &mut Report) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Memory once the load is over. The allocator gives back a little later, and what one moment shows varies by a tenth.
+/// Memory once the load is over: what is free goes back to the system every second, and some of it at the next turn.
 async fn settled(server: &Process) -> anyhow::Result<f64> {
     let mut least = f64::INFINITY;
-    for _ in 0..20 {
+    for _ in 0..30 {
         tokio::time::sleep(Duration::from_millis(100)).await;
         least = least.min(server.resident()?);
     }

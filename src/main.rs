@@ -40,7 +40,7 @@ mod tests {
     /// Resident memory, MiB.
     fn resident() -> u64 {
         let process = procfs::process::Process::myself().unwrap();
-        process.statm().unwrap().resident * procfs::page_size() >> 20
+        (process.statm().unwrap().resident * procfs::page_size()) >> 20
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant},
 };
 
@@ -129,11 +130,62 @@ fn rate(rows: usize, seconds: f64) -> f64 {
     rows as f64 / (seconds + BESIDE.as_secs_f64())
 }
 
-/// The buckets of one input size with their costs.
+/// How long batches take while serving, as a part of what they took at warm-up.
+#[derive(Debug)]
+struct Pace(AtomicU64);
+
+/// How far one batch moves its size's pace.
+const LEARN: f64 = 0.03;
+/// How far each batch moves the pace of the other sizes back to that of all: one that seemed bad is tried again.
+const FORGET: f64 = 2e-4;
+/// One batch that was held up counts as this many times slower than others of late at most.
+const STALL: f64 = 1.5;
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self(AtomicU64::new(1.0_f64.to_bits()))
+    }
+}
+
+impl Pace {
+    fn get(&self) -> f64 {
+        f64::from_bits(self.0.load(Ordering::Relaxed))
+    }
+
+    /// Moves it the part `by` of the way to `to`. What two lanes say at the same moment may count as one.
+    fn follow(&self, to: f64, by: f64) {
+        let pace = self.get();
+        self.0
+            .store((pace + by * (to - pace)).to_bits(), Ordering::Relaxed);
+    }
+}
+
+/// A batch size and its costs.
+#[derive(Debug)]
+struct Bucket {
+    rows: usize,
+    /// Seconds at warm-up.
+    warm: f64,
+    /// What was measured while serving.
+    mean: Mean,
+    /// What was measured while every lane was busy.
+    pace: Pace,
+}
+
+impl Bucket {
+    /// Images per second with `rows` of them in the batch, as it has run of late.
+    fn rate(&self, rows: usize) -> f64 {
+        rate(rows.min(self.rows), self.warm * self.pace.get())
+    }
+}
+
+/// The buckets of one input size.
 #[derive(Debug)]
 struct Buckets {
-    /// Rows, smallest first, with the mean seconds of such a batch.
-    sizes: Vec<(usize, Mean, f64)>,
+    /// Smallest first.
+    sizes: Vec<Bucket>,
+    /// That of all of them.
+    pace: Pace,
 }
 
 /// How a batch is formed.
@@ -143,6 +195,15 @@ pub(super) struct Plan {
     pub(super) rows: usize,
     /// Batch size to run; what is beyond `rows` is padding.
     pub(super) bucket: usize,
+}
+
+impl Plan {
+    fn alone(waiting: usize) -> Self {
+        Self {
+            rows: waiting.min(1),
+            bucket: 1,
+        }
+    }
 }
 
 /// What a lane's work costs.
@@ -172,9 +233,15 @@ impl Costs {
                 .iter()
                 .filter(|(rows, _)| chosen.contains(rows));
             let sizes = points
-                .map(|&(rows, seconds)| (rows, Mean::default(), seconds))
+                .map(|&(rows, warm)| Bucket {
+                    rows,
+                    warm,
+                    mean: Mean::default(),
+                    pace: Pace::default(),
+                })
                 .collect();
-            (curve.size, Buckets { sizes })
+            let pace = Pace::default();
+            (curve.size, Buckets { sizes, pace })
         };
         let row = Mean::default();
         if let Some((rows, seconds)) = curves.iter().filter_map(|c| c.points.first()).next_back() {
@@ -189,26 +256,28 @@ impl Costs {
         }
     }
 
-    /// The batch to form of `waiting` images: what serves the most images per second as measured at warm-up, or the
-    /// smallest that serves nearly as many where only `crowd` images wait on the whole. Fewer images than a bucket holds
-    /// are padded where that is faster than two smaller batches.
+    /// The buckets of an input size, smallest first.
+    fn of(&self, size: [u32; 2]) -> &[Bucket] {
+        self.buckets.get(&size).map_or(&[], |b| &b.sizes)
+    }
+
+    /// The batch to form of `waiting` images: what serves the most images per second, or the smallest that serves nearly
+    /// as many where only `crowd` images wait on the whole. Fewer images than a bucket holds are padded where that is
+    /// faster than two smaller batches.
+    ///
+    /// What a batch costs was measured at warm-up and is corrected by what such batches have taken of late: which sizes
+    /// are best depends on what else fills the caches, decoded images above all.
     pub(super) fn plan(&self, size: [u32; 2], waiting: usize, crowd: usize) -> Plan {
-        let sizes = self.buckets.get(&size).map_or(&[][..], |b| &b.sizes);
-        let plans = sizes.iter().map(|&(bucket, _, seconds)| {
-            let rows = bucket.min(waiting);
-            (Plan { rows, bucket }, rate(rows, seconds))
-        });
-        let fastest = plans.clone().map(|(_, rate)| rate).fold(0.0, f64::max);
+        let buckets = self.of(size).iter();
+        let rates = buckets.map(|bucket| (bucket, bucket.rate(waiting)));
+        let fastest = rates.clone().map(|(_, rate)| rate).fold(0.0, f64::max);
         let calm = self.is_calm(size, crowd);
         let enough = if calm { NEAR * fastest } else { fastest };
-        let found = plans.clone().find(|(_, rate)| *rate >= enough);
-        found.map_or(
-            Plan {
-                rows: waiting.min(1),
-                bucket: 1,
-            },
-            |(plan, _)| plan,
-        )
+        let found = rates.clone().find(|(_, rate)| *rate >= enough);
+        found.map_or(Plan::alone(waiting), |(bucket, _)| Plan {
+            rows: bucket.rows.min(waiting),
+            bucket: bucket.rows,
+        })
     }
 
     /// Whether so little waits that how long each image waits counts for more than how many are served.
@@ -228,16 +297,12 @@ impl Costs {
 
     /// The batch sizes in use.
     pub(super) fn buckets(&self, size: [u32; 2]) -> Vec<usize> {
-        let sizes = self.buckets.get(&size).map_or(&[][..], |b| &b.sizes);
-        sizes.iter().map(|(rows, ..)| *rows).collect()
+        self.of(size).iter().map(|bucket| bucket.rows).collect()
     }
 
     /// The bucket that serves the most images per second.
     pub(super) fn largest(&self, size: [u32; 2]) -> usize {
-        let sizes = self.buckets.get(&size).map_or(&[][..], |b| &b.sizes);
-        let rates = sizes
-            .iter()
-            .map(|(rows, _, seconds)| (*rows, rate(*rows, *seconds)));
+        let rates = self.of(size).iter().map(|b| (b.rows, b.rate(b.rows)));
         rates
             .fold(
                 (1, 0.0),
@@ -248,35 +313,48 @@ impl Costs {
 
     /// The smallest bucket that holds `rows`; they were fewer than planned.
     pub(super) fn fit(&self, size: [u32; 2], rows: usize) -> usize {
-        let sizes = self.buckets.get(&size).map_or(&[][..], |b| &b.sizes);
-        let found = sizes.iter().find(|(bucket, ..)| *bucket >= rows);
-        found.map_or(rows, |(bucket, ..)| *bucket)
+        let found = self.of(size).iter().find(|bucket| bucket.rows >= rows);
+        found.map_or(rows, |bucket| bucket.rows)
     }
 
     /// How long most batches take; what was measured while serving counts where it is more than at warm-up.
-    pub(super) fn batch(&self, size: [u32; 2], bucket: usize) -> Duration {
-        let sizes = self.buckets.get(&size).map_or(&[][..], |b| &b.sizes);
-        let found = sizes.iter().find(|(rows, ..)| *rows >= bucket);
-        found.map_or(Duration::ZERO, |(_, mean, warm)| {
-            mean.most().max(Duration::from_secs_f64(*warm))
+    pub(super) fn batch(&self, size: [u32; 2], rows: usize) -> Duration {
+        let found = self.of(size).iter().find(|bucket| bucket.rows >= rows);
+        found.map_or(Duration::ZERO, |bucket| {
+            let warm = Duration::from_secs_f64(bucket.warm);
+            bucket.mean.most().max(warm)
         })
     }
 
     /// Whether a lane is done with its largest batch sooner than another could be woken to share it.
     pub(super) fn is_quick(&self, size: [u32; 2]) -> bool {
-        let sizes = self.buckets.get(&size).map_or(&[][..], |b| &b.sizes);
-        let quick = sizes
-            .last()
-            .is_some_and(|(_, _, warm)| *warm < WAKING.as_secs_f64());
+        let largest = self.of(size).last();
+        let quick = largest.is_some_and(|bucket| bucket.warm < WAKING.as_secs_f64());
         // Heads count as well, as far as they have been seen.
         quick && self.row.get() < WAKING
     }
 
-    /// Notes how long a batch took.
-    pub(super) fn ran(&self, size: [u32; 2], bucket: usize, took: Duration) {
-        let sizes = self.buckets.get(&size).map_or(&[][..], |b| &b.sizes);
-        if let Some((_, mean, _)) = sizes.iter().find(|(rows, ..)| *rows == bucket) {
-            mean.add(took);
+    /// Notes how long a batch took; `crowded` if every lane was busy when it began. What one lane does alone says little
+    /// of what they do together.
+    pub(super) fn ran(&self, size: [u32; 2], rows: usize, took: Duration, crowded: bool) {
+        let Some(buckets) = self.buckets.get(&size) else {
+            return;
+        };
+        let Some(ran) = buckets.sizes.iter().find(|bucket| bucket.rows == rows) else {
+            return;
+        };
+        ran.mean.add(took);
+        if !crowded {
+            return;
+        }
+        let pace = took.as_secs_f64() / ran.warm.max(1e-9);
+        let learn = |from: &Pace| from.follow(pace.min(STALL * from.get()), LEARN);
+        learn(&buckets.pace);
+        for bucket in &buckets.sizes {
+            match bucket.rows == rows {
+                true => learn(&bucket.pace),
+                false => bucket.pace.follow(buckets.pace.get(), FORGET),
+            }
         }
     }
 }
@@ -352,6 +430,36 @@ mod tests {
             3,
             "sharing costs more than the work"
         );
+    }
+
+    #[test]
+    fn a_batch_size_that_gains_less_while_serving_than_at_warm_up_is_left() {
+        let costs = costs(&[(1, 0.0023), (2, 0.0040), (4, 0.0066), (8, 0.0125)]);
+        let plan = |crowd| costs.plan([8, 8], 8, crowd).bucket;
+        assert_eq!([plan(8), plan(16)], [4, 8]);
+        let run = |rows: usize, each: f64, crowded| {
+            let took = Duration::from_secs_f64(rows as f64 * each);
+            costs.ran([8, 8], rows, took, crowded);
+        };
+        (0..200).for_each(|_| run(4, 0.0030, false));
+        assert_eq!(plan(8), 4, "what ran beside idle lanes is no measure");
+        // Every image costs the same.
+        for _ in 0..100 {
+            [1, 2, 4, 8]
+                .iter()
+                .for_each(|rows| run(*rows, 0.0019, true));
+        }
+        assert_eq!(plan(8), 2);
+        // Much later the others have another chance, as far as all of them have become slower or faster.
+        (0..40_000).for_each(|_| run(2, 0.0019, true));
+        assert_eq!(plan(8), 4);
+    }
+
+    #[test]
+    fn one_batch_that_is_held_up_changes_little() {
+        let costs = costs(&[(1, 0.0023), (2, 0.0040), (4, 0.0066), (8, 0.0125)]);
+        costs.ran([8, 8], 8, Duration::from_secs(1), true);
+        assert_eq!(costs.plan([8, 8], 8, 16).bucket, 8);
     }
 
     #[test]

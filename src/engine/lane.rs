@@ -10,11 +10,10 @@ use bytes::Bytes;
 
 use super::{
     Shared, Source, Timing,
-    cost::Plan,
     flight::{Flight, How, Landed},
     job::{Done, Finish, Job},
     observe,
-    queue::{Ready, Role, Work},
+    queue::{Batch, Ready, Role, Work},
     request::Head,
 };
 use crate::{
@@ -73,10 +72,11 @@ impl Thread {
                     }
                     device_time(shared, begun.elapsed());
                 }
-                Work::Batch(batch, plan) => {
-                    let rows = batch.len() as u32;
-                    let held: Vec<_> = batch.iter().map(|r| Arc::clone(&r.flight)).collect();
-                    if !self.guarded(shared, || self.run_batch(shared, batch, plan)) {
+                Work::Batch(batch) => {
+                    let rows = batch.images.len() as u32;
+                    let images = batch.images.iter();
+                    let held: Vec<_> = images.map(|r| Arc::clone(&r.flight)).collect();
+                    if !self.guarded(shared, || self.run_batch(shared, batch)) {
                         let error = device_died();
                         held.iter().for_each(|flight| flight.fail(&error));
                         return;
@@ -103,12 +103,21 @@ impl Thread {
         false
     }
 
-    fn run_batch(self, shared: &Shared, mut batch: Vec<Ready>, plan: Plan) {
+    fn run_batch(self, shared: &Shared, batch: Batch) {
+        let Batch {
+            images: mut batch,
+            plan,
+            crowded,
+        } = batch;
         // Rows of one head, and a clip's frames, next to each other: their heads then read them in place.
         if batch.len() > 2 {
             batch.sort_by_cached_key(|ready| ready.flight.order());
         }
-        let (mut complete, mut pending) = (Vec::new(), Pending::default());
+        let mut pending = Pending {
+            crowded,
+            ..Pending::default()
+        };
+        let mut complete = Vec::new();
         self.attempt(shared, &batch, plan.bucket, &mut complete, &mut pending);
         drop(batch);
         self.run_jobs(shared, complete, &mut pending);
@@ -187,7 +196,8 @@ impl Thread {
                 begun,
             });
         } else {
-            shared.costs.ran(size, bucket, begun.elapsed());
+            let took = begun.elapsed();
+            shared.costs.ran(size, bucket, took, pending.crowded);
         }
         let mut counters = shared.counters.lock();
         counters.backbone_rows += batch.len() as u64;
@@ -246,7 +256,9 @@ impl Thread {
         for ran in &pending.runs {
             let took = ran.features.device_time();
             let took = took.unwrap_or_else(|| ran.begun.elapsed());
-            shared.costs.ran(ran.size, ran.bucket, took);
+            shared
+                .costs
+                .ran(ran.size, ran.bucket, took, pending.crowded);
         }
         for (job, row) in pending.features {
             job.finish(Ok(extracted(Some(row))));
@@ -385,6 +397,8 @@ impl Thread {
 /// What was enqueued on a device and is not yet done.
 #[derive(Default)]
 struct Pending {
+    /// Whether every lane was busy when it began.
+    crowded: bool,
     runs: Vec<Ran>,
     features: Vec<(Arc<Job>, FeatureRow)>,
     answers: Vec<Answer>,

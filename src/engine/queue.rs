@@ -37,12 +37,20 @@ pub(super) enum Work {
     Finish(Finish),
     /// Complete jobs of one head whose features are there already, or jobs that only want features.
     Jobs(Vec<Arc<Job>>),
-    /// Images of one size for the backbone, and the batch size to run.
-    Batch(Vec<Ready>, Plan),
+    /// Images of one size for the backbone.
+    Batch(Batch),
     /// An image to decode.
     Decode(Arc<Flight>),
     /// Nothing but what was dropped.
     Nothing,
+}
+
+/// Images of one size for the backbone.
+pub(super) struct Batch {
+    pub(super) images: Vec<Ready>,
+    pub(super) plan: Plan,
+    /// Whether no lane is idle.
+    pub(super) crowded: bool,
 }
 
 /// What a thread may do.
@@ -498,7 +506,11 @@ impl Queue {
                 bucket: costs.fit(size, batch.len()),
             };
         }
-        Some(Work::Batch(batch, plan))
+        Some(Work::Batch(Batch {
+            images: batch,
+            plan,
+            crowded: state.lanes.idle == 0,
+        }))
     }
 
     /// Wakes threads for `count` new entries.

@@ -14,7 +14,7 @@ use frostline::{
     client::{self, Client},
     media, proto,
 };
-use tokio::task::JoinSet;
+use tokio::{sync::mpsc, task::JoinSet};
 use tonic::{Code, Request, Status};
 
 /// Side of the network's input.
@@ -137,6 +137,8 @@ pub(crate) struct Open {
     meanwhile: Vec<f64>,
     /// Calls that failed, by code.
     pub(crate) failed: BTreeMap<i32, u64>,
+    /// Milliseconds by which each call left after it was due, ascending.
+    pub(crate) late: Vec<f64>,
     /// How long calls were sent.
     pub(crate) lasted: Duration,
 }
@@ -169,28 +171,24 @@ where
     F: Future<Output = Result<(), Status>> + Send + 'static,
 {
     let started = Instant::now();
-    let mut awake = Duration::ZERO;
     let mut calls: JoinSet<(f64, Result<(), Status>)> = JoinSet::new();
     let mut open = Open::default();
     let note = |open: &mut Open, (time, result): (f64, Result<(), Status>)| match result {
         Ok(()) => open.times.push(time),
         Err(status) => *open.failed.entry(status.code() as i32).or_default() += 1,
     };
-    for number in 0.. {
-        let after = Duration::from_secs_f64(number as f64 / rate);
-        if after > turn {
-            break;
+    let (mut sent, mut due) = (0, due(started, rate, turn, tick));
+    while let Some(count) = due.recv().await {
+        for number in sent..count {
+            let due = started + Duration::from_secs_f64(number as f64 / rate);
+            open.late.push(millis(due.elapsed()));
+            let work = call(number);
+            calls.spawn(async move {
+                let result = work.await;
+                (millis(due.elapsed()), result)
+            });
         }
-        if after > awake {
-            awake = after.max(awake + tick);
-            tokio::time::sleep_until((started + awake).into()).await;
-        }
-        let due = started + after;
-        let work = call(number);
-        calls.spawn(async move {
-            let result = work.await;
-            (millis(due.elapsed()), result)
-        });
+        sent = count;
         while let Some(done) = calls.try_join_next() {
             note(&mut open, done?);
         }
@@ -204,7 +202,30 @@ where
         note(&mut open, done?);
     }
     open.times.sort_by(f64::total_cmp);
+    open.late.sort_by(f64::total_cmp);
     Ok(open)
+}
+
+/// How many calls are due, said when it becomes more, until those of `turn` are. A thread sleeps for it: tokio's timers
+/// count milliseconds, between which more than one call would be due.
+fn due(started: Instant, rate: f64, turn: Duration, tick: Duration) -> mpsc::Receiver<usize> {
+    let (say, said) = mpsc::channel(1);
+    std::thread::spawn(move || {
+        let calls = 1 + (rate * turn.as_secs_f64()) as usize;
+        let (mut count, mut awake) = (0, Duration::ZERO);
+        while count < calls {
+            // Nothing to wait for where earlier ones left late.
+            let until = started + awake.max(Duration::from_secs_f64(count as f64 / rate));
+            std::thread::sleep(until.saturating_duration_since(Instant::now()));
+            awake = until - started + tick;
+            let now = 1 + (rate * started.elapsed().as_secs_f64()) as usize;
+            count = now.clamp(count + 1, calls);
+            if say.blocking_send(count).is_err() {
+                return;
+            }
+        }
+    });
+    said
 }
 
 pub(crate) fn millis(duration: Duration) -> f64 {

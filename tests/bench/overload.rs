@@ -106,14 +106,16 @@ pub(crate) async fn tail(report: &mut Report) -> anyhow::Result<()> {
     );
     // Where the tail begins: for information.
     for part in [0.5, 0.7, 0.9] {
-        let (mut ratios, mut medians, mut ends, mut lone) = (vec![], vec![], vec![], vec![]);
+        let (mut ratios, mut medians, mut ends) = (vec![], vec![], vec![]);
+        let (mut lone, mut late) = (vec![], vec![]);
         for _ in 0..WINDOWS {
             let (alone, peak) = (alone().await?, peak().await?);
             let rate = peak * share * part;
-            let times = site.open(rate, PEAK, Duration::ZERO, None).await?.times;
-            let p99 = quantile(&times, 0.99);
+            let sent = site.open(rate, PEAK, Duration::ZERO, None).await?;
+            let p99 = quantile(&sent.times, 0.99);
             ratios.push(p99 / alone);
-            medians.push(quantile(&times, 0.5));
+            medians.push(quantile(&sent.times, 0.5));
+            late.push(quantile(&sent.late, 0.99));
             ends.push(p99);
             lone.push(alone);
         }
@@ -121,6 +123,8 @@ pub(crate) async fn tail(report: &mut Report) -> anyhow::Result<()> {
         report.note("tail: median of a lone caller", median(lone), "ms");
         report.note(format!("tail: median {at}"), median(medians), "ms");
         report.note(format!("tail: p99 {at}"), median(ends), "ms");
+        let name = format!("tail: calls that left late {at}, p99");
+        report.note(name, median(late), "ms");
         let name = format!("tail: p99 {at} / median of a lone caller");
         match part {
             0.9 => report.held(name, median(ratios), "ratio", Bar::AtMost(3.0)),

@@ -224,19 +224,25 @@ pub(crate) async fn lifecycle(report: &mut Report) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Resident memory after 100k requests and after a million.
+/// Resident memory after 100k requests and after a million, and between.
 pub(crate) async fn million(report: &mut Report) -> anyhow::Result<()> {
+    const STEP: u64 = 100_000;
     let folder = echo();
     let server = Process::start(Some(folder.path()), &[])?;
     let tally = Arc::new(Tally::default());
-    mixed(&server.address, 100_000, &tally).await?;
-    let first = settled(&server).await?;
-    mixed(&server.address, 900_000, &tally).await?;
-    let last = settled(&server).await?;
-    report.note("soak: memory after 100k requests", first, "MiB");
-    report.note("soak: memory after 1M requests", last, "MiB");
+    let mut readings = Vec::new();
+    for step in 1..=10 {
+        mixed(&server.address, STEP, &tally).await?;
+        let reading = settled(&server).await?;
+        report.note(
+            format!("soak: memory after {step}00k requests"),
+            reading,
+            "MiB",
+        );
+        readings.push(reading);
+    }
     let name = "soak: memory after 1M requests / after 100k";
-    report.held(name, last / first, "ratio", Bar::AtMost(1.05));
+    report.held(name, readings[9] / readings[0], "ratio", Bar::AtMost(1.05));
     let wrong = tally.wrong.load(Ordering::Relaxed) + tally.overdue.load(Ordering::Relaxed);
     let name = "soak, 1M requests: without a proper answer";
     report.held(name, wrong as f64, "calls", Bar::Exactly(0.0));

@@ -11,14 +11,14 @@ use parking_lot::Mutex;
 /// A batch size has to serve this much more images per second than the next smaller one to be worth its longer wait.
 const WORTH: f64 = 1.02;
 
-/// About what a batch costs a lane beside the backbone, whatever its size: queues, waking others, a head's first reading
-/// of its weights. On small graphs this is what larger batches gain most from.
-const BESIDE: Duration = Duration::from_micros(500);
+/// About what a batch costs beside its lane's work, whatever its size: waking others and being woken. On small graphs
+/// this is what larger batches gain most from.
+const BESIDE: f64 = 250e-6;
 
-/// Where little waits, a batch size that serves this part of what the best one does is good enough, and its images wait
-/// less for each other.
+/// Where hardly anything waits, a batch size that serves this part of what the best one does is good enough, and its
+/// images wait less for each other. The more waits, the nearer to the best it has to be.
 const NEAR: f64 = 0.9;
-/// Little is less than this many of the best batches.
+/// Much is this many of the best batches.
 const CROWD: usize = 2;
 
 /// A running mean and mean deviation that trust themselves less the longer nothing was measured, so that one stall cannot
@@ -115,7 +115,7 @@ impl Curve {
         let mut best = 0.0;
         let mut kept = Vec::new();
         for &(rows, seconds) in &self.points {
-            let rate = rate(rows, seconds);
+            let rate = rows as f64 / (seconds + BESIDE);
             if kept.is_empty() || rate > best * WORTH {
                 kept.push(rows);
                 best = rate;
@@ -125,38 +125,33 @@ impl Curve {
     }
 }
 
-/// Images per second that batches of `rows` serve, whose backbone takes `seconds`.
-fn rate(rows: usize, seconds: f64) -> f64 {
-    rows as f64 / (seconds + BESIDE.as_secs_f64())
-}
-
-/// How long batches take while serving, as a part of what they took at warm-up.
+/// A number that follows what is measured.
 #[derive(Debug)]
-struct Pace(AtomicU64);
+struct Follower(AtomicU64);
 
-/// How far one batch moves its size's pace.
+/// How far one batch moves what is known of its size.
 const LEARN: f64 = 0.03;
+/// How far each batch moves the number of images that have been waiting of late: a stall is over before it has counted.
+const NOTICE: f64 = 0.02;
 /// How far each batch moves the pace of the other sizes back to that of all: one that seemed bad is tried again.
 const FORGET: f64 = 2e-4;
 /// One batch that was held up counts as this many times slower than others of late at most.
 const STALL: f64 = 1.5;
 
-impl Default for Pace {
-    fn default() -> Self {
-        Self(AtomicU64::new(1.0_f64.to_bits()))
+impl Follower {
+    fn new(start: f64) -> Self {
+        Self(AtomicU64::new(start.to_bits()))
     }
-}
 
-impl Pace {
     fn get(&self) -> f64 {
         f64::from_bits(self.0.load(Ordering::Relaxed))
     }
 
     /// Moves it the part `by` of the way to `to`. What two lanes say at the same moment may count as one.
     fn follow(&self, to: f64, by: f64) {
-        let pace = self.get();
-        self.0
-            .store((pace + by * (to - pace)).to_bits(), Ordering::Relaxed);
+        let now = self.get();
+        let next = now + by * (to - now);
+        self.0.store(next.to_bits(), Ordering::Relaxed);
     }
 }
 
@@ -168,15 +163,8 @@ struct Bucket {
     warm: f64,
     /// What was measured while serving.
     mean: Mean,
-    /// What was measured while every lane was busy.
-    pace: Pace,
-}
-
-impl Bucket {
-    /// Images per second with `rows` of them in the batch, as it has run of late.
-    fn rate(&self, rows: usize) -> f64 {
-        rate(rows.min(self.rows), self.warm * self.pace.get())
-    }
+    /// How long it takes while serving, as a part of what it took at warm-up.
+    pace: Follower,
 }
 
 /// The buckets of one input size.
@@ -185,7 +173,9 @@ struct Buckets {
     /// Smallest first.
     sizes: Vec<Bucket>,
     /// That of all of them.
-    pace: Pace,
+    pace: Follower,
+    /// How many images have been waiting of late.
+    crowd: Follower,
 }
 
 /// How a batch is formed.
@@ -218,6 +208,8 @@ pub(super) struct Costs {
     pub(super) postprocess: Mean,
     /// A lane's time per image, everything in it.
     pub(super) row: Mean,
+    /// The same without the backbone, seconds.
+    other: Follower,
 }
 
 impl Costs {
@@ -237,11 +229,13 @@ impl Costs {
                     rows,
                     warm,
                     mean: Mean::default(),
-                    pace: Pace::default(),
+                    pace: Follower::new(1.0),
                 })
                 .collect();
-            let pace = Pace::default();
-            (curve.size, Buckets { sizes, pace })
+            let pace = Follower::new(1.0);
+            let crowd = Follower::new(0.0);
+            let buckets = Buckets { sizes, pace, crowd };
+            (curve.size, buckets)
         };
         let row = Mean::default();
         if let Some((rows, seconds)) = curves.iter().filter_map(|c| c.points.first()).next_back() {
@@ -253,6 +247,7 @@ impl Costs {
             finish: Mean::default(),
             postprocess: Mean::default(),
             row,
+            other: Follower::new(0.0),
         }
     }
 
@@ -261,23 +256,53 @@ impl Costs {
         self.buckets.get(&size).map_or(&[], |b| &b.sizes)
     }
 
+    /// Images per second in batches of one size with at most `rows` images in each, as they have run of late.
+    fn rate(&self, bucket: &Bucket, rows: usize) -> f64 {
+        let rows = rows.min(bucket.rows) as f64;
+        let seconds = bucket.warm * bucket.pace.get() + rows * self.other.get();
+        rows / (seconds + BESIDE)
+    }
+
     /// The batch to form of `waiting` images: what serves the most images per second, or the smallest that serves nearly
-    /// as many where only `crowd` images wait on the whole. Fewer images than a bucket holds are padded where that is
+    /// as many, the nearer the more images, `crowd`, have been waiting. Fewer images than a bucket holds are padded where that is
     /// faster than two smaller batches.
     ///
     /// What a batch costs was measured at warm-up and is corrected by what such batches have taken of late: which sizes
     /// are best depends on what else fills the caches, decoded images above all.
     pub(super) fn plan(&self, size: [u32; 2], waiting: usize, crowd: usize) -> Plan {
         let buckets = self.of(size).iter();
-        let rates = buckets.map(|bucket| (bucket, bucket.rate(waiting)));
+        let rates = buckets.map(|bucket| (bucket, self.rate(bucket, waiting)));
         let fastest = rates.clone().map(|(_, rate)| rate).fold(0.0, f64::max);
-        let calm = self.is_calm(size, crowd);
-        let enough = if calm { NEAR * fastest } else { fastest };
+        let enough = fastest * self.near(size, crowd);
         let found = rates.clone().find(|(_, rate)| *rate >= enough);
         found.map_or(Plan::alone(waiting), |(bucket, _)| Plan {
             rows: bucket.rows.min(waiting),
             bucket: bucket.rows,
         })
+    }
+
+    /// Notes that `crowd` images wait when a batch is formed.
+    pub(super) fn waited(&self, size: [u32; 2], crowd: usize) {
+        if let Some(buckets) = self.buckets.get(&size) {
+            // So that a flood is forgotten as fast as it is noticed.
+            let most = 2 * CROWD * self.largest(size);
+            buckets.crowd.follow(crowd.min(most) as f64, NOTICE);
+        }
+    }
+
+    /// How many images have been waiting of late.
+    ///
+    /// After a stall many wait for a moment. Smaller batches serve them about as soon, and do not hold up whoever comes
+    /// after: what serves the most counts for more only where many keep waiting.
+    pub(super) fn lasting(&self, size: [u32; 2]) -> usize {
+        let crowd = self.buckets.get(&size).map(|b| b.crowd.get());
+        crowd.unwrap_or_default() as usize
+    }
+
+    /// The part of the best rate that is good enough where `crowd` images have been waiting.
+    fn near(&self, size: [u32; 2], crowd: usize) -> f64 {
+        let much = CROWD * self.largest(size);
+        NEAR + (1.0 - NEAR) * (crowd as f64 / much as f64).min(1.0)
     }
 
     /// Whether so little waits that how long each image waits counts for more than how many are served.
@@ -302,7 +327,8 @@ impl Costs {
 
     /// The bucket that serves the most images per second.
     pub(super) fn largest(&self, size: [u32; 2]) -> usize {
-        let rates = self.of(size).iter().map(|b| (b.rows, b.rate(b.rows)));
+        let buckets = self.of(size).iter();
+        let rates = buckets.map(|b| (b.rows, self.rate(b, b.rows)));
         rates
             .fold(
                 (1, 0.0),
@@ -334,6 +360,14 @@ impl Costs {
         quick && self.row.get() < WAKING
     }
 
+    /// Notes what a lane did for a batch of `rows` images: `all` of it, and the `backbone`'s part.
+    pub(super) fn served(&self, rows: usize, all: Duration, backbone: Duration) {
+        let rows = rows.max(1) as u32;
+        self.row.add(all / rows);
+        let other = (all.saturating_sub(backbone) / rows).as_secs_f64();
+        self.other.follow(other, LEARN);
+    }
+
     /// Notes how long a batch took; `crowded` if every lane was busy when it began. What one lane does alone says little
     /// of what they do together.
     pub(super) fn ran(&self, size: [u32; 2], rows: usize, took: Duration, crowded: bool) {
@@ -348,7 +382,7 @@ impl Costs {
             return;
         }
         let pace = took.as_secs_f64() / ran.warm.max(1e-9);
-        let learn = |from: &Pace| from.follow(pace.min(STALL * from.get()), LEARN);
+        let learn = |from: &Follower| from.follow(pace.min(STALL * from.get()), LEARN);
         learn(&buckets.pace);
         for bucket in &buckets.sizes {
             match bucket.rows == rows {
@@ -410,8 +444,12 @@ mod tests {
         // One core: a batch of 8 serves 6 % more than 8 batches of 1, and each of its images waits for all.
         let core = costs(&[(1, 0.0100), (8, 0.0755)]);
         assert_eq!(core.largest([8, 8]), 8);
-        assert_eq!(core.plan([8, 8], 8, 15), Plan { rows: 1, bucket: 1 });
-        assert_eq!(core.plan([8, 8], 8, 16), Plan { rows: 8, bucket: 8 });
+        assert_eq!(core.plan([8, 8], 2, 3), Plan { rows: 1, bucket: 1 });
+        assert_eq!(core.plan([8, 8], 8, 15), Plan { rows: 8, bucket: 8 });
+        // The more wait, the more the better batch counts.
+        let core = costs(&[(1, 0.0099), (2, 0.0194), (4, 0.0378), (8, 0.0740)]);
+        let bucket = |crowd| core.plan([8, 8], 8, crowd).bucket;
+        assert_eq!([bucket(1), bucket(6), bucket(11), bucket(16)], [1, 2, 4, 8]);
         // A device that gains much by batches gets them at once.
         let wide = costs(&[(1, 0.010), (8, 0.020)]);
         assert_eq!(wide.plan([8, 8], 8, 8), Plan { rows: 8, bucket: 8 });
@@ -436,23 +474,38 @@ mod tests {
     fn a_batch_size_that_gains_less_while_serving_than_at_warm_up_is_left() {
         let costs = costs(&[(1, 0.0023), (2, 0.0040), (4, 0.0066), (8, 0.0125)]);
         let plan = |crowd| costs.plan([8, 8], 8, crowd).bucket;
-        assert_eq!([plan(8), plan(16)], [4, 8]);
+        assert_eq!([plan(3), plan(16)], [4, 8]);
         let run = |rows: usize, each: f64, crowded| {
             let took = Duration::from_secs_f64(rows as f64 * each);
             costs.ran([8, 8], rows, took, crowded);
         };
         (0..200).for_each(|_| run(4, 0.0030, false));
-        assert_eq!(plan(8), 4, "what ran beside idle lanes is no measure");
+        assert_eq!(plan(3), 4, "what ran beside idle lanes is no measure");
         // Every image costs the same.
         for _ in 0..100 {
             [1, 2, 4, 8]
                 .iter()
                 .for_each(|rows| run(*rows, 0.0019, true));
         }
-        assert_eq!(plan(8), 2);
+        assert_eq!(plan(3), 2);
         // Much later the others have another chance, as far as all of them have become slower or faster.
         (0..40_000).for_each(|_| run(2, 0.0019, true));
-        assert_eq!(plan(8), 4);
+        assert_eq!(plan(3), 4);
+    }
+
+    #[test]
+    fn a_crowd_counts_where_it_lasts() {
+        let core = costs(&[(1, 0.0099), (2, 0.0194), (4, 0.0378), (8, 0.0740)]);
+        let plan = || core.plan([8, 8], 8, core.lasting([8, 8])).bucket;
+        (0..10).for_each(|_| core.waited([8, 8], 30));
+        assert_eq!(plan(), 2, "a stall");
+        (0..100).for_each(|_| core.waited([8, 8], 30));
+        assert_eq!(plan(), 8, "more than can be served");
+        (0..200).for_each(|_| core.waited([8, 8], 0));
+        assert_eq!(plan(), 1);
+        (0..1000).for_each(|_| core.waited([8, 8], 1_000_000));
+        (0..200).for_each(|_| core.waited([8, 8], 0));
+        assert_eq!(plan(), 1, "a flood is forgotten as soon");
     }
 
     #[test]

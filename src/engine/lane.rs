@@ -73,17 +73,18 @@ impl Thread {
                     device_time(shared, begun.elapsed());
                 }
                 Work::Batch(batch) => {
-                    let rows = batch.images.len() as u32;
+                    let (rows, mut backbone) = (batch.images.len(), Duration::ZERO);
                     let images = batch.images.iter();
                     let held: Vec<_> = images.map(|r| Arc::clone(&r.flight)).collect();
-                    if !self.guarded(shared, || self.run_batch(shared, batch)) {
+                    let run = || backbone = self.run_batch(shared, batch);
+                    if !self.guarded(shared, run) {
                         let error = device_died();
                         held.iter().for_each(|flight| flight.fail(&error));
                         return;
                     }
                     device_time(shared, begun.elapsed());
                     let all = begun.elapsed() + std::mem::take(&mut beside);
-                    shared.costs.row.add(all / rows.max(1));
+                    shared.costs.served(rows, all, backbone);
                     continue;
                 }
             }
@@ -103,7 +104,8 @@ impl Thread {
         false
     }
 
-    fn run_batch(self, shared: &Shared, batch: Batch) {
+    /// Runs a batch and what becomes complete with it; how long the backbone took.
+    fn run_batch(self, shared: &Shared, batch: Batch) -> Duration {
         let Batch {
             images: mut batch,
             plan,
@@ -121,7 +123,7 @@ impl Thread {
         self.attempt(shared, &batch, plan.bucket, &mut complete, &mut pending);
         drop(batch);
         self.run_jobs(shared, complete, &mut pending);
-        self.settle(shared, pending);
+        self.settle(shared, pending)
     }
 
     /// Runs a batch; one that finds no memory is halved, one with a bad image is taken apart, so that each image is
@@ -198,6 +200,7 @@ impl Thread {
         } else {
             let took = begun.elapsed();
             shared.costs.ran(size, bucket, took, pending.crowded);
+            pending.backbone += took;
         }
         let mut counters = shared.counters.lock();
         counters.backbone_rows += batch.len() as u64;
@@ -241,9 +244,10 @@ impl Thread {
 
     /// Waits for what was enqueued, once for the batch and all its heads, and hands it on. Nothing on a CPU, where each
     /// head's answers left as they came.
-    fn settle(self, shared: &Shared, pending: Pending) {
+    /// How long the backbone took.
+    fn settle(self, shared: &Shared, mut pending: Pending) -> Duration {
         if pending.is_empty() {
-            return;
+            return pending.backbone;
         }
         if let Err(error) = shared.backbone.device().synchronize() {
             let failure = lost(shared, &error);
@@ -251,14 +255,14 @@ impl Thread {
             let jobs = answered.flat_map(|call| &call.jobs);
             jobs.chain(pending.features.iter().map(|(job, _)| job))
                 .for_each(|job| job.finish(Err(failure.clone())));
-            return;
+            return pending.backbone;
         }
         for ran in &pending.runs {
             let took = ran.features.device_time();
             let took = took.unwrap_or_else(|| ran.begun.elapsed());
-            shared
-                .costs
-                .ran(ran.size, ran.bucket, took, pending.crowded);
+            let crowded = pending.crowded;
+            shared.costs.ran(ran.size, ran.bucket, took, crowded);
+            pending.backbone += took;
         }
         for (job, row) in pending.features {
             job.finish(Ok(extracted(Some(row))));
@@ -266,6 +270,7 @@ impl Thread {
         for answer in pending.answers {
             self.hand_on(shared, answer);
         }
+        pending.backbone
     }
 
     /// Jobs of one head, each distinct set of rows computed once.
@@ -399,6 +404,8 @@ impl Thread {
 struct Pending {
     /// Whether every lane was busy when it began.
     crowded: bool,
+    /// How long the backbone took, as far as it is known.
+    backbone: Duration,
     runs: Vec<Ran>,
     features: Vec<(Arc<Job>, FeatureRow)>,
     answers: Vec<Answer>,

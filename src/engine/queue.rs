@@ -452,7 +452,8 @@ impl Queue {
         let more = role.cpu && self.may_decode(state);
         let crowd = waiting + state.encoded.len();
         let fair = costs.fair(size, crowd, self.options.lanes);
-        let enough = costs.plan(size, fair, crowd).bucket;
+        let lasting = costs.lasting(size);
+        let enough = costs.plan(size, fair, lasting).bucket;
         if more && state.decoded < enough {
             return None;
         }
@@ -474,7 +475,8 @@ impl Queue {
         } else {
             waiting.div_ceil(free)
         };
-        let mut plan = costs.plan(size, share.min(fair), crowd);
+        costs.waited(size, crowd);
+        let mut plan = costs.plan(size, share.min(fair), lasting);
         let (now, ahead) = (
             Instant::now(),
             costs.batch(size, plan.bucket) + costs.finish.most(),

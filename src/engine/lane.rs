@@ -2,7 +2,7 @@
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, Weak, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -56,6 +56,7 @@ impl Thread {
                     if ready.is_none() {
                         shared.flights.remove(&flight);
                     }
+                    drop(flight);
                     shared.queue.decoded(ready);
                 }
                 Work::Jobs(jobs) => {
@@ -75,11 +76,13 @@ impl Thread {
                 Work::Batch(batch) => {
                     let (rows, mut backbone) = (batch.images.len(), Duration::ZERO);
                     let images = batch.images.iter();
-                    let held: Vec<_> = images.map(|r| Arc::clone(&r.flight)).collect();
+                    // Not its own: whoever is answered has its place back.
+                    let held: Vec<_> = images.map(|r| Arc::downgrade(&r.flight)).collect();
                     let run = || backbone = self.run_batch(shared, batch);
                     if !self.guarded(shared, run) {
                         let error = device_died();
-                        held.iter().for_each(|flight| flight.fail(&error));
+                        let waiting = held.iter().filter_map(Weak::upgrade);
+                        waiting.for_each(|flight| flight.fail(&error));
                         return;
                     }
                     device_time(shared, begun.elapsed());

@@ -12,7 +12,7 @@ use std::{
 
 use frostline::{
     client::raw,
-    engine::EngineConfig,
+    engine::{self, EngineConfig, Source},
     proto::{self, head_result::Result as Answer},
     repository::Repository,
 };
@@ -141,5 +141,32 @@ async fn under_cancellations_deadlines_refusals_failures_and_reloads_nothing_is_
     }
     server.settled().await;
     assert_eq!(server.engine.load().queued, 0);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_has_an_answer_has_its_place_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let backbone = TOUCHY.write(folder.path());
+    let graph = HeadGraph::Mean(1.0);
+    write_head(folder.path(), "a", "1", &backbone, SIZE, &graph);
+    let mut config = EngineConfig::default();
+    config.admission.images = 1;
+    let repository = Repository::open(folder.path()).unwrap();
+    let server = Running::start_of(&repository, config).await;
+    for call in 0..3000_u32 {
+        let source = Source::Raw {
+            width: SIZE[1],
+            height: SIZE[0],
+            rgb: pixels(SIZE, [0, 0, 0], call as u8).into(),
+        };
+        let request = engine::Request {
+            images: vec![(source, "image".to_owned())],
+            heads: server.engine.head("a").into_iter().collect(),
+            ..engine::Request::default()
+        };
+        let answer = server.engine.run(request).await;
+        assert!(answer.is_ok(), "call {call}: {:?}", answer.err());
+    }
     server.stop().await;
 }

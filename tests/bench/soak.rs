@@ -139,7 +139,7 @@ pub(crate) async fn conservation(report: &mut Report) -> anyhow::Result<()> {
     let after = Arc::new(Tally::default());
     for _ in 0..50 {
         let mut calls = JoinSet::new();
-        for _ in 0..30 {
+        for _ in 0..20 {
             let (client, after) = (client.clone(), Arc::clone(&after));
             calls.spawn(async move {
                 let counter = match analyze(&client, "echo", None).await {

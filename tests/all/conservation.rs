@@ -158,7 +158,7 @@ async fn whoever_has_an_answer_has_its_place_back() {
         let source = Source::Raw {
             width: SIZE[1],
             height: SIZE[0],
-            rgb: pixels(SIZE, [0, 0, 0], call as u8).into(),
+            rgb: pixels(SIZE, [0, 0, 0], call as u8),
         };
         let request = engine::Request {
             images: vec![(source, "image".to_owned())],

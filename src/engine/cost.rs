@@ -264,8 +264,8 @@ impl Costs {
     }
 
     /// The batch to form of `waiting` images: what serves the most images per second, or the smallest that serves nearly
-    /// as many, the nearer the more images, `crowd`, have been waiting. Fewer images than a bucket holds are padded where that is
-    /// faster than two smaller batches.
+    /// as many, the nearer the more images, `crowd`, have been waiting. Fewer images than a bucket holds are padded where
+    /// that is faster than two smaller batches.
     ///
     /// What a batch costs was measured at warm-up and is corrected by what such batches have taken of late: which sizes
     /// are best depends on what else fills the caches, decoded images above all.

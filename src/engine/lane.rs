@@ -246,8 +246,7 @@ impl Thread {
     }
 
     /// Waits for what was enqueued, once for the batch and all its heads, and hands it on. Nothing on a CPU, where each
-    /// head's answers left as they came.
-    /// How long the backbone took.
+    /// head's answers left as they came. Returns how long the backbone took.
     fn settle(self, shared: &Shared, mut pending: Pending) -> Duration {
         if pending.is_empty() {
             return pending.backbone;

@@ -138,9 +138,12 @@ impl Engine {
             return Ok(());
         };
         let (shared, now) = (&self.shared, Instant::now());
+        let ahead = shared.queue.ahead(request.priority, request.deadline);
         let heads = request.heads.iter().map(|head| head.cost.most()).max();
         let sizes = request::sizes(request);
-        let batch = sizes.iter().map(|size| shared.costs.batch(*size, 1)).max();
+        let with = ahead.waiting + request.images.len();
+        let joined = |size: &[u32; 2]| shared.costs.joined(*size, with, shared.lanes);
+        let batch = sizes.iter().map(joined).max();
         let encoded = |(source, _): &(Source, String)| matches!(source, Source::Encoded(_));
         let decode = match request.images.iter().any(encoded) {
             true => shared.costs.decode.get(),
@@ -159,13 +162,14 @@ impl Engine {
             shared.refused(&error);
             return Err(error);
         }
-        let ahead = shared.queue.ahead(request.priority, request.deadline);
-        let wait = shared.wait(ahead);
+        // The batches that run are half done, as it comes.
+        let images = ahead.waiting + ahead.running / 2;
+        let wait = shared.wait(images);
         if now + own + wait > deadline {
             shared.counters.lock().refused += 1;
             shared.config.metrics.refused("deadline");
             let message = format!(
-                "the deadline cannot be met: {ahead} images come first, which take about {wait:.1?}"
+                "the deadline cannot be met: {images} images come first, which take about {wait:.1?}"
             );
             let delay = wait.clamp(Duration::from_millis(10), Duration::from_secs(5));
             return Err(Error::new(Kind::Overloaded, message).retry_after(delay));

@@ -352,6 +352,13 @@ impl Costs {
         })
     }
 
+    /// How long most batches take that an image joins when `waiting` images wait, itself one of them.
+    pub(super) fn joined(&self, size: [u32; 2], waiting: usize, lanes: usize) -> Duration {
+        let share = self.fair(size, waiting, lanes);
+        let plan = self.plan(size, share, self.lasting(size));
+        self.batch(size, plan.bucket)
+    }
+
     /// Whether a lane is done with its largest batch sooner than another could be woken to share it.
     pub(super) fn is_quick(&self, size: [u32; 2]) -> bool {
         let largest = self.of(size).last();

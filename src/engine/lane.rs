@@ -38,7 +38,7 @@ pub(super) struct Thread {
 impl Thread {
     /// The thread's life. When one that runs graphs dies, the engine is over: everything that waits is told.
     pub(super) fn run(self, shared: &Shared) {
-        let mut busy = false;
+        let mut busy = None;
         let mut dropped = Vec::new();
         // Work on the CPU since the last batch: what a lane does for its images beside running graphs.
         let mut beside = Duration::ZERO;

@@ -45,6 +45,15 @@ pub(super) enum Work {
     Nothing,
 }
 
+/// What comes before an image.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ahead {
+    /// Images that wait and go first.
+    pub(super) waiting: usize,
+    /// Images in the batches that run.
+    pub(super) running: usize,
+}
+
 /// Images of one size for the backbone.
 pub(super) struct Batch {
     pub(super) images: Vec<Ready>,
@@ -103,6 +112,8 @@ struct State {
     /// Decoded images that wait.
     decoded: usize,
     lanes_busy: usize,
+    /// Images in the batches that run.
+    running: usize,
     lanes: Waiters,
     workers: Waiters,
     /// Jobs and batches take turns where both wait.
@@ -295,18 +306,20 @@ impl Queue {
         }
     }
 
-    /// The next work for a thread, waiting for it; `busy` is the lane's own note of whether it held a batch. Entries
-    /// that nobody wants, or that cannot be answered in time, go to `dropped`. `None`: closed and empty.
+    /// The next work for a thread, waiting for it; `busy` is the lane's own note of how many images it held, if it had
+    /// work for its device. Entries that nobody wants, or that cannot be answered in time, go to `dropped`. `None`:
+    /// closed and empty.
     pub(super) fn next(
         &self,
         role: Role,
-        busy: &mut bool,
+        busy: &mut Option<usize>,
         costs: &Costs,
         dropped: &mut Vec<Arc<Flight>>,
     ) -> Option<Work> {
         let mut state = self.state.lock();
-        if std::mem::take(busy) {
+        if let Some(images) = busy.take() {
             state.lanes_busy -= 1;
+            state.running -= images;
         }
         loop {
             if role.cpu
@@ -319,15 +332,20 @@ impl Queue {
                 && let Some(work) =
                     self.device_work(&mut state, role, costs, dropped, &mut wait_until)
             {
-                *busy = true;
+                let images = match &work {
+                    Work::Batch(batch) => batch.images.len(),
+                    _ => 0,
+                };
+                *busy = Some(images);
                 state.lanes_busy += 1;
+                state.running += images;
                 let more = state.encoded.len().min(1) + state.ready.len().min(1);
                 self.wake(&mut state, more);
                 return Some(work);
             }
             if role.cpu
                 && self.may_decode(&state)
-                && let Some(flight) = next_encoded(&mut state, costs, dropped)
+                && let Some(flight) = next_encoded(&mut state, costs, self.options.lanes, dropped)
             {
                 flight.set_waiting(None);
                 state.decoding += 1;
@@ -360,10 +378,15 @@ impl Queue {
         }
     }
 
-    /// Images before one of this rank, and all images that wait.
-    pub(super) fn ahead(&self, priority: Priority, deadline: Option<Instant>) -> usize {
+    /// What comes before an image of this rank that came now.
+    pub(super) fn ahead(&self, priority: Priority, deadline: Option<Instant>) -> Ahead {
         let state = self.state.lock();
-        state.encoded.ahead(priority, deadline) + state.ready.ahead(priority, deadline)
+        let waiting =
+            state.encoded.ahead(priority, deadline) + state.ready.ahead(priority, deadline);
+        Ahead {
+            waiting,
+            running: state.running,
+        }
     }
 
     /// Images that wait, decoded or not.
@@ -539,13 +562,15 @@ fn push_ready(state: &mut State, ready: Ready) {
 fn next_encoded(
     state: &mut State,
     costs: &Costs,
+    lanes: usize,
     dropped: &mut Vec<Arc<Flight>>,
 ) -> Option<Arc<Flight>> {
     let (now, decode) = (Instant::now(), costs.decode.get());
     let after = decode + costs.finish.most();
+    let waiting = state.encoded.len() + state.ready.len();
     let keep = |flight: &Arc<Flight>| {
         let size = [flight.preprocess.height, flight.preprocess.width];
-        flight.wanted(now, after + costs.batch(size, 1))
+        flight.wanted(now, after + costs.joined(size, waiting, lanes))
     };
     state
         .encoded

@@ -167,8 +167,8 @@ impl Job {
 }
 
 impl Finish {
-    /// Turns the output into the caller's result.
-    pub(super) fn run(self) {
+    /// Turns the output into the caller's result; nothing if the caller is gone.
+    pub(super) fn run(self) -> Option<(Arc<Job>, Result<Done>)> {
         let Self {
             job,
             row,
@@ -180,20 +180,20 @@ impl Finish {
         let geometry = {
             let state = job.state.lock();
             if state.reply.as_ref().is_none_or(oneshot::Sender::is_closed) {
-                return;
+                return None;
             }
             state.geometry
         };
         let (Some(head), Some(geometry)) = (&job.head, geometry) else {
             let error = Error::new(Kind::Internal, "a head answered a job without one");
-            return job.finish(Err(error));
+            return Some((job, Err(error)));
         };
         let begun = Instant::now();
         let work =
             std::panic::AssertUnwindSafe(|| postprocess::run(head, row, &geometry, &job.options));
         let outcome = std::panic::catch_unwind(work)
             .unwrap_or_else(|_| Err(Error::new(Kind::Internal, "postprocessing panicked")));
-        job.finish(outcome.map(|outcome| Done {
+        let done = outcome.map(|outcome| Done {
             features: None,
             device_time,
             outcome: Some(outcome),
@@ -202,6 +202,7 @@ impl Finish {
             computed,
             postprocess_begun: begun,
             batch,
-        }));
+        });
+        Some((job, done))
     }
 }

@@ -27,6 +27,9 @@ use crate::{
 /// When to come again after the device had no memory for even one image.
 const FULL: Duration = Duration::from_secs(1);
 
+/// How long results wait for those of the same batch.
+const TOGETHER: Duration = Duration::from_micros(500);
+
 /// One thread of the engine.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Thread {
@@ -50,7 +53,7 @@ impl Thread {
             let begun = Instant::now();
             match work {
                 Work::Nothing => {}
-                Work::Finish(finish) => finish.run(),
+                Work::Finish(finish) => finish_together(vec![finish]),
                 Work::Decode(flight) => {
                     let ready = decode(shared, &flight);
                     if ready.is_none() {
@@ -397,8 +400,23 @@ impl Thread {
         let each = shared.costs.postprocess.get();
         drop(answer.calls);
         let here = shared.queue.push_finishes(finishes, self.role.cpu, each);
-        here.into_iter().for_each(Finish::run);
+        finish_together(here);
     }
+}
+
+/// Turns outputs into results. Quick ones leave together: each that leaves wakes a thread, for which a lane makes room.
+fn finish_together(finishes: Vec<Finish>) {
+    let mut begun = Instant::now();
+    let mut done = Vec::with_capacity(finishes.len());
+    for finish in finishes {
+        done.extend(finish.run());
+        if begun.elapsed() >= TOGETHER {
+            done.drain(..).for_each(|(job, result)| job.finish(result));
+            begun = Instant::now();
+        }
+    }
+    done.into_iter()
+        .for_each(|(job, result)| job.finish(result));
 }
 
 /// What was enqueued on a device and is not yet done.

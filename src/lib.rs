@@ -7,13 +7,14 @@
 //! server, client  the protocol
 //! engine          sharing, batching, scheduling
 //! backend         ONNX Runtime          task   outputs to results      media  images
-//! repository      manifests and files   metrics, telemetry, trace   error, config, corked, proto, slice
+//! repository      manifests and files   metrics, telemetry, trace   error, config, cores, corked, proto, slice
 //! ```
 
 pub mod backend;
 pub mod cli;
 pub mod client;
 pub mod config;
+mod cores;
 mod corked;
 pub mod engine;
 pub mod error;

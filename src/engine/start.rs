@@ -20,6 +20,7 @@ use super::{
 };
 use crate::{
     backend::{Backbone, BackendError, Runtime, SessionOptions},
+    cores,
     repository::Repository,
 };
 
@@ -98,12 +99,19 @@ impl Engine {
         };
         let workers = engine.shared.config.workers;
         let resident = runtime.device().is_resident();
+        // As many lanes of one thread as there are cores: no other number could have one each.
+        let mut cores_of_lanes = cores::allowed();
+        if gpu || options.threads > 1 || cores_of_lanes.len() != lanes {
+            cores_of_lanes.clear();
+        }
         let (warmed, warm) = std::sync::mpsc::channel();
         for lane in 0..lanes {
+            let core = cores_of_lanes.get(lane).copied();
             let (device, cpu) = (true, workers == 0);
             let role = Role { device, cpu };
             let warmed = warmed.clone();
             engine.spawn(format!("lane-{lane}"), move |shared| {
+                core.into_iter().for_each(cores::keep_to);
                 let warm = if resident {
                     warm_lane(shared, lane)
                 } else {

@@ -5,6 +5,7 @@ use std::{fs, path::Path};
 /// For each module, the crate's modules that it may name.
 const ALLOWED: &[(&str, &[&str])] = &[
     ("error", &[]),
+    ("cores", &[]),
     ("corked", &[]),
     ("slice", &[]),
     ("proto", &[]),
@@ -23,6 +24,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "media",
             "repository",
             "error",
+            "cores",
             "metrics",
             "trace",
         ],
@@ -81,6 +83,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
 const OWNED: &[(&str, &[&str])] = &[
     ("ort", &["backend"]),
     ("libc", &["slice"]),
+    ("rustix", &["cores"]),
     ("tonic", &["server", "client", "proto"]),
     ("tokio", &["engine", "corked", "server", "client", "cli"]),
     ("axum", &["server"]),

@@ -172,6 +172,37 @@ async fn the_logs_filter_changes_while_serving() {
     assert!(process.ends().await.success());
 }
 
+/// Ranges of the cores that each lane of a process may run on.
+fn lanes(pid: u32) -> Vec<Vec<(u32, u32)>> {
+    let process = procfs::process::Process::new(i32::try_from(pid).unwrap()).unwrap();
+    let threads = process.tasks().unwrap().map(|task| task.unwrap());
+    let status = threads.map(|thread| thread.status().unwrap());
+    status
+        .filter(|status| status.name.starts_with("lane-"))
+        .map(|status| status.cpus_allowed_list.unwrap())
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lanes_that_are_as_many_as_the_cores_have_one_each() {
+    let own = procfs::process::Process::myself().unwrap();
+    let all = own.status().unwrap().cpus_allowed_list.unwrap();
+    let cores: Vec<u32> = all.iter().flat_map(|(from, to)| *from..=*to).collect();
+    for (count, one_each) in [(cores.len(), true), (cores.len() + 1, false)] {
+        let setting = format!("engine.lanes={count}");
+        let process = Process::start(&["--set", &setting]).await;
+        let mut allowed = lanes(process.child.id());
+        allowed.sort_unstable();
+        let expected: Vec<_> = match one_each {
+            true => cores.iter().map(|core| vec![(*core, *core)]).collect(),
+            false => vec![all.clone(); count],
+        };
+        assert_eq!(allowed, expected, "{count} lanes");
+        process.signal(Signal::TERM);
+        assert!(process.ends().await.success());
+    }
+}
+
 fn attribute<'a>(span: &'a Span, key: &str) -> Option<&'a str> {
     let found = span.attributes.iter().find(|a| a.key == key)?;
     match found.value.as_ref()?.value.as_ref()? {

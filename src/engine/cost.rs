@@ -478,6 +478,15 @@ mod tests {
     }
 
     #[test]
+    fn an_image_takes_as_long_as_the_batch_that_it_joins() {
+        let wide = costs(&[(1, 0.010), (8, 0.020)]);
+        let joined = |waiting| wide.joined([8, 8], waiting, 2).as_millis();
+        assert_eq!([joined(1), joined(16), joined(300)], [10, 20, 20]);
+        (0..50).for_each(|_| wide.ran([8, 8], 8, Duration::from_millis(30), true));
+        assert!(joined(300) >= 29, "{} ms", joined(300));
+    }
+
+    #[test]
     fn a_batch_size_that_gains_less_while_serving_than_at_warm_up_is_left() {
         let costs = costs(&[(1, 0.0023), (2, 0.0040), (4, 0.0066), (8, 0.0125)]);
         let plan = |crowd| costs.plan([8, 8], 8, crowd).bucket;

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    os::fd::OwnedFd,
     sync::{
         Arc, LazyLock,
         atomic::{AtomicU64, Ordering},
@@ -14,7 +15,13 @@ use frostline::{
     client::{self, Client},
     media, proto,
 };
-use tokio::{sync::mpsc, task::JoinSet};
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime,
+};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    task::JoinSet,
+};
 use tonic::{Code, Request, Status};
 
 /// Side of the network's input.
@@ -90,11 +97,14 @@ pub(crate) async fn analyze_image(
 
 /// What came of a closed loop.
 pub(crate) struct Closed {
-    /// Calls answered per second.
+    /// Calls answered per second while all callers called: neither before the first answers nor after the last calls.
     pub(crate) rate: f64,
     /// Each call's milliseconds, ascending.
     pub(crate) times: Vec<f64>,
 }
+
+/// What a loop needs to be in its stride.
+const RAMP: Duration = Duration::from_millis(100);
 
 /// `concurrency` callers, each calling again as soon as it has its answer, for `turn`. Any failure ends it.
 pub(crate) async fn closed<F>(
@@ -110,20 +120,23 @@ where
     for _ in 0..concurrency {
         let call = Arc::clone(&call);
         callers.spawn(async move {
-            let mut times = Vec::new();
+            let (mut times, mut counted) = (Vec::new(), 0);
             while started.elapsed() < turn {
                 let begun = Instant::now();
                 call().await?;
                 times.push(millis(begun.elapsed()));
+                counted += usize::from((RAMP..turn).contains(&started.elapsed()));
             }
-            anyhow::Ok(times)
+            anyhow::Ok((times, counted))
         });
     }
-    let mut times = Vec::new();
+    let (mut times, mut counted) = (Vec::new(), 0);
     while let Some(caller) = callers.join_next().await {
-        times.extend(caller??);
+        let (its, count) = caller??;
+        times.extend(its);
+        counted += count;
     }
-    let rate = times.len() as f64 / started.elapsed().as_secs_f64();
+    let rate = counted as f64 / (turn - RAMP).as_secs_f64();
     times.sort_by(f64::total_cmp);
     Ok(Closed { rate, times })
 }
@@ -177,8 +190,13 @@ where
         Ok(()) => open.times.push(time),
         Err(status) => *open.failed.entry(status.code() as i32).or_default() += 1,
     };
-    let (mut sent, mut due) = (0, due(started, rate, turn, tick));
-    while let Some(count) = due.recv().await {
+    // Up, so that no tick comes before its call is due.
+    let apart = Duration::from_nanos((1e9 / rate).ceil() as u64);
+    let clock = Clock::start(tick.max(apart))?;
+    let (mut sent, all) = (0, 1 + (rate * turn.as_secs_f64()) as usize);
+    while sent < all {
+        clock.tick().await?;
+        let count = all.min(1 + (rate * started.elapsed().as_secs_f64()) as usize);
         for number in sent..count {
             let due = started + Duration::from_secs_f64(number as f64 / rate);
             open.late.push(millis(due.elapsed()));
@@ -206,26 +224,36 @@ where
     Ok(open)
 }
 
-/// How many calls are due, said when it becomes more, until those of `turn` are. A thread sleeps for it: tokio's timers
-/// count milliseconds, between which more than one call would be due.
-fn due(started: Instant, rate: f64, turn: Duration, tick: Duration) -> mpsc::Receiver<usize> {
-    let (say, said) = mpsc::channel(1);
-    std::thread::spawn(move || {
-        let calls = 1 + (rate * turn.as_secs_f64()) as usize;
-        let (mut count, mut awake) = (0, Duration::ZERO);
-        while count < calls {
-            // Nothing to wait for where earlier ones left late.
-            let until = started + awake.max(Duration::from_secs_f64(count as f64 / rate));
-            std::thread::sleep(until.saturating_duration_since(Instant::now()));
-            awake = until - started + tick;
-            let now = 1 + (rate * started.elapsed().as_secs_f64()) as usize;
-            count = now.clamp(count + 1, calls);
-            if say.blocking_send(count).is_err() {
-                return;
+/// Ticks to the nanosecond: tokio's timers count milliseconds, between which more than one call would be due.
+struct Clock(AsyncFd<OwnedFd>);
+
+impl Clock {
+    /// One that ticks now, and from then on every `interval`.
+    fn start(interval: Duration) -> anyhow::Result<Self> {
+        let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
+        let timer = timerfd_create(TimerfdClockId::Monotonic, flags)?;
+        let spec = Itimerspec {
+            it_value: Duration::from_nanos(1).try_into()?,
+            it_interval: interval.try_into()?,
+        };
+        timerfd_settime(&timer, TimerfdTimerFlags::empty(), &spec)?;
+        #[allow(unsafe_code)]
+        // SAFETY: the timer stays open, and the same, for as long as it is owned, which the result does.
+        let timer = unsafe { AsyncFd::register_with_interest(timer, Interest::READABLE)? };
+        Ok(Self(timer))
+    }
+
+    /// Waits for the next tick; those that were missed count as one.
+    async fn tick(&self) -> anyhow::Result<()> {
+        loop {
+            let mut ready = self.0.readable().await?;
+            let read = |timer: &AsyncFd<OwnedFd>| Ok(rustix::io::read(timer, &mut [0; 8])?);
+            if let Ok(read) = ready.try_io(read) {
+                read?;
+                return Ok(());
             }
         }
-    });
-    said
+    }
 }
 
 pub(crate) fn millis(duration: Duration) -> f64 {

@@ -28,6 +28,10 @@ use std::path::Path;
 
 use frostline::{backend::Runtime, repository::Repository};
 
+/// The server's: what runs in this process is to be as quick as there, and the load generator to take little.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// In the order they run; the soak only when asked for.
 const SECTIONS: [&str; 9] = [
     "throughput",

@@ -126,7 +126,7 @@ pub struct Limits {
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Engine {
-    /// Threads that run graphs; 0 for one per core.
+    /// Threads that run graphs; 0 for one per core. Where they are as many as the cores, each keeps to one of its own.
     pub lanes: usize,
     /// Threads that one lane's operators use.
     pub threads_per_lane: usize,

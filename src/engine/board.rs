@@ -234,14 +234,13 @@ impl Boarding<'_> {
         let mut saved = shared.counters.lock();
         saved.multi_head += further;
         drop(saved);
-        if let Some(done) = shared.cache.get(&key) {
-            shared.counters.lock().cached += 1;
-            let flight = Arc::new(Flight::landed(make(rank), done));
-            self.complete
-                .extend(flight.attach(slots).unwrap_or_default());
-            return (flight, FeatureSource::Cached);
-        }
-        match shared.flights.join(key, slots, || make(rank.clone())) {
+        let kept = || shared.cache.get(&key);
+        match shared.flights.join(key, slots, kept, || make(rank.clone())) {
+            Joined::Kept(flight, ready) => {
+                shared.counters.lock().cached += 1;
+                self.complete.extend(ready);
+                (flight, FeatureSource::Cached)
+            }
             Joined::New(flight) => {
                 self.fresh.push(Arc::clone(&flight));
                 (flight, FeatureSource::Computed)

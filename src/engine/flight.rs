@@ -274,16 +274,20 @@ pub(super) struct Flights(Mutex<HashMap<Key, Arc<Flight>>>);
 pub(super) enum Joined {
     /// It is the first of its kind: the caller queues it.
     New(Arc<Flight>),
+    /// It had been computed before; these jobs are complete already.
+    Kept(Arc<Flight>, Vec<Arc<Job>>),
     /// An equal image was under way; these jobs are complete already.
     Shared(Arc<Flight>, Vec<Arc<Job>>),
 }
 
 impl Flights {
-    /// Joins the flight of an equal image, or makes one.
+    /// Joins the flight of an equal image, or makes one: one that is over at once if the cache has the image, which `kept`
+    /// asks. What lands is in the cache before it leaves the table, so that an image between the two is found.
     pub(super) fn join(
         &self,
         key: Key,
         slots: Vec<(Arc<Job>, usize)>,
+        kept: impl FnOnce() -> Option<Landed>,
         make: impl FnOnce() -> Flight,
     ) -> Joined {
         let mut flights = self.0.lock();
@@ -291,6 +295,11 @@ impl Flights {
             && let Some(ready) = flight.attach(slots.clone())
         {
             return Joined::Shared(Arc::clone(flight), ready);
+        }
+        if let Some(landed) = kept() {
+            let flight = Arc::new(Flight::landed(make(), landed));
+            let ready = flight.attach(slots).unwrap_or_default();
+            return Joined::Kept(flight, ready);
         }
         let flight = Arc::new(make());
         flight.attach(slots);
@@ -307,5 +316,60 @@ impl Flights {
         {
             flights.remove(&flight.key);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{
+            admission::{Admission, AdmissionLimits},
+            request::Priority,
+            schedule::Flow,
+        },
+        *,
+    };
+    use crate::media::{Filter, ResizeMode};
+
+    fn flight(key: Key, source: Source) -> Flight {
+        let flow = Flow {
+            caller: "".into(),
+            head: "".into(),
+        };
+        let permit = Admission::new(AdmissionLimits::default())
+            .admit(&flow, 1.0, 1, 1, |_| Duration::ZERO)
+            .expect("it is empty");
+        let rank = Rank {
+            priority: Priority::Normal,
+            flow,
+            weights: (1.0, 1.0),
+            deadline: None,
+        };
+        let preprocess = Preprocess {
+            mode: ResizeMode::Stretch,
+            filter: Filter::Bilinear,
+            pad: 0,
+            height: 8,
+            width: 8,
+        };
+        Flight::new(key, source, preprocess, rank, permit)
+    }
+
+    /// An image that leaves the table after the one look and enters the cache before the other would be computed again.
+    #[test]
+    fn nothing_lands_between_the_look_at_the_table_and_at_the_cache() {
+        let source = Source::Encoded("image".into());
+        let key = Key::new(&[1, 2, 3, 4], "", &source, [8, 8]);
+        let (flights, mut asked) = (Flights::default(), false);
+        let kept = || {
+            asked = true;
+            assert!(flights.0.try_lock().is_none(), "the table is open");
+            None
+        };
+        let first = flights.join(key, Vec::new(), kept, || flight(key, source));
+        assert!(asked && matches!(first, Joined::New(_)));
+        let no = || panic!("an equal image is under way");
+        let second = flights.join(key, Vec::new(), no, || panic!("no other is made"));
+        assert!(matches!(second, Joined::Shared(..)));
     }
 }

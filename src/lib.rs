@@ -7,7 +7,7 @@
 //! server, client  the protocol
 //! engine          sharing, batching, scheduling
 //! backend         ONNX Runtime          task   outputs to results      media  images
-//! repository      manifests and files   metrics, telemetry, trace   error, config, cores, corked, proto, slice
+//! repository      manifests and files   metrics, telemetry, trace   error, config, cores, corked, memory, proto, slice
 //! ```
 
 pub mod backend;
@@ -19,6 +19,7 @@ mod corked;
 pub mod engine;
 pub mod error;
 pub mod media;
+mod memory;
 pub mod metrics;
 pub mod proto;
 pub mod repository;

@@ -11,6 +11,7 @@ use tokio::{net::TcpListener, signal::unix};
 use crate::{
     config::Config,
     engine::{Engine, EngineConfig},
+    memory,
     repository::Location,
     server::{self, Admin, Readiness, ServerConfig},
     slice,
@@ -32,6 +33,7 @@ pub(super) fn run(
         .worker_threads(config.server_threads())
         // Between lanes that never rest, an answer would wait at each of its steps.
         .on_thread_start(slice::shorten)
+        .on_thread_park(memory::tidy)
         .enable_all()
         .build()?;
     let entered = executor.enter();
@@ -57,6 +59,12 @@ pub(super) fn run(
         executor.spawn(admin.clone().serve(listener));
     }
     executor.spawn(follow_hangups(log, configured)?);
+    // A thread that rests is parked anew, and tidies up.
+    executor.spawn(async {
+        loop {
+            tokio::time::sleep(memory::INTERVAL).await;
+        }
+    });
     drop(entered);
     let runtime = super::runtime(&config)?;
     let repository = super::repository(&config)?;

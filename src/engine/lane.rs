@@ -20,6 +20,7 @@ use crate::{
     backend::{BackendError, Fault, FeatureBatch, FeatureRow, HeadBatch, HeadRow},
     error::{Error, Kind, Result},
     media::{self, RgbView},
+    memory,
     metrics::Stage,
     trace::Context,
 };
@@ -50,6 +51,7 @@ impl Thread {
             .next(self.role, &mut busy, &shared.costs, &mut dropped)
         {
             shared.drop_flights(&mut dropped);
+            memory::tidy();
             let begun = Instant::now();
             match work {
                 Work::Nothing => {}

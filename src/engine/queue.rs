@@ -20,7 +20,7 @@ use super::{
     request::Priority,
     schedule::{Place, Rank, Schedule},
 };
-use crate::error::Error;
+use crate::{error::Error, memory};
 
 /// An image ready for the backbone.
 pub(super) struct Ready {
@@ -363,17 +363,16 @@ impl Queue {
                 false => &self.for_workers,
             };
             state.waiters(role).idle += 1;
-            let timed_out = match wait_until {
-                Some(until) => condition.wait_until(&mut state, until).timed_out(),
-                None => {
-                    condition.wait(&mut state);
-                    false
-                }
-            };
+            // One that rests wakes now and then, to give back memory.
+            let until = wait_until.unwrap_or_else(|| Instant::now() + memory::INTERVAL);
+            let timed_out = condition.wait_until(&mut state, until).timed_out();
             let waiters = state.waiters(role);
             match timed_out {
                 true => waiters.idle -= 1,
                 false => waiters.woken -= 1,
+            }
+            if timed_out && wait_until.is_none() {
+                return Some(Work::Nothing);
             }
         }
     }

@@ -6,11 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
-
 use super::{
-    Shared, Source, Timing,
-    flight::{Flight, How, Landed},
+    Shared, Timing,
+    decoding::decode,
+    flight::{How, Landed},
     job::{Done, Finish, Job},
     observe,
     queue::{Batch, Ready, Role, Work},
@@ -19,7 +18,6 @@ use super::{
 use crate::{
     backend::{BackendError, Fault, FeatureBatch, FeatureRow, HeadBatch, HeadRow},
     error::{Error, Kind, Result},
-    media::{self, RgbView},
     memory,
     metrics::Stage,
     trace::Context,
@@ -55,7 +53,7 @@ impl Thread {
             let begun = Instant::now();
             match work {
                 Work::Nothing => {}
-                Work::Finish(finish) => finish_together(vec![finish]),
+                Work::Finish(finish) => finish_together([finish]),
                 Work::Decode(flight) => {
                     let ready = decode(shared, &flight);
                     if ready.is_none() {
@@ -407,9 +405,9 @@ impl Thread {
 }
 
 /// Turns outputs into results. Quick ones leave together: each that leaves wakes a thread, for which a lane makes room.
-fn finish_together(finishes: Vec<Finish>) {
+fn finish_together(finishes: impl IntoIterator<Item = Finish>) {
     let mut begun = Instant::now();
-    let mut done = Vec::with_capacity(finishes.len());
+    let mut done = Vec::new();
     for finish in finishes {
         done.extend(finish.run());
         if begun.elapsed() >= TOGETHER {
@@ -497,49 +495,6 @@ fn device_died() -> Error {
 fn device_time(shared: &Shared, took: Duration) {
     let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
     shared.device_nanos.fetch_add(nanos, Ordering::Relaxed);
-}
-
-fn decode(shared: &Shared, flight: &Arc<Flight>) -> Option<Ready> {
-    // A decoder that panics on a hostile file must cost one image, not a thread.
-    let begun = Instant::now();
-    let pixels = catch_unwind(AssertUnwindSafe(|| pixels(shared, flight))).unwrap_or_else(|_| {
-        Err(Error::new(
-            Kind::InvalidImage,
-            "the image cannot be decoded",
-        ))
-    });
-    match pixels {
-        Ok(pixels) => {
-            shared.costs.decode.add(begun.elapsed());
-            Some(Ready {
-                flight: Arc::clone(flight),
-                pixels,
-                decoded: true,
-            })
-        }
-        Err(error) => {
-            flight.fail(&error);
-            None
-        }
-    }
-}
-
-fn pixels(shared: &Shared, flight: &Flight) -> Result<Bytes> {
-    let preprocess = &flight.preprocess;
-    let begun = Instant::now();
-    let mut row = vec![0; preprocess.height as usize * preprocess.width as usize * 3];
-    let geometry = match &flight.source {
-        Source::Encoded(bytes) => {
-            let image = media::decode(bytes, &shared.config.media)?;
-            media::preprocess_into(image.view(), preprocess, &mut row)?
-        }
-        Source::Raw { width, height, rgb } => {
-            let view = RgbView::new(*width, *height, rgb)?;
-            media::preprocess_into(view, preprocess, &mut row)?
-        }
-    };
-    flight.set_decoded(geometry, begun.elapsed());
-    Ok(row.into())
 }
 
 fn land(

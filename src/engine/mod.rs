@@ -16,6 +16,7 @@ mod board;
 mod cache;
 mod config;
 mod cost;
+mod decoding;
 mod flight;
 mod heads;
 mod job;

@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     backend::Runtime,
-    engine::{Engine, EngineConfig, Request},
+    engine::{Engine, EngineConfig, Request, Source},
     repository::Repository,
 };
 

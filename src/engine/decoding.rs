@@ -1,0 +1,59 @@
+//! From an image as it came to the pixels that the backbone takes.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::Instant,
+};
+
+use bytes::Bytes;
+
+use super::{Shared, Source, flight::Flight, queue::Ready};
+use crate::{
+    error::{Error, Kind, Result},
+    media::{self, RgbView},
+};
+
+/// Decodes an image to the backbone's input; nothing if it cannot be, which its callers are told.
+pub(super) fn decode(shared: &Shared, flight: &Arc<Flight>) -> Option<Ready> {
+    // A decoder that panics on a hostile file must cost one image, not a thread.
+    let begun = Instant::now();
+    let pixels = catch_unwind(AssertUnwindSafe(|| pixels(shared, flight))).unwrap_or_else(|_| {
+        Err(Error::new(
+            Kind::InvalidImage,
+            "the image cannot be decoded",
+        ))
+    });
+    match pixels {
+        Ok(pixels) => {
+            shared.costs.decode.add(begun.elapsed());
+            Some(Ready {
+                flight: Arc::clone(flight),
+                pixels,
+                decoded: true,
+            })
+        }
+        Err(error) => {
+            flight.fail(&error);
+            None
+        }
+    }
+}
+
+fn pixels(shared: &Shared, flight: &Flight) -> Result<Bytes> {
+    let preprocess = &flight.preprocess;
+    let begun = Instant::now();
+    let mut row = vec![0; preprocess.height as usize * preprocess.width as usize * 3];
+    let geometry = match &flight.source {
+        Source::Encoded(bytes) => {
+            let image = media::decode(bytes, &shared.config.media)?;
+            media::preprocess_into(image.view(), preprocess, &mut row)?
+        }
+        Source::Raw { width, height, rgb } => {
+            let view = RgbView::new(*width, *height, rgb)?;
+            media::preprocess_into(view, preprocess, &mut row)?
+        }
+    };
+    flight.set_decoded(geometry, begun.elapsed());
+    Ok(row.into())
+}

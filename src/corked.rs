@@ -23,7 +23,7 @@ const SLICES: usize = 8;
 /// task, when more than [`MOST`] come together, and before it is shut down. Its task has to read from it in every turn, as
 /// HTTP/2's does.
 #[derive(Debug)]
-pub(crate) struct Corked<S> {
+pub struct Corked<S> {
     inner: S,
     kept: BytesMut,
     /// A flush was asked for: the task that asked is woken for another turn.
@@ -31,7 +31,8 @@ pub(crate) struct Corked<S> {
 }
 
 impl<S> Corked<S> {
-    pub(crate) fn new(inner: S) -> Self {
+    /// Around `inner`, with nothing kept yet.
+    pub fn new(inner: S) -> Self {
         Self {
             inner,
             kept: BytesMut::new(),

@@ -15,7 +15,7 @@ pub mod cli;
 pub mod client;
 pub mod config;
 mod cores;
-mod corked;
+pub mod corked;
 pub mod engine;
 pub mod error;
 pub mod media;

@@ -53,39 +53,17 @@ pub(crate) fn jpeg() -> Bytes {
     [start, &[0xff, 0xfe, 0, 10], &count, rest].concat().into()
 }
 
-/// A call of one head on raw pixels of the network's size.
-pub(crate) async fn analyze(
-    client: &Client,
-    head: &str,
-    deadline: Option<Duration>,
-) -> Result<(), Status> {
-    analyze_image(client, head, client::raw(SIDE, SIDE, pixels()), deadline).await
-}
-
-/// A call of one head on `image`.
-pub(crate) async fn analyze_image(
-    client: &Client,
-    head: &str,
-    image: proto::Image,
-    deadline: Option<Duration>,
-) -> Result<(), Status> {
-    let mut request = Request::new(proto::AnalyzeRequest {
+/// Of one head, on one image.
+pub(crate) fn request(head: &str, image: proto::Image) -> proto::AnalyzeRequest {
+    proto::AnalyzeRequest {
         input: Some(proto::analyze_request::Input::Image(image)),
         heads: vec![head.to_owned()],
         ..Default::default()
-    });
-    if let Some(deadline) = deadline {
-        request.set_timeout(deadline);
     }
-    let answer = client.vision.clone().analyze(request).await;
-    // This client's own clock says so when it ends a call.
-    let ended_here = |status: &Status| status.code() == Code::Cancelled && deadline.is_some();
-    let answer = answer
-        .map_err(|status| match ended_here(&status) {
-            true => Status::deadline_exceeded(status.message()),
-            false => status,
-        })?
-        .into_inner();
+}
+
+/// Whether the head has answered.
+pub(crate) fn check(answer: &proto::AnalyzeResponse) -> Result<(), Status> {
     match answer.results.first().and_then(|r| r.result.as_ref()) {
         Some(proto::head_result::Result::Error(error)) => {
             Err(Status::new(Code::from(error.code), error.message.clone()))
@@ -93,6 +71,26 @@ pub(crate) async fn analyze_image(
         Some(_) => Ok(()),
         None => Err(Status::internal("no result")),
     }
+}
+
+/// A call of one head on raw pixels of the network's size, as most clients make it.
+pub(crate) async fn analyze(
+    client: &Client,
+    head: &str,
+    deadline: Option<Duration>,
+) -> Result<(), Status> {
+    let mut request = Request::new(request(head, client::raw(SIDE, SIDE, pixels())));
+    if let Some(deadline) = deadline {
+        request.set_timeout(deadline);
+    }
+    let answer = client.vision.clone().analyze(request).await;
+    // This client's own clock says so when it ends a call.
+    let ended_here = |status: &Status| status.code() == Code::Cancelled && deadline.is_some();
+    let answer = answer.map_err(|status| match ended_here(&status) {
+        true => Status::deadline_exceeded(status.message()),
+        false => status,
+    })?;
+    check(answer.get_ref())
 }
 
 /// What came of a closed loop.

@@ -23,6 +23,7 @@ mod report;
 mod sharing;
 mod soak;
 mod throughput;
+mod wire;
 
 use std::path::Path;
 

@@ -1,11 +1,8 @@
 //! What a request costs where the graphs cost next to nothing, and how fast the backbone is through gRPC.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
-use frostline::{
-    client::{Client, raw},
-    proto,
-};
+use frostline::{client::raw, proto};
 use tempfile::TempDir;
 
 use crate::{
@@ -13,8 +10,9 @@ use crate::{
         graphs::{ECHO, HeadGraph, write_head},
         process::Process,
     },
-    load::{SIDE, analyze, closed, millis, pixels, quantile},
+    load::{SIDE, closed, millis, pixels, quantile},
     report::{Bar, Report},
+    wire::Wire,
 };
 
 const TURN: Duration = Duration::from_secs(4);
@@ -39,7 +37,7 @@ pub(crate) fn echo() -> TempDir {
 pub(crate) async fn overhead(report: &mut Report) -> anyhow::Result<()> {
     let folder = echo();
     let server = Process::start(Some(folder.path()), &[])?;
-    let client = Client::connect(&server.address).await?;
+    let client = Wire::connect(&server.address).await?;
     // Triton's requests/s on a comparable machine, and the bars on CPU time.
     for (concurrency, rate_bar, cpu_bar) in [
         (1, 1407.0, Some(0.25)),
@@ -50,7 +48,8 @@ pub(crate) async fn overhead(report: &mut Report) -> anyhow::Result<()> {
             let client = client.clone();
             closed(concurrency, turn, move || {
                 let client = client.clone();
-                async move { Ok(analyze(&client, "echo", None).await?) }
+                let image = raw(SIDE, SIDE, pixels());
+                async move { Ok(client.analyze("echo", image, None).await?) }
             })
         };
         turn(TURN / 8).await?;
@@ -73,20 +72,19 @@ pub(crate) async fn overhead(report: &mut Report) -> anyhow::Result<()> {
 /// Raw pixels in, the last feature map (16 KB) out: what Triton and mosec were measured with.
 pub(crate) async fn backbone(report: &mut Report) -> anyhow::Result<()> {
     let server = Process::start(None, &[])?;
-    let client = Arc::new(Client::connect(&server.address).await?);
+    let client = Wire::connect(&server.address).await?;
     // The better of Triton's and mosec's images/s.
     for (concurrency, bar) in [(1, 70.0), (8, 172.0), (32, 199.0)] {
-        let client = Arc::clone(&client);
+        let client = client.clone();
         let done = closed(concurrency, TURN, move || {
-            let mut vision = client.vision.clone();
+            let client = client.clone();
             async move {
                 let request = proto::ExtractFeaturesRequest {
                     image: Some(raw(SIDE, SIDE, pixels())),
                     features: vec!["stride32".to_owned()],
                     ..Default::default()
                 };
-                vision.extract_features(request).await?;
-                Ok(())
+                Ok(client.extract_features(&request).await?)
             }
         })
         .await?;

@@ -2,16 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use frostline::{
-    client::{self, Client},
-    slice,
-};
+use frostline::{client, slice};
 use tonic::{Code, Status};
 
 use crate::{
     common::process::{Process, own_cpu},
-    load::{Closed, analyze_image, closed, jpeg, median, millis, open, quantile},
+    load::{Closed, closed, jpeg, median, millis, open, quantile},
     report::{Bar, Report},
+    wire::Wire,
 };
 
 const HEAD: &str = "objects";
@@ -34,7 +32,7 @@ const CONNECTIONS: usize = 4;
 
 struct Site {
     server: Process,
-    clients: Vec<Client>,
+    clients: Vec<Wire>,
 }
 
 impl Site {
@@ -43,7 +41,7 @@ impl Site {
         let server = Process::start(None, &[&deadline])?;
         let mut clients = Vec::new();
         for _ in 0..CONNECTIONS {
-            clients.push(Client::connect(&server.address).await?);
+            clients.push(Wire::connect(&server.address).await?);
         }
         // The generator runs on this thread, and a call is to leave when it is due. The server would have inherited it.
         slice::shorten();
@@ -75,8 +73,10 @@ impl Site {
 }
 
 /// Small images, so that the load generator, which shares the cores, leaves most of them to the server.
-async fn call(client: &Client, deadline: Option<Duration>) -> Result<(), Status> {
-    analyze_image(client, HEAD, client::encoded(jpeg()), deadline).await
+async fn call(client: &Wire, deadline: Option<Duration>) -> Result<(), Status> {
+    client
+        .analyze(HEAD, client::encoded(jpeg()), deadline)
+        .await
 }
 
 /// p99 of an open loop at nine tenths of the highest load, against the median of a lone caller.

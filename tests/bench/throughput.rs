@@ -13,7 +13,7 @@ use anyhow::Context;
 use bytes::Bytes;
 use frostline::{
     backend::{FeatureRow, Runtime},
-    client::{self, Client},
+    client,
     engine::{Engine, EngineConfig, Request, Source},
     media::{self, Filter, Limits, Preprocess, ResizeMode},
     proto,
@@ -25,6 +25,7 @@ use crate::{
     common::process::Process,
     load::{closed, median, quantile},
     report::{Bar, Report},
+    wire::Wire,
 };
 
 const HEAD: &str = "objects";
@@ -157,7 +158,7 @@ impl Contest<'_> {
         let config = EngineConfig::default();
         let engine = Arc::new(Engine::start(self.runtime, self.repository, config)?);
         let server = Process::start(None, &[])?;
-        let client = Client::connect(&server.address).await?;
+        let client = Wire::connect(&server.address).await?;
         let (mut alone, mut within, mut served) = (Vec::new(), Vec::new(), Vec::new());
         let mut busy = Vec::new();
         for _ in 0..ROUNDS {
@@ -300,22 +301,19 @@ impl Contest<'_> {
 
     async fn over_grpc(
         &self,
-        client: &Client,
+        client: &Wire,
         concurrency: usize,
         turn: Duration,
     ) -> anyhow::Result<crate::load::Closed> {
-        let (kind, vision, next) = (self.kind, client.vision.clone(), self.images_in_turn());
+        let (kind, client, next) = (self.kind, client.clone(), self.images_in_turn());
         closed(concurrency, turn, move || {
             let request = proto::DetectRequest {
                 image: Some(kind.message(next())),
                 head: HEAD.to_owned(),
                 ..Default::default()
             };
-            let mut vision = vision.clone();
-            async move {
-                vision.detect(request).await?;
-                Ok(())
-            }
+            let client = client.clone();
+            async move { Ok(client.detect(&request).await?) }
         })
         .await
     }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use frostline::{
-    client::{Client, Credentials, encoded},
+    client::{Client, Credentials, encoded, raw},
     proto,
     server::{Grant, new_token},
 };
@@ -201,6 +201,45 @@ async fn lanes_that_are_as_many_as_the_cores_have_one_each() {
         process.signal(Signal::TERM);
         assert!(process.ends().await.success());
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_at_rest_gives_back_what_its_busy_time_took() {
+    // Frames of a large camera, all at once.
+    const SIDE: u32 = 2000;
+    const CALLS: usize = 24;
+    const FRAMES: u64 = (SIDE * SIDE * 3) as u64 * CALLS as u64 / 1024;
+    let process = Process::start(&[]).await;
+    let pid = i32::try_from(process.child.id()).unwrap();
+    let status = || procfs::process::Process::new(pid).unwrap().status();
+    // KiB, as the kernel counts.
+    let resident = || status().unwrap().vmrss.unwrap();
+    let client = process.client(None).await;
+    let before = resident();
+    let calls = (0..CALLS).map(|number| {
+        let mut client = client.clone();
+        let frame = vec![number as u8; (SIDE * SIDE * 3) as usize];
+        let request = proto::DetectRequest {
+            image: Some(raw(SIDE, SIDE, frame.into())),
+            ..Default::default()
+        };
+        tokio::spawn(async move { client.vision.detect(request).await })
+    });
+    let calls: Vec<_> = calls.collect();
+    for call in calls {
+        call.await.unwrap().unwrap();
+    }
+    let peak = status().unwrap().vmhwm.unwrap();
+    assert!(peak > before + FRAMES / 2, "{before} KiB, then {peak}");
+    let given_back = async {
+        while resident() > before + FRAMES / 8 {
+            tokio::task::yield_now().await;
+        }
+    };
+    let given_back = timeout(LIMIT, given_back).await;
+    given_back.unwrap_or_else(|_| panic!("{before} KiB, then {peak}, and {} now", resident()));
+    process.signal(Signal::TERM);
+    assert!(process.ends().await.success());
 }
 
 fn attribute<'a>(span: &'a Span, key: &str) -> Option<&'a str> {

@@ -162,8 +162,7 @@ impl Engine {
             shared.refused(&error);
             return Err(error);
         }
-        // The batches that run are half done, as it comes.
-        let images = ahead.waiting + ahead.running / 2;
+        let images = ahead.images();
         let wait = shared.wait(images);
         if now + own + wait > deadline {
             shared.counters.lock().refused += 1;

@@ -320,7 +320,7 @@ impl Flights {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::{
         super::{
             admission::{Admission, AdmissionLimits},
@@ -331,7 +331,8 @@ mod tests {
     };
     use crate::media::{Filter, ResizeMode};
 
-    fn flight(key: Key, source: Source) -> Flight {
+    /// One for an image of 8 x 8 pixels, for which nobody waits yet.
+    pub(in crate::engine) fn flight(key: Key, source: Source) -> Flight {
         let flow = Flow {
             caller: "".into(),
             head: "".into(),

@@ -54,6 +54,13 @@ pub(super) struct Ahead {
     pub(super) running: usize,
 }
 
+impl Ahead {
+    /// Images that are yet to be computed: the batches that run are half done, as it comes.
+    pub(super) fn images(self) -> usize {
+        self.waiting + self.running / 2
+    }
+}
+
 /// Images of one size for the backbone.
 pub(super) struct Batch {
     pub(super) images: Vec<Ready>,
@@ -575,3 +582,6 @@ fn next_encoded(
         .encoded
         .pop(None, decode.as_secs_f64().max(1e-6), keep, dropped)
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,7 +12,7 @@ use super::{
     flight::{How, Landed},
     job::{Done, Finish, Job},
     observe,
-    queue::{Batch, Hand, Ready, Role, Work},
+    queue::{Batch, Ready, Role, Work},
     request::Head,
 };
 use crate::{
@@ -40,11 +40,14 @@ pub(super) struct Thread {
 impl Thread {
     /// The thread's life. When one that runs graphs dies, the engine is over: everything that waits is told.
     pub(super) fn run(self, shared: &Shared) {
-        let mut hand = Hand::new(self.role);
+        let mut busy = None;
         let mut dropped = Vec::new();
         // Work on the CPU since the last batch: what a lane does for its images beside running graphs.
         let mut beside = Duration::ZERO;
-        while let Some(work) = shared.queue.next(&mut hand, &shared.costs, &mut dropped) {
+        while let Some(work) = shared
+            .queue
+            .next(self.role, &mut busy, &shared.costs, &mut dropped)
+        {
             shared.drop_flights(&mut dropped);
             memory::tidy();
             let begun = Instant::now();

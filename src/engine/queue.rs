@@ -98,27 +98,10 @@ pub(super) struct QueueOptions {
     pub(super) max_delay: Duration,
 }
 
-/// A thread that the queue gives work to.
-pub(super) struct Hand {
-    role: Role,
-    /// Images that it holds, if it has work for its device.
-    busy: Option<usize>,
-    /// What wakes it.
-    bell: Arc<Condvar>,
-}
-
-impl Hand {
-    pub(super) fn new(role: Role) -> Self {
-        Self {
-            role,
-            busy: None,
-            bell: Arc::default(),
-        }
-    }
-}
-
 pub(super) struct Queue {
     state: Mutex<State>,
+    for_lanes: Condvar,
+    for_workers: Condvar,
     for_close: Condvar,
     options: QueueOptions,
     failed: watch::Sender<Option<Error>>,
@@ -145,41 +128,33 @@ struct State {
     closed: bool,
 }
 
-/// Threads of one kind that wait for work. The last to rest is the first to be woken: its core's caches still hold the
-/// weights, and the others' cores may sleep on.
+/// Threads of one kind that wait for work.
 #[derive(Default)]
 struct Waiters {
-    idle: Vec<Arc<Condvar>>,
+    idle: usize,
     /// Those that have been woken and have not yet looked.
     woken: usize,
 }
 
 impl Waiters {
-    fn wake(&mut self, most: usize) {
-        for bell in self.idle.drain(self.idle.len().saturating_sub(most)..) {
-            bell.notify_one();
-            self.woken += 1;
+    fn wake(&mut self, condition: &Condvar, most: usize) {
+        for _ in 0..most.min(self.idle) {
+            // One whose time is up has woken by itself.
+            if condition.notify_one() {
+                self.idle -= 1;
+                self.woken += 1;
+            }
         }
     }
 
-    /// Notes that the thread of `bell` no longer rests; whether nobody woke it.
-    fn risen(&mut self, bell: &Arc<Condvar>) -> bool {
-        let by_itself = self.idle.iter().position(|idle| Arc::ptr_eq(idle, bell));
-        match by_itself {
-            Some(at) => drop(self.idle.remove(at)),
-            None => self.woken -= 1,
-        }
-        by_itself.is_some()
+    fn wake_all(&mut self, condition: &Condvar) {
+        let woken = condition.notify_all();
+        self.idle -= woken;
+        self.woken += woken;
     }
 }
 
 impl State {
-    /// Wakes threads for `count` new entries.
-    fn wake(&mut self, count: usize) {
-        self.workers.wake(count);
-        self.lanes.wake(count);
-    }
-
     fn waiters(&mut self, role: Role) -> &mut Waiters {
         match role.device {
             true => &mut self.lanes,
@@ -206,6 +181,8 @@ impl Queue {
     pub(super) fn new(options: QueueOptions) -> Self {
         Self {
             state: Mutex::default(),
+            for_lanes: Condvar::new(),
+            for_workers: Condvar::new(),
             for_close: Condvar::new(),
             options,
             failed: watch::Sender::new(None),
@@ -252,7 +229,7 @@ impl Queue {
                 }
             }
         }
-        state.wake(count);
+        self.wake(&mut state, count);
         Ok(())
     }
 
@@ -262,7 +239,7 @@ impl Queue {
         for job in jobs {
             state.jobs.push(job.rank.clone(), head_group(&job), job);
         }
-        state.wake(1);
+        self.wake(&mut state, 1);
     }
 
     /// Queues heads' outputs for threads of the CPU that are idle, and returns those that the caller, if it may do such
@@ -278,13 +255,13 @@ impl Queue {
         let mut state = self.state.lock();
         let own = match inline {
             true if each * u32::try_from(count).unwrap_or(u32::MAX) < WAKING => count,
-            true => count.div_ceil(state.lanes.idle.len() + state.workers.idle.len() + 1),
+            true => count.div_ceil(state.lanes.idle + state.workers.idle + 1),
             false => 0,
         };
         let others = finishes.split_off(own);
         let count = others.len();
         state.finishes.extend(others);
-        state.wake(count);
+        self.wake(&mut state, count);
         finishes
     }
 
@@ -332,21 +309,22 @@ impl Queue {
         state.decoding -= 1;
         if let Some(ready) = ready {
             push_ready(&mut state, ready);
-            state.wake(1);
+            self.wake(&mut state, 1);
         }
     }
 
-    /// The next work for a thread, waiting for it. Entries that nobody wants, or that cannot be answered in time, go to
-    /// `dropped`. `None`: closed and empty.
+    /// The next work for a thread, waiting for it; `busy` is the lane's own note of how many images it held, if it had
+    /// work for its device. Entries that nobody wants, or that cannot be answered in time, go to `dropped`. `None`:
+    /// closed and empty.
     pub(super) fn next(
         &self,
-        hand: &mut Hand,
+        role: Role,
+        busy: &mut Option<usize>,
         costs: &Costs,
         dropped: &mut Vec<Arc<Flight>>,
     ) -> Option<Work> {
-        let role = hand.role;
         let mut state = self.state.lock();
-        if let Some(images) = hand.busy.take() {
+        if let Some(images) = busy.take() {
             state.lanes_busy -= 1;
             state.running -= images;
         }
@@ -365,11 +343,11 @@ impl Queue {
                     Work::Batch(batch) => batch.images.len(),
                     _ => 0,
                 };
-                hand.busy = Some(images);
+                *busy = Some(images);
                 state.lanes_busy += 1;
                 state.running += images;
                 let more = state.encoded.len().min(1) + state.ready.len().min(1);
-                state.wake(more);
+                self.wake(&mut state, more);
                 return Some(work);
             }
             if role.cpu
@@ -384,14 +362,22 @@ impl Queue {
                 return Some(Work::Nothing);
             }
             if state.closed && state.decoding == 0 && state.finishes.is_empty() {
-                state.wake(usize::MAX);
+                self.wake_all(&mut state);
                 return None;
             }
+            let condition = match role.device {
+                true => &self.for_lanes,
+                false => &self.for_workers,
+            };
+            state.waiters(role).idle += 1;
             // One that rests wakes now and then, to give back memory.
             let until = wait_until.unwrap_or_else(|| Instant::now() + memory::INTERVAL);
-            state.waiters(role).idle.push(Arc::clone(&hand.bell));
-            hand.bell.wait_until(&mut state, until);
-            let timed_out = state.waiters(role).risen(&hand.bell);
+            let timed_out = condition.wait_until(&mut state, until).timed_out();
+            let waiters = state.waiters(role);
+            match timed_out {
+                true => waiters.idle -= 1,
+                false => waiters.woken -= 1,
+            }
             if timed_out && wait_until.is_none() {
                 return Some(Work::Nothing);
             }
@@ -425,7 +411,7 @@ impl Queue {
         let flights = encoded.into_iter().chain(ready).collect();
         let jobs = state.jobs.drain();
         self.for_close.notify_all();
-        state.wake(usize::MAX);
+        self.wake_all(&mut state);
         (flights, jobs)
     }
 
@@ -554,8 +540,19 @@ impl Queue {
         Some(Work::Batch(Batch {
             images: batch,
             plan,
-            crowded: state.lanes.idle.is_empty(),
+            crowded: state.lanes.idle == 0,
         }))
+    }
+
+    /// Wakes threads for `count` new entries.
+    fn wake(&self, state: &mut State, count: usize) {
+        state.workers.wake(&self.for_workers, count);
+        state.lanes.wake(&self.for_lanes, count);
+    }
+
+    fn wake_all(&self, state: &mut State) {
+        state.workers.wake_all(&self.for_workers);
+        state.lanes.wake_all(&self.for_lanes);
     }
 }
 

@@ -27,30 +27,25 @@ fn image(level: u8) -> (Arc<Flight>, impl Sized) {
     (flight, reply)
 }
 
-/// A queue whose batches of 4 take hardly longer than those of 1, and its costs.
-fn queue(lanes: usize) -> (Queue, Costs) {
+#[test]
+fn images_that_run_come_before_one_that_arrives() {
     let curve = Curve {
         size: SIZE,
         points: vec![(1, 0.010), (4, 0.012)],
     };
+    let costs = Costs::new(&[curve], None);
     let queue = Queue::new(QueueOptions {
-        lanes,
+        lanes: 1,
         ready_limit: 64,
         max_batch: 8,
         max_delay: Duration::ZERO,
     });
-    (queue, Costs::new(&[curve], None))
-}
-
-#[test]
-fn images_that_run_come_before_one_that_arrives() {
-    let (queue, costs) = queue(1);
     let (flights, replies): (Vec<_>, Vec<_>) = (0..7).map(image).unzip();
     let ahead = || queue.ahead(Priority::Normal, None);
     assert!(queue.push(flights, &costs).is_ok());
     assert_eq!([ahead().waiting, ahead().running], [7, 0]);
-    let (mut hand, mut dropped) = (Hand::new(LANE), Vec::new());
-    let mut next = || match queue.next(&mut hand, &costs, &mut dropped) {
+    let (mut busy, mut dropped) = (None, Vec::new());
+    let mut next = || match queue.next(LANE, &mut busy, &costs, &mut dropped) {
         Some(Work::Batch(batch)) => batch.images.len(),
         _ => 0,
     };
@@ -65,40 +60,4 @@ fn images_that_run_come_before_one_that_arrives() {
     assert_eq!(next(), 0);
     assert_eq!(ahead().images(), 0);
     assert!(dropped.is_empty());
-}
-
-/// Its core is warm, and those of the others may sleep on.
-#[test]
-fn of_lanes_that_rest_the_last_one_to_rest_gets_the_work() {
-    let (queue, costs) = queue(2);
-    std::thread::scope(|scope| {
-        let (sender, took) = std::sync::mpsc::channel();
-        for _ in 0..2 {
-            let (queue, costs, sender) = (&queue, &costs, sender.clone());
-            scope.spawn(move || {
-                let mut hand = Hand::new(LANE);
-                while let Some(work) = queue.next(&mut hand, costs, &mut Vec::new()) {
-                    if let Work::Batch(_) = work {
-                        sender.send(Arc::clone(&hand.bell)).expect("the test waits");
-                    }
-                }
-            });
-        }
-        for level in 0..20 {
-            // Now and then one wakes to tidy up, and rests anew.
-            let last = loop {
-                let state = queue.state.lock();
-                match &state.lanes.idle[..] {
-                    [_, last] => break Arc::clone(last),
-                    _ => drop(state),
-                }
-                std::thread::yield_now();
-            };
-            let (flight, _reply) = image(level);
-            assert!(queue.push(vec![flight], &costs).is_ok());
-            let bell = took.recv().expect("a lane took it");
-            assert!(Arc::ptr_eq(&bell, &last), "image {level}");
-        }
-        queue.close();
-    });
 }

@@ -14,13 +14,15 @@ use h2::{
     client::{ResponseFuture, SendRequest},
 };
 use http::Request;
-use prost::Message;
 use tokio::{net::TcpStream, task::JoinHandle, time::timeout};
 use tonic::{Code, Status, transport::Channel};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use tonic_types::StatusExt;
 
-use crate::support::{Running, one_lane, png, reason};
+use crate::{
+    common::framing::framed,
+    support::{Running, one_lane, png, reason},
+};
 
 /// Longest that anything here may take.
 pub(crate) const LIMIT: Duration = Duration::from_secs(30);
@@ -77,15 +79,6 @@ pub(crate) fn request(server: &Running, method: &str) -> http::request::Builder 
     Request::post(format!("http://{}/frostline.v1.{method}", server.address))
         .header("content-type", "application/grpc")
         .header("te", "trailers")
-}
-
-/// A message behind its prefix.
-pub(crate) fn framed(message: &impl Message, compressed: bool) -> Bytes {
-    let body = message.encode_to_vec();
-    let mut bytes = vec![u8::from(compressed)];
-    bytes.extend(u32::try_from(body.len()).unwrap().to_be_bytes());
-    bytes.extend(body);
-    bytes.into()
 }
 
 pub(crate) fn detect(seed: u32) -> proto::DetectRequest {

@@ -11,7 +11,10 @@ use tokio::{
 };
 use tonic_health::pb::HealthCheckRequest;
 
-use crate::abuse::{DETECT, LIMIT, Witness, bare, bounded, detect, framed, request};
+use crate::{
+    abuse::{DETECT, LIMIT, Witness, bare, bounded, detect, request},
+    common::framing::framed,
+};
 
 /// How many files this process may have open, once that is raised as far as it may be.
 fn descriptors() -> u64 {

@@ -12,12 +12,13 @@ use prost::Message;
 use tokio::net::TcpStream;
 use tonic::{Code, Status};
 
-use crate::load;
+use crate::{
+    common::framing::{PREFIX, framed},
+    load,
+};
 
 /// What the other side may send ahead, in bytes.
 const WINDOW: u32 = 16 << 20;
-/// The byte that says whether a message is compressed, and its length.
-const PREFIX: usize = 5;
 
 /// A connection. Cheap to clone.
 #[derive(Clone)]
@@ -81,7 +82,7 @@ impl Wire {
         message: &impl Message,
         deadline: Option<Duration>,
     ) -> Result<T, Status> {
-        let call = self.exchange(method, message, deadline);
+        let call = self.exchange(head(method, deadline), framed(message, false));
         match deadline {
             // The server's answer may be on its way; the caller no longer waits for it.
             Some(deadline) => tokio::time::timeout(deadline, call)
@@ -93,15 +94,12 @@ impl Wire {
 
     async fn exchange<T: Message + Default>(
         &self,
-        method: &Uri,
-        message: &impl Message,
-        deadline: Option<Duration>,
+        head: Request<()>,
+        message: Bytes,
     ) -> Result<T, Status> {
         let mut sender = self.sender.clone().ready().await.map_err(broken)?;
-        let (answer, mut stream) = sender
-            .send_request(head(method, deadline), false)
-            .map_err(broken)?;
-        stream.send_data(framed(message), true).map_err(broken)?;
+        let (answer, mut stream) = sender.send_request(head, false).map_err(broken)?;
+        stream.send_data(message, true).map_err(broken)?;
         let (head, mut body) = answer.await.map_err(broken)?.into_parts();
         // An answer without a message has its status here.
         if let Some(status) = failure(&head.headers) {
@@ -112,7 +110,8 @@ impl Wire {
             Some(trailers) => failure(&trailers).map_or(Ok(()), Err)?,
             None => return Err(Status::internal("no status")),
         }
-        let message = message.get(PREFIX..).unwrap_or_default();
+        let none = || Status::internal("no message");
+        let message = message.get(PREFIX..).ok_or_else(none)?;
         T::decode(message).map_err(|error| Status::internal(error.to_string()))
     }
 }
@@ -130,16 +129,6 @@ fn head(method: &Uri, deadline: Option<Duration>) -> Request<()> {
         headers.insert("grpc-timeout", timeout.parse().unwrap());
     }
     request
-}
-
-/// A message behind its prefix.
-fn framed(message: &impl Message) -> Bytes {
-    let length = message.encoded_len();
-    let mut bytes = BytesMut::with_capacity(PREFIX + length);
-    bytes.extend_from_slice(&[0]);
-    bytes.extend_from_slice(&u32::try_from(length).unwrap().to_be_bytes());
-    message.encode(&mut bytes).unwrap();
-    bytes.freeze()
 }
 
 /// The whole body, in one piece.

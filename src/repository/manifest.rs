@@ -2,12 +2,24 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use serde::Deserialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
-use super::RepositoryError;
+use super::{Postprocess, RepositoryError};
+
+/// Longest side of an input in pixels.
+const MAX_SIDE: u32 = 8192;
+/// What weights may be in.
+const PRECISIONS: [&str; 4] = ["fp32", "fp16", "bf16", "int8"];
+/// A SHA-256, for the schema.
+const HASH: &str = "^[0-9a-f]{64}$";
+/// The name of a file beside the manifest, for the schema.
+const FILE: &str = r"^[^./\\][^/\\]*$";
+/// A head's name, for the schema.
+const NAME: &str = "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$";
 
 /// `backbone.toml`.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BackboneManifest {
     /// Name for people.
@@ -15,10 +27,13 @@ pub struct BackboneManifest {
     /// Version for people.
     pub version: String,
     /// The graph's file name, beside the manifest.
+    #[schemars(regex(pattern = FILE))]
     pub file: String,
     /// SHA-256 of that file, lower-case hex: the fingerprint that heads name.
+    #[schemars(regex(pattern = HASH))]
     pub sha256: String,
-    /// `fp32`, `fp16`, `bf16` or `int8`.
+    /// What the weights are in, for people.
+    #[schemars(extend("enum" = PRECISIONS))]
     pub precision: String,
     /// Where the weights are from.
     #[serde(default)]
@@ -26,6 +41,7 @@ pub struct BackboneManifest {
     /// What the graph takes.
     pub input: Input,
     /// What the graph gives.
+    #[schemars(length(min = 1))]
     pub features: Vec<Feature>,
     /// How far the exported graph was from its source when it was made, by level; for people.
     #[serde(default)]
@@ -33,7 +49,7 @@ pub struct BackboneManifest {
 }
 
 /// Where the weights are from; free text.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Source {
     /// Architecture and its sizes.
@@ -48,12 +64,13 @@ pub struct Source {
 }
 
 /// The backbone's input: uint8 RGB `[N, height, width, 3]`, normalization inside the graph.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Input {
     /// Name of the graph's input.
     pub name: String,
     /// Accepted `[height, width]` in pixels; the first is the default.
+    #[schemars(length(min = 1), inner(inner(range(min = 1, max = MAX_SIDE))))]
     pub sizes: Vec<[u32; 2]>,
     /// How images are fitted to it.
     pub resize: Resize,
@@ -66,7 +83,7 @@ pub struct Input {
 }
 
 /// How images of another size are fitted to the input.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Resize {
     /// Whole image, aspect ratio kept, centred on a plain ground.
@@ -88,7 +105,7 @@ impl fmt::Display for Resize {
 }
 
 /// Resampling filter, antialiased when shrinking.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Filter {
     /// Triangle filter.
@@ -99,12 +116,13 @@ pub enum Filter {
 }
 
 /// One of the backbone's outputs.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Feature {
     /// Name of the graph's output, and of the heads' inputs that read it.
     pub name: String,
     /// Input pixels per cell.
+    #[schemars(range(min = 1))]
     pub stride: u32,
     /// Number of channels.
     pub channels: u32,
@@ -113,7 +131,7 @@ pub struct Feature {
 }
 
 /// Order of a feature map's axes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Layout {
     /// Batch, channels, height, width.
     #[serde(rename = "NCHW")]
@@ -140,7 +158,7 @@ impl Feature {
 }
 
 /// Kind of answer that a head gives.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Task {
     /// Boxes, with or without instance masks.
@@ -171,24 +189,29 @@ impl fmt::Display for Task {
 }
 
 /// `head.toml`.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct HeadManifest {
     /// The folder's name, by which callers ask for it.
+    #[schemars(regex(pattern = NAME))]
     pub name: String,
     /// Version, told with every answer.
     pub version: String,
     /// Kind of answer.
     pub task: Task,
     /// The graph's file name, beside the manifest.
+    #[schemars(regex(pattern = FILE))]
     pub file: String,
     /// SHA-256 of that file, lower-case hex.
+    #[schemars(regex(pattern = HASH))]
     pub sha256: String,
     /// The backbone's SHA-256 that it was trained on.
+    #[schemars(regex(pattern = HASH))]
     pub backbone: String,
     /// `[height, width]` in pixels that it was trained at.
     pub input_size: [u32; 2],
     /// Names of the feature maps that it reads; the graph's inputs have these names.
+    #[schemars(length(min = 1))]
     pub features: Vec<String>,
     /// Names of its labels, by index.
     #[serde(default)]
@@ -202,38 +225,6 @@ pub struct HeadManifest {
     /// Measured on held-out data.
     #[serde(default)]
     pub metrics: BTreeMap<String, f64>,
-}
-
-/// How a head's outputs become results. Which keys may be set depends on the task.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Postprocess {
-    /// Detection: least score, 0 to 1.
-    pub score_threshold: Option<f32>,
-    /// Detection: boxes of one label that overlap more than this are one object; unset when the graph suppresses.
-    pub nms_iou: Option<f32>,
-    /// Detection: most objects in an answer.
-    pub max_detections: Option<usize>,
-    /// Detection: what the masks' grid covers.
-    pub mask: Option<MaskSpace>,
-    /// Detection: least probability of a mask's pixel.
-    pub mask_threshold: Option<f32>,
-    /// Action: frames per clip.
-    pub frames: Option<usize>,
-    /// Action: distance of sampled frames in the stream it was trained on.
-    pub frame_stride: Option<usize>,
-    /// Action and classification: labels in an answer.
-    pub top_k: Option<usize>,
-}
-
-/// What an instance mask's grid covers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum MaskSpace {
-    /// The whole input image.
-    Image,
-    /// The detection's box.
-    Box,
 }
 
 impl HeadManifest {
@@ -260,8 +251,7 @@ impl HeadManifest {
         if manifest.features.is_empty() {
             return fail("features", "names no feature map".to_owned());
         }
-        let labelled = !matches!(manifest.task, Task::Embedding | Task::Tensor);
-        if labelled && manifest.labels.is_empty() {
+        if manifest.task.is_labelled() && manifest.labels.is_empty() {
             return fail(
                 "labels",
                 format!("is empty, but the task is {}", manifest.task),
@@ -321,74 +311,6 @@ impl HeadManifest {
     }
 }
 
-impl Postprocess {
-    fn check(&self, file: &str, task: Task) -> Result<(), RepositoryError> {
-        let fraction = |field: &str, value: Option<f32>| match value {
-            Some(value) if !(0.0..=1.0).contains(&value) => {
-                let reason = format!("is {value}, but must be from 0 to 1");
-                Err(RepositoryError::field(
-                    file,
-                    format!("postprocess.{field}"),
-                    reason,
-                ))
-            }
-            _ => Ok(()),
-        };
-        fraction("score_threshold", self.score_threshold)?;
-        fraction("nms_iou", self.nms_iou)?;
-        fraction("mask_threshold", self.mask_threshold)?;
-        let count = |field: &str, value: Option<usize>, most: usize| match value {
-            Some(value) if !(1..=most).contains(&value) => {
-                let reason = format!("is {value}, but must be from 1 to {most}");
-                Err(RepositoryError::field(
-                    file,
-                    format!("postprocess.{field}"),
-                    reason,
-                ))
-            }
-            _ => Ok(()),
-        };
-        count("max_detections", self.max_detections, 10_000)?;
-        count("frames", self.frames, 1024)?;
-        count("frame_stride", self.frame_stride, 1024)?;
-        count("top_k", self.top_k, 100_000)?;
-
-        let detection = [
-            ("score_threshold", self.score_threshold.is_some()),
-            ("nms_iou", self.nms_iou.is_some()),
-            ("max_detections", self.max_detections.is_some()),
-            ("mask", self.mask.is_some()),
-            ("mask_threshold", self.mask_threshold.is_some()),
-        ];
-        let clip = [
-            ("frames", self.frames.is_some()),
-            ("frame_stride", self.frame_stride.is_some()),
-        ];
-        let top = [("top_k", self.top_k.is_some())];
-        let foreign: Vec<(&str, bool)> = match task {
-            Task::Detection => [&clip[..], &top].concat(),
-            Task::Action => detection.to_vec(),
-            Task::Classification => [&detection[..], &clip].concat(),
-            Task::Segmentation | Task::Embedding | Task::Tensor => {
-                [&detection[..], &clip, &top].concat()
-            }
-        };
-        if let Some((field, _)) = foreign.iter().find(|(_, set)| *set) {
-            let reason = format!("has no meaning for the task {task}");
-            return Err(RepositoryError::field(
-                file,
-                format!("postprocess.{field}"),
-                reason,
-            ));
-        }
-        if task == Task::Action && self.frames.is_none() {
-            let reason = "is missing: an action head names the frames of a clip";
-            return Err(RepositoryError::field(file, "postprocess.frames", reason));
-        }
-        Ok(())
-    }
-}
-
 impl BackboneManifest {
     /// Reads and checks `text`; `file` is its name, for messages.
     ///
@@ -398,7 +320,6 @@ impl BackboneManifest {
         let manifest: Self = parse(file, text)?;
         check_file(file, &manifest.file)?;
         check_hash(file, "sha256", &manifest.sha256)?;
-        const PRECISIONS: [&str; 4] = ["fp32", "fp16", "bf16", "int8"];
         if !PRECISIONS.contains(&manifest.precision.as_str()) {
             let reason = format!(
                 "is {:?}, but must be one of {PRECISIONS:?}",
@@ -417,8 +338,9 @@ impl BackboneManifest {
             ));
         }
         for [height, width] in &manifest.input.sizes {
-            if !(1..=8192).contains(height) || !(1..=8192).contains(width) {
-                let reason = format!("[{height}, {width}] must be from 1 to 8192 pixels a side");
+            if !(1..=MAX_SIDE).contains(height) || !(1..=MAX_SIDE).contains(width) {
+                let reason =
+                    format!("[{height}, {width}] must be from 1 to {MAX_SIDE} pixels a side");
                 return Err(RepositoryError::field(file, "input.sizes", reason));
             }
             for feature in &manifest.features {

@@ -12,6 +12,8 @@ mod embedded;
 mod external;
 mod location;
 mod manifest;
+mod outputs;
+mod postprocess;
 
 use std::{
     borrow::Cow,
@@ -27,9 +29,9 @@ use thiserror::Error;
 #[cfg(fuzzing)]
 pub use external::fuzz as fuzz_graph;
 pub use location::{Location, Stamp};
-pub use manifest::{
-    BackboneManifest, Feature, Filter, HeadManifest, Layout, MaskSpace, Postprocess, Resize, Task,
-};
+pub use manifest::{BackboneManifest, Feature, Filter, HeadManifest, Layout, Resize, Task};
+pub use outputs::{LABELS, Output};
+pub use postprocess::{Key, MaskSpace, Postprocess};
 
 /// Why a repository is refused. Names the file, and the field where one is at fault.
 #[derive(Debug, Error)]

@@ -2,7 +2,7 @@
 
 use ndarray::ArrayView1;
 
-use super::TaskError;
+use super::{TaskError, error::check_finite};
 
 /// A label with its probability.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -18,9 +18,7 @@ pub struct ScoredLabel {
 /// # Errors
 /// [`TaskError::NotFinite`] for a NaN or an infinity.
 pub fn softmax(logits: ArrayView1<'_, f32>) -> Result<Vec<f32>, TaskError> {
-    if logits.iter().any(|value| !value.is_finite()) {
-        return Err(TaskError::NotFinite { tensor: "logits" });
-    }
+    check_finite("logits", logits.iter())?;
     let most = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
     let powers: Vec<f64> = logits
         .iter()
@@ -64,7 +62,8 @@ mod tests {
     #[test]
     fn softmax_refuses_what_is_not_finite() {
         let error = softmax(arr1(&[0.0, f32::NAN]).view()).unwrap_err();
-        assert_eq!(error, TaskError::NotFinite { tensor: "logits" });
+        let tensor = "logits".to_owned();
+        assert_eq!(error, TaskError::NotFinite { tensor });
     }
 
     #[test]

@@ -3,7 +3,10 @@
 use multiversion::multiversion;
 use ndarray::{ArrayView1, ArrayView2, ArrayView3, Axis};
 
-use super::{Rle, TaskError};
+use super::{
+    Rle, TaskError,
+    error::{check_finite, check_probabilities},
+};
 use crate::media::Geometry;
 
 /// How a detection head's outputs become detections.
@@ -58,127 +61,158 @@ pub struct Detection {
 
 /// The detections of one image, highest score first, equal ones in the graph's order.
 ///
-/// Scores below the threshold go, then greedily what overlaps a better box of its label (in the input, where the head
-/// was trained), then what is beyond the maximum, then what has no area inside the image.
+/// The order of steps is torchvision's (`RoIHeads.postprocess_detections`): rows below the threshold go; boxes are
+/// clipped to what the network saw of the picture; boxes without area there go; then, greedily, what overlaps a better
+/// box of its label by more than `nms_iou`; then what is beyond the maximum. Overlaps are those of the boxes that are
+/// returned, so no two of a label overlap by more than `nms_iou`, and what lies outside the picture neither suppresses
+/// nor takes a place.
+///
+/// A row whose score is 0 is no object, whatever the threshold: graphs fill up with such rows, so that neither their
+/// boxes nor their labels mean anything.
 ///
 /// # Errors
-/// Tensors that do not fit together, a score or a kept box that is not finite, an unknown label.
+/// Tensors that do not fit together; a score, or the mask of a returned detection, that is no probability; a box that
+/// is not finite; a label outside `0..label_count`.
 pub fn detect(
     outputs: &DetectionOutputs<'_>,
     params: &DetectionParams,
     geometry: &Geometry,
     label_count: usize,
 ) -> Result<Vec<Detection>, TaskError> {
-    let count = outputs.scores.len();
-    if outputs.boxes.dim() != (count, 4) {
-        let expected = format!("[{count}, 4]");
-        return Err(TaskError::shape("boxes", expected, outputs.boxes.shape()));
-    }
-    if outputs.labels.len() != count {
-        return Err(TaskError::shape(
-            "labels",
-            format!("[{count}]"),
-            outputs.labels.shape(),
-        ));
-    }
-    if let Some(masks) = &outputs.masks
-        && (masks.dim().0 != count || masks.dim().1 == 0 || masks.dim().2 == 0)
-    {
-        return Err(TaskError::shape(
-            "masks",
-            format!("[{count}, h, w]"),
-            masks.shape(),
-        ));
-    }
-    if outputs.scores.iter().any(|score| !score.is_finite()) {
-        return Err(TaskError::NotFinite { tensor: "scores" });
-    }
-    let mut order: Vec<usize> = (0..count)
-        .filter(|&index| outputs.scores[index] >= params.score_threshold)
+    outputs.check(label_count)?;
+    let mut order: Vec<usize> = (0..outputs.scores.len())
+        .filter(|&row| outputs.is_object(row) && outputs.scores[row] >= params.score_threshold)
         .collect();
     order.sort_by(|&a, &b| outputs.scores[b].total_cmp(&outputs.scores[a]));
-    let mut boxes = vec![[0.0_f32; 4]; count];
-    for &index in &order {
-        let row = outputs.boxes.index_axis(Axis(0), index);
-        boxes[index] = [row[0], row[1], row[2], row[3]];
-        if boxes[index].iter().any(|side| !side.is_finite()) {
-            return Err(TaskError::NotFinite { tensor: "boxes" });
-        }
-        let label = outputs.labels[index];
-        if !(0..label_count as i64).contains(&label) {
-            return Err(TaskError::LabelOutOfRange {
-                label,
-                count: label_count,
-            });
-        }
-    }
-    let mut kept: Vec<usize> = Vec::new();
-    for index in order {
+    let seen = seen(geometry);
+    let mut kept: Vec<Placed> = Vec::new();
+    for row in order {
         if kept.len() == params.max_detections {
             break;
         }
+        let Some(placed) = outputs.place(row, geometry, seen) else {
+            continue;
+        };
         let suppressed = params.nms_iou.is_some_and(|most| {
-            let rivals = kept
-                .iter()
-                .filter(|&&k| outputs.labels[k] == outputs.labels[index]);
-            rivals
-                .into_iter()
-                .any(|&rival| iou(&boxes[rival], &boxes[index]) > most)
+            let mut rivals = kept.iter().filter(|rival| rival.label == placed.label);
+            rivals.any(|rival| iou(&rival.bbox, &placed.bbox) > f64::from(most))
         });
         if !suppressed {
-            kept.push(index);
+            kept.push(placed);
         }
     }
-    let detections = kept.into_iter().filter_map(|index| {
-        let input = boxes[index].map(f64::from);
-        let (x0, y0) = geometry.to_original(input[0], input[1]);
-        let (x1, y1) = geometry.to_original(input[2], input[3]);
-        let original = [x0, y0, x1, y1];
-        let (width, height) = (
-            f64::from(geometry.original_width()),
-            f64::from(geometry.original_height()),
-        );
-        let bbox = [
-            x0.clamp(0.0, width) as f32,
-            y0.clamp(0.0, height) as f32,
-            x1.clamp(0.0, width) as f32,
-            y1.clamp(0.0, height) as f32,
-        ];
-        if bbox[2] <= bbox[0] || bbox[3] <= bbox[1] {
-            return None;
-        }
+    let detection = |placed: Placed| {
         let mask = match (params.mask, &outputs.masks) {
             (Some(kind), Some(masks)) => {
-                let map = masks.index_axis(Axis(0), index);
-                Some(paste(map, kind, original, params.mask_threshold, geometry))
+                let map = masks.index_axis(Axis(0), placed.row);
+                check_probabilities("masks", map.iter())?;
+                let place = (placed.whole, placed.clipped);
+                Some(paste(map, kind, place, params.mask_threshold, geometry))
             }
             _ => None,
         };
-        let label = outputs.labels[index] as u32;
-        Some(Detection {
-            bbox,
-            score: outputs.scores[index],
-            label,
+        Ok(Detection {
+            bbox: placed.bbox,
+            score: outputs.scores[placed.row].min(1.0),
+            label: placed.label,
             mask,
         })
-    });
-    Ok(detections.collect())
+    };
+    kept.into_iter().map(detection).collect()
+}
+
+impl DetectionOutputs<'_> {
+    /// Whether `row` says anything: rows of score 0 fill up.
+    fn is_object(&self, row: usize) -> bool {
+        self.scores[row] > 0.0
+    }
+
+    /// Checks shapes, scores, boxes and labels; masks are checked where they are read.
+    fn check(&self, label_count: usize) -> Result<(), TaskError> {
+        let count = self.scores.len();
+        if self.boxes.dim() != (count, 4) {
+            let expected = format!("[{count}, 4], a box for each score");
+            return Err(TaskError::shape("boxes", expected, self.boxes.shape()));
+        }
+        if self.labels.len() != count {
+            let expected = format!("[{count}], a label for each score");
+            return Err(TaskError::shape("labels", expected, self.labels.shape()));
+        }
+        if let Some(masks) = &self.masks
+            && (masks.dim().0 != count || masks.dim().1 == 0 || masks.dim().2 == 0)
+        {
+            let expected = format!("[{count}, h, w], a mask for each score");
+            return Err(TaskError::shape("masks", expected, masks.shape()));
+        }
+        check_probabilities("scores", self.scores.iter())?;
+        for row in (0..count).filter(|&row| self.is_object(row)) {
+            check_finite("boxes", self.boxes.index_axis(Axis(0), row).iter())?;
+            let label = self.labels[row];
+            if !(0..label_count as i64).contains(&label) {
+                return Err(TaskError::LabelOutOfRange {
+                    tensor: "labels",
+                    label,
+                    count: label_count,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// The box of `row` in the original picture; `None` where nothing of it was seen.
+    fn place(&self, row: usize, geometry: &Geometry, seen: [f64; 4]) -> Option<Placed> {
+        let input = self.boxes.index_axis(Axis(0), row);
+        let whole = geometry.box_to_original([0, 1, 2, 3].map(|side| f64::from(input[side])));
+        let clipped =
+            [0, 1, 2, 3].map(|side| whole[side].clamp(seen[side % 2], seen[side % 2 + 2]));
+        let bbox = clipped.map(|side| side as f32);
+        (bbox[2] > bbox[0] && bbox[3] > bbox[1]).then(|| Placed {
+            row,
+            label: self.labels[row] as u32,
+            whole,
+            clipped,
+            bbox,
+        })
+    }
+}
+
+/// A row of the outputs whose box shows something of the picture. Boxes are xyxy in the original's pixels.
+struct Placed {
+    row: usize,
+    label: u32,
+    /// As the head gave it, which is what a mask over the box covers.
+    whole: [f64; 4],
+    /// What of it was seen.
+    clipped: [f64; 4],
+    /// The same as it is returned.
+    bbox: [f32; 4],
+}
+
+/// What the network saw of the original, xyxy in its pixels: a centre crop leaves the rest out.
+fn seen(geometry: &Geometry) -> [f64; 4] {
+    let valid = geometry.valid();
+    let edges = [valid.left, valid.top, valid.right, valid.bottom].map(f64::from);
+    let (width, height) = (geometry.original_width(), geometry.original_height());
+    let most = [f64::from(width), f64::from(height)];
+    let edges = geometry.box_to_original(edges);
+    [0, 1, 2, 3].map(|side| edges[side].clamp(0.0, most[side % 2]))
 }
 
 /// Overlap of two xyxy boxes over their union.
-fn iou(a: &[f32; 4], b: &[f32; 4]) -> f32 {
+fn iou(a: &[f32; 4], b: &[f32; 4]) -> f64 {
+    let (a, b) = (a.map(f64::from), b.map(f64::from));
     let side = |low: usize| (a[low + 2].min(b[low + 2]) - a[low].max(b[low])).max(0.0);
     let overlap = side(0) * side(1);
-    let area = |r: &[f32; 4]| (r[2] - r[0]) * (r[3] - r[1]);
-    overlap / (area(a) + area(b) - overlap).max(1e-12)
+    let area = |r: &[f64; 4]| (r[2] - r[0]) * (r[3] - r[1]);
+    overlap / (area(&a) + area(&b) - overlap)
 }
 
-/// The original pixels whose centre lies inside `bbox` and whose probability, interpolated bilinearly between cell
-/// centres and held constant beyond them, reaches `threshold`.
+/// The original pixels whose centre lies inside `clipped` and whose probability, interpolated bilinearly between cell
+/// centres and held constant beyond them, reaches `threshold`. A grid over the box covers all of `bbox`.
 fn paste(
     map: ArrayView2<'_, f32>,
     kind: MaskKind,
-    bbox: [f64; 4],
+    (bbox, clipped): ([f64; 4], [f64; 4]),
     threshold: f32,
     geometry: &Geometry,
 ) -> Rle {
@@ -191,8 +225,8 @@ fn paste(
         first..end.max(first)
     };
     let (xs, ys) = (
-        range(bbox[0], bbox[2], width),
-        range(bbox[1], bbox[3], height),
+        range(clipped[0], clipped[2], width),
+        range(clipped[1], clipped[3], height),
     );
     let cell_x = |x: f64| match kind {
         MaskKind::Image => {
@@ -305,7 +339,7 @@ mod tests {
             let geometry = geometry(width, height, &preprocess);
             let bbox = [corner.0, corner.1, corner.0 + extent.0, corner.1 + extent.1];
             let kind = if box_relative { MaskKind::Box } else { MaskKind::Image };
-            let got = paste(map.view(), kind, bbox, 0.5, &geometry).to_rows();
+            let got = paste(map.view(), kind, (bbox, bbox), 0.5, &geometry).to_rows();
             let probability = |x: f64, y: f64| {
                 let (u, v) = match kind {
                     MaskKind::Box => {

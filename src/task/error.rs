@@ -19,11 +19,21 @@ pub enum TaskError {
     #[error("{tensor} holds a value that is not finite")]
     NotFinite {
         /// Name of the tensor.
+        tensor: String,
+    },
+    /// No probability.
+    #[error("{tensor} holds {value}, but must be probabilities, from 0 to 1")]
+    NotProbability {
+        /// Name of the tensor.
         tensor: &'static str,
+        /// The value, as text.
+        value: String,
     },
     /// A label outside the manifest's.
-    #[error("label {label} is not among the head's {count}")]
+    #[error("{tensor} holds {label}, but the head has {count} labels, from 0 on")]
     LabelOutOfRange {
+        /// Name of the tensor.
+        tensor: &'static str,
         /// The label.
         label: i64,
         /// Number of labels.
@@ -42,5 +52,39 @@ impl TaskError {
             expected: expected.into(),
             actual: actual.to_vec(),
         }
+    }
+}
+
+/// How far rounding may carry a probability outside 0 to 1, in the graph's precision.
+pub const PROBABILITY_TOLERANCE: f32 = 1e-3;
+
+/// Checks that `values` of `tensor` are probabilities.
+pub(super) fn check_probabilities<'a>(
+    tensor: &'static str,
+    values: impl Iterator<Item = &'a f32> + Clone,
+) -> Result<(), TaskError> {
+    let range = -PROBABILITY_TOLERANCE..=1.0 + PROBABILITY_TOLERANCE;
+    // Without a way out in the loop it runs over many values at once; a NaN is in no range.
+    if (values.clone()).fold(true, |all, value| all & range.contains(value)) {
+        return Ok(());
+    }
+    let mut values = values;
+    let value = values.find(|value| !range.contains(value));
+    Err(TaskError::NotProbability {
+        tensor,
+        value: value.map_or_else(String::new, ToString::to_string),
+    })
+}
+
+/// Checks that `values` of `tensor` are finite.
+pub(super) fn check_finite<'a>(
+    tensor: &str,
+    mut values: impl Iterator<Item = &'a f32>,
+) -> Result<(), TaskError> {
+    match values.all(|value| value.is_finite()) {
+        true => Ok(()),
+        false => Err(TaskError::NotFinite {
+            tensor: tensor.to_owned(),
+        }),
     }
 }

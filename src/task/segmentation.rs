@@ -2,7 +2,7 @@
 
 use ndarray::{ArrayView2, ArrayView3};
 
-use super::{Rle, TaskError};
+use super::{Rle, TaskError, error::check_finite};
 use crate::media::{self, Geometry, MediaError};
 
 /// A label for each pixel of the original image.
@@ -115,9 +115,7 @@ pub fn segment_logits(
             logits.shape(),
         ));
     }
-    if logits.iter().any(|value| !value.is_finite()) {
-        return Err(TaskError::NotFinite { tensor: "logits" });
-    }
+    check_finite("logits", logits.iter())?;
     let (width, height) = (geometry.original_width(), geometry.original_height());
     let xs = Axis::new(width, geometry.input_width(), columns, |x| {
         geometry.to_input(x, 0.0).0
@@ -200,7 +198,11 @@ pub fn segment_labels(
     }
     let most = count.min(usize::from(u16::MAX) + 1);
     if let Some(&label) = map.iter().find(|label| !(0..most as i64).contains(*label)) {
-        return Err(TaskError::LabelOutOfRange { label, count });
+        return Err(TaskError::LabelOutOfRange {
+            tensor: "label_map",
+            label,
+            count,
+        });
     }
     let (width, height) = (geometry.original_width(), geometry.original_height());
     let cell = |at: f64, cells: usize, input: u32| {

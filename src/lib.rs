@@ -7,7 +7,8 @@
 //! server, client  the protocol
 //! engine          sharing, batching, scheduling
 //! backend         ONNX Runtime          task   outputs to results      media  images
-//! repository      manifests and files   metrics, telemetry, trace   error, config, cores, corked, memory, proto, slice
+//! repository      manifests and files   metrics, telemetry, trace   error, config, cores, corked, files, memory, proto,
+//!                                                                      slice
 //! ```
 
 pub mod backend;
@@ -18,6 +19,7 @@ mod cores;
 pub mod corked;
 pub mod engine;
 pub mod error;
+mod files;
 pub mod media;
 mod memory;
 pub mod metrics;

@@ -92,11 +92,17 @@ pub fn start(filter: &str, json: bool) -> Result<LogFilter, FilterError> {
     })))
 }
 
+/// The target of lines that tell who changed what: no filter leaves them out.
+pub const AUDIT: &str = "frostline::audit";
+
 fn parse(filter: &str) -> Result<EnvFilter, FilterError> {
     if filter.is_empty() {
         return Err(fail(filter, &"it is empty"));
     }
-    EnvFilter::try_new(filter).map_err(|error| fail(filter, &error))
+    let parsed = EnvFilter::try_new(filter).map_err(|error| fail(filter, &error))?;
+    // Whoever turns the log off is still seen doing so.
+    let always = format!("{AUDIT}=info").parse();
+    Ok(parsed.add_directive(always.map_err(|error| fail(filter, &error))?))
 }
 
 fn fail(filter: &str, detail: &dyn fmt::Display) -> FilterError {

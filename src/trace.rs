@@ -32,6 +32,11 @@ use opentelemetry_sdk::{
 };
 use thiserror::Error;
 
+use crate::files;
+
+/// Largest file of the collector's authorities, bytes.
+const MOST_AUTHORITIES: u64 = 4 << 20;
+
 /// A collector that cannot be used.
 #[derive(Debug, Error)]
 #[error("cannot send traces to {endpoint}: {detail}")]
@@ -191,7 +196,7 @@ impl Tracer {
             let tls = match &config.authorities {
                 None => ClientTlsConfig::new().with_native_roots(),
                 Some(path) => {
-                    let pem = std::fs::read(path)
+                    let pem = files::read(path, MOST_AUTHORITIES)
                         .map_err(|error| failed(format!("{}: {error}", path.display())))?;
                     ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem))
                 }

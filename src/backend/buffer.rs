@@ -85,12 +85,17 @@ impl Buffer {
         bytes: usize,
         source: Space,
     ) -> Result<(), BackendError> {
-        debug_assert!(offset + bytes <= self.bytes);
-        // SAFETY: the range lies within this buffer (checked above by every caller's sizes).
+        let end = offset.checked_add(bytes);
+        if end.is_none_or(|end| end > self.bytes) {
+            let has = self.bytes;
+            let error = format!("{bytes} bytes at {offset} do not fit into a buffer of {has}");
+            return Err(self.device.failed(error));
+        }
+        // SAFETY: the range lies within this buffer, as was just checked.
         let to = unsafe { self.pointer.add(offset) };
         match self.device.place() {
-            // SAFETY: as this function asks, and `to` is this buffer's own.
             Place::Cuda(cuda) => {
+                // SAFETY: as this function asks, and `to` is this buffer's own.
                 unsafe { cuda.copy(to, from, bytes) }.map_err(|error| self.device.failed(error))?
             }
             // SAFETY: host memory on both sides; the ranges belong to different allocations.

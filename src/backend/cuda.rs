@@ -277,6 +277,9 @@ pub(super) fn read_back(given: &[(&str, String)]) -> ort::Result<String> {
         });
         (api.ReleaseCUDAProviderOptions)(options);
         read?;
+        if out.is_null() {
+            return Ok(String::new());
+        }
         let text = CStr::from_ptr(out).to_string_lossy().into_owned();
         allocator.free(out);
         Ok(text)

@@ -112,12 +112,16 @@ unsafe fn slice<'a, T>(start: *const T, count: usize) -> &'a [T] {
 }
 
 /// # Safety
-/// `read` gives a null-terminated string that is live for the call.
+/// `read` gives a null-terminated string that is live for the call, or none.
 unsafe fn text(read: impl FnOnce(*mut *const c_char) -> sys::OrtStatusPtr) -> ort::Result<String> {
     let mut out = ptr::null();
     // SAFETY: as this function asks.
     unsafe {
         ort::Error::result_from_status(read(&raw mut out))?;
+        // A node need not have a name.
+        if out.is_null() {
+            return Ok(String::new());
+        }
         Ok(CStr::from_ptr(out).to_string_lossy().into_owned())
     }
 }

@@ -12,6 +12,7 @@ use clap::Args;
 
 use crate::{
     client::Credentials,
+    files,
     server::{Grant, new_token},
 };
 
@@ -47,7 +48,7 @@ impl Flags {
     /// One that cannot be read.
     pub(super) fn read(&self) -> anyhow::Result<Credentials> {
         let bytes = |path: &PathBuf| {
-            fs::read(path).with_context(|| format!("cannot read {}", path.display()))
+            files::read(path, MOST_BYTES).with_context(|| format!("cannot read {}", path.display()))
         };
         let token = match &self.token {
             Some(path) => {
@@ -69,6 +70,9 @@ impl Flags {
         })
     }
 }
+
+/// Largest file of keys or certificates, bytes.
+const MOST_BYTES: u64 = 4 << 20;
 
 /// A new token.
 #[derive(Debug, Args)]
@@ -120,7 +124,7 @@ pub(super) fn token(command: Token) -> anyhow::Result<()> {
 /// Adds `entry` to `file` in one step, so that a server that watches it never reads half of one.
 fn append(file: &Path, entry: &str) -> anyhow::Result<()> {
     let place = || format!("cannot write {}", file.display());
-    let (mut text, mode) = match fs::read_to_string(file) {
+    let (mut text, mode) = match files::read_text(file, MOST_BYTES) {
         Ok(text) => (text, fs::metadata(file)?.permissions().mode() & 0o777),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => (String::new(), 0o600),
         Err(error) => return Err(error).with_context(place),

@@ -46,8 +46,8 @@ pub(super) fn run(
         ..config.engine()
     };
     let readiness = Readiness::default();
-    let (metrics, remote) = (&instrumented.metrics, config.telemetry.remote_log);
-    let admin = Admin::new(readiness.clone(), Arc::clone(metrics), log.clone(), remote);
+    let (metrics, access) = (&instrumented.metrics, config.telemetry.access());
+    let admin = Admin::new(readiness.clone(), Arc::clone(metrics), log.clone(), access);
     if let Some(address) = config.telemetry.admin {
         let listener = executor
             .block_on(TcpListener::bind(address))

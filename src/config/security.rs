@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::server::{AuthConfig, TlsConfig};
+use crate::server::{AuthConfig, CertificateName, TlsConfig};
 
 /// `[tls]`
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
@@ -41,6 +41,9 @@ pub struct Auth {
     pub methods_claim: String,
     /// Whether a client's certificate says who it is.
     pub certificates: bool,
+    /// Which of a certificate's names that is, the first kind that it has: `uri`, `dns`, or `cn`, which name constraints
+    /// of an authority do not bound.
+    pub certificate_names: Vec<CertificateName>,
     /// Methods that need no identity, such as `Health/Check`; `prefix*` stands for all that begin so.
     pub open_methods: Vec<String>,
     /// Heads of identities that nothing else is said of.
@@ -67,6 +70,7 @@ impl Default for Auth {
             heads_claim: auth.heads_claim,
             methods_claim: auth.methods_claim,
             certificates: auth.certificates,
+            certificate_names: auth.certificate_names,
             open_methods: auth.open_methods,
             heads: auth.heads,
             methods: auth.methods,
@@ -94,6 +98,7 @@ impl Auth {
             heads_claim: self.heads_claim.clone(),
             methods_claim: self.methods_claim.clone(),
             certificates: self.certificates,
+            certificate_names: self.certificate_names.clone(),
             open_methods: self.open_methods.clone(),
             heads: self.heads.clone(),
             methods: self.methods.clone(),
@@ -118,6 +123,10 @@ impl Auth {
         if self.certificates && tls.client_ca.is_none() {
             let detail = "is true, but tls.client_ca names no authority of such certificates";
             return Err(("auth.certificates", detail.to_owned()));
+        }
+        if self.certificates && self.certificate_names.is_empty() {
+            let detail = "is empty, but auth.certificates is set: name uri, dns or cn";
+            return Err(("auth.certificate_names", detail.to_owned()));
         }
         if !(0.0..=1e6).contains(&self.rate) {
             let detail = format!("is {}, but must be from 0 to 1000000", self.rate);

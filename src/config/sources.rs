@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, fmt, path::PathBuf};
 
 use super::{Config, ConfigError};
+use crate::files;
 
 /// Where a value is from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,6 +53,9 @@ pub struct Builder {
     values: BTreeMap<String, (toml::Value, Origin)>,
 }
 
+/// Largest configuration file, bytes.
+const MOST_BYTES: u64 = 1 << 20;
+
 impl Builder {
     /// Adds a file.
     ///
@@ -62,7 +66,7 @@ impl Builder {
             origin: path.display().to_string(),
             detail,
         };
-        let text = std::fs::read_to_string(&path).map_err(|error| fail(error.to_string()))?;
+        let text = files::read_text(&path, MOST_BYTES).map_err(|error| fail(error.to_string()))?;
         let table: toml::Table = toml::from_str(&text).map_err(|error| fail(error.to_string()))?;
         for (section, value) in table {
             match value {

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Config;
-use crate::trace::TraceConfig;
+use crate::{server::AdminAccess, trace::TraceConfig};
 
 /// `[telemetry]`
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -20,6 +20,9 @@ pub struct Telemetry {
     pub admin: Option<SocketAddr>,
     /// Whether others than this machine may change the log's filter through the admin port.
     pub remote_log: bool,
+    /// Names under which the admin port is called, beside addresses, `localhost` and names without a dot; `*.suffix` stands
+    /// for all that end so. Requests for other names, and those of pages in a browser, are refused.
+    pub admin_hosts: Vec<String>,
     /// The collector that traces are sent to, OTLP over gRPC, such as `http://127.0.0.1:4317` or, over TLS,
     /// `https://collector.example:4317`; none if unset.
     pub traces: Option<String>,
@@ -50,7 +53,8 @@ impl Default for Telemetry {
             log: "info,ort=warn".to_owned(),
             format: LogFormat::Text,
             admin: None,
-            remote_log: false,
+            remote_log: AdminAccess::default().remote_log,
+            admin_hosts: AdminAccess::default().hosts,
             traces: None,
             traces_ca: None,
             trace_ratio: 0.01,
@@ -76,6 +80,15 @@ impl Config {
 }
 
 impl Telemetry {
+    /// Whom the admin port serves.
+    #[must_use]
+    pub fn access(&self) -> AdminAccess {
+        AdminAccess {
+            remote_log: self.remote_log,
+            hosts: self.admin_hosts.clone(),
+        }
+    }
+
     /// Whether others than this machine can reach the admin port.
     #[must_use]
     pub fn exposed(&self) -> bool {

@@ -1,29 +1,47 @@
 //! The admin port, over HTTP: `/livez`, `/readyz`, `/metrics`, and `/log` to see and change the log's filter.
 //!
-//! It is up before the models are loaded, so that a long start can be watched.
+//! It is up before the models are loaded, so that a long start can be watched. It speaks HTTP/1.1 alone, to so many
+//! connections at once that a probe always finds a place, and not to pages that a browser was led here by.
 
 use std::{
-    net::SocketAddr,
+    collections::VecDeque,
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc, OnceLock,
         atomic::{AtomicU8, Ordering},
     },
+    time::Duration,
 };
 
 use axum::{
-    Router,
-    extract::{ConnectInfo, DefaultBodyLimit, State},
-    http::{StatusCode, header},
+    Extension, Router,
+    extract::{ConnectInfo, DefaultBodyLimit, Request, State},
+    http::{HeaderMap, StatusCode, header, uri::Authority},
+    middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::get,
+};
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
 };
 use tokio::net::TcpListener;
 
 use crate::{
     engine::Engine,
     metrics::{CONTENT_TYPE, Metrics, Sample},
-    telemetry::LogFilter,
+    telemetry::{AUDIT, LogFilter},
 };
+
+/// Most connections at once; one more closes the oldest, so that a probe always finds a place.
+const MOST_CONNECTIONS: usize = 64;
+
+/// Time for a request's headers to come, and for a connection to bring its next request.
+const HEADERS: Duration = Duration::from_secs(5);
+
+/// Largest sum of a request's headers, bytes (the least that the library takes).
+const HEADER_BYTES: usize = 8 << 10;
 
 /// The longest filter of the log that the admin port takes, in bytes.
 pub const MAX_LOG_FILTER: usize = 4096;
@@ -80,25 +98,64 @@ struct Shared {
     metrics: Arc<Metrics>,
     engine: OnceLock<Arc<Engine>>,
     log: LogFilter,
-    remote_log: bool,
+    access: AdminAccess,
+}
+
+/// Whom the admin port serves.
+#[derive(Debug, Clone)]
+pub struct AdminAccess {
+    /// Whether others than this machine may change the log's filter.
+    pub remote_log: bool,
+    /// Names under which it is called, beside addresses, `localhost` and names without a dot; `*.suffix` stands for all
+    /// that end so. A page whose name was made to lead here (DNS rebinding) is refused by them.
+    pub hosts: Vec<String>,
+}
+
+impl Default for AdminAccess {
+    fn default() -> Self {
+        Self {
+            remote_log: false,
+            hosts: vec!["*.svc".to_owned(), "*.cluster.local".to_owned()],
+        }
+    }
+}
+
+impl AdminAccess {
+    /// Whether a request that names `host` was meant for this server.
+    fn knows(&self, host: &str) -> bool {
+        let Ok(authority) = host.parse::<Authority>() else {
+            return false;
+        };
+        let name = authority.host().trim_end_matches('.').to_ascii_lowercase();
+        let address = name.trim_start_matches('[').trim_end_matches(']');
+        address.parse::<IpAddr>().is_ok()
+            || !name.contains('.')
+            || name.ends_with(".localhost")
+            || self
+                .hosts
+                .iter()
+                .any(|known| match known.strip_prefix('*') {
+                    Some(suffix) => name.ends_with(&suffix.to_ascii_lowercase()),
+                    None => name.eq_ignore_ascii_case(known),
+                })
+    }
 }
 
 impl Admin {
-    /// An admin port that tells of `readiness` and `metrics`, and changes `log`: for callers on this machine, and with
-    /// `remote_log` for others too.
+    /// An admin port that tells of `readiness` and `metrics`, and changes `log`.
     #[must_use]
     pub fn new(
         readiness: Readiness,
         metrics: Arc<Metrics>,
         log: LogFilter,
-        remote_log: bool,
+        access: AdminAccess,
     ) -> Self {
         Self(Arc::new(Shared {
             readiness,
             metrics,
             engine: OnceLock::new(),
             log,
-            remote_log,
+            access,
         }))
     }
 
@@ -109,19 +166,40 @@ impl Admin {
     }
 
     /// Answers on `listener` for ever.
-    ///
-    /// # Errors
-    /// The listener's failure.
-    pub async fn serve(self, listener: TcpListener) -> std::io::Result<()> {
+    pub async fn serve(self, listener: TcpListener) {
         let router = Router::new()
             .route("/livez", get(live))
             .route("/readyz", get(ready))
             .route("/metrics", get(metrics))
             .route("/log", get(log).put(set_log))
             .layer(DefaultBodyLimit::max(MAX_LOG_FILTER))
+            .layer(middleware::from_fn_with_state(self.clone(), only_meant))
             .with_state(self);
-        let service = router.into_make_service_with_connect_info::<SocketAddr>();
-        axum::serve(listener, service).await
+        let mut open: VecDeque<tokio::task::AbortHandle> = VecDeque::new();
+        loop {
+            let (stream, from) = match listener.accept().await {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    tracing::debug!(%error, "the admin port cannot accept a connection");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
+            };
+            let service = router.clone().layer(Extension(ConnectInfo(from)));
+            let connection = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEADERS)
+                .max_buf_size(HEADER_BYTES)
+                .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
+            open.retain(|connection| !connection.is_finished());
+            if open.len() >= MOST_CONNECTIONS
+                && let Some(oldest) = open.pop_front()
+            {
+                oldest.abort();
+            }
+            // How a connection ends is its caller's matter.
+            open.push_back(tokio::spawn(async move { drop(connection.await) }).abort_handle());
+        }
     }
 
     /// What a scrape gets.
@@ -137,6 +215,25 @@ impl Admin {
         }
         self.0.metrics.render(sample)
     }
+}
+
+/// Refuses what a browser sends from a page of somebody else's: one that names its origin, or a host that is not this one.
+async fn only_meant(State(admin): State<Admin>, request: Request, next: Next) -> Response {
+    match stray(&admin.0.access, request.headers()) {
+        None => next.run(request).await,
+        Some(reason) => (StatusCode::FORBIDDEN, reason).into_response(),
+    }
+}
+
+fn stray(access: &AdminAccess, headers: &HeaderMap) -> Option<&'static str> {
+    if headers.contains_key(header::ORIGIN) {
+        return Some("not for pages of a browser");
+    }
+    let mut hosts = headers.get_all(header::HOST).iter();
+    // Without a host it is no browser.
+    let host = hosts.next()?;
+    let known = host.to_str().is_ok_and(|host| access.knows(host)) && hosts.next().is_none();
+    (!known).then_some("not known under this host's name: see telemetry.admin_hosts")
 }
 
 /// Alive unless the device is gone: a start that takes long and a drain are no reason to kill the process.
@@ -172,16 +269,39 @@ async fn set_log(
     ConnectInfo(from): ConnectInfo<SocketAddr>,
     filter: String,
 ) -> (StatusCode, String) {
-    if !from.ip().to_canonical().is_loopback() && !admin.0.remote_log {
+    if !from.ip().to_canonical().is_loopback() && !admin.0.access.remote_log {
         let message = "only from this machine, unless telemetry.remote_log is set";
         return (StatusCode::FORBIDDEN, message.to_owned());
     }
     match admin.0.log.set(&filter) {
         Ok(()) => {
             let filter = admin.0.log.get();
-            tracing::info!(%from, filter, "the log's filter was changed");
+            tracing::info!(target: AUDIT, %from, filter, "the log's filter was changed");
             (StatusCode::OK, filter)
         }
         Err(error) => (StatusCode::BAD_REQUEST, error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_that_a_stranger_can_name_are_not_known() {
+        let access = AdminAccess {
+            hosts: vec!["*.svc".to_owned(), "probe.example".to_owned()],
+            ..AdminAccess::default()
+        };
+        let known = "127.0.0.1:9464 10.1.2.3 [::1]:9464 localhost:1 LOCALHOST frostline a.localhost \
+                     frostline.team.svc:9464 probe.example PROBE.example:80 probe.example.";
+        for host in known.split_whitespace() {
+            assert!(access.knows(host), "{host}");
+        }
+        let strange = "evil.example svc.evil.example probe.example.evil.org xprobe.example 127.0.0.1.evil.org \
+                       user@evil.example @@ localhost.evil.org";
+        for host in strange.split_whitespace() {
+            assert!(!access.knows(host), "{host}");
+        }
     }
 }

@@ -2,6 +2,9 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
 use super::Readiness;
 
 /// How the server listens.
@@ -107,6 +110,18 @@ pub struct TlsConfig {
     pub client_optional: bool,
 }
 
+/// A kind of name in a client's certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum CertificateName {
+    /// The first URI of its subject alternative names, such as a SPIFFE id: the identity `cert-uri:NAME`.
+    Uri,
+    /// The first DNS name of its subject alternative names: `cert-dns:NAME`.
+    Dns,
+    /// The common name of its subject: `cert-cn:NAME`. Name constraints of an authority do not bound it.
+    Cn,
+}
+
 /// Who may call, and what. The files are looked at every two seconds and taken over when they change and hold.
 #[derive(Debug, Clone)]
 pub struct AuthConfig {
@@ -126,6 +141,8 @@ pub struct AuthConfig {
     pub methods_claim: String,
     /// Whether a client's certificate says who it is.
     pub certificates: bool,
+    /// Which of its names, the first kind that it has.
+    pub certificate_names: Vec<CertificateName>,
     /// Methods that need no identity.
     pub open_methods: Vec<String>,
     /// Heads of identities that nothing else is said of.
@@ -152,6 +169,7 @@ impl Default for AuthConfig {
             heads_claim: "frostline_heads".to_owned(),
             methods_claim: "frostline_methods".to_owned(),
             certificates: false,
+            certificate_names: vec![CertificateName::Uri, CertificateName::Dns],
             open_methods: list(&["Health/*"]),
             heads: list(&["*"]),
             methods: list(&[

@@ -39,8 +39,8 @@ const MAX_STALLED: usize = 32;
 pub(super) struct Peer {
     /// Where it comes from.
     pub(super) address: SocketAddr,
-    /// Whom its verified certificate names.
-    pub(super) certificate: Option<String>,
+    /// What its verified certificate says of its holder.
+    pub(super) certificate: Option<tls::Names>,
     state: Arc<State>,
 }
 
@@ -273,13 +273,13 @@ pub(super) fn accept(
 async fn shake(
     stream: TcpStream,
     acceptor: Option<TlsAcceptor>,
-) -> io::Result<(Stream, Option<String>)> {
+) -> io::Result<(Stream, Option<tls::Names>)> {
     let Some(acceptor) = acceptor else {
         return Ok((Stream::Plain(stream), None));
     };
     let stream = acceptor.accept(stream).await?;
     let certificates = stream.get_ref().1.peer_certificates();
-    let certificate = certificates.and_then(|chain| tls::subject(chain.first()?));
+    let certificate = certificates.and_then(|chain| tls::Names::of(chain.first()?));
     Ok((Stream::Tls(Box::new(stream)), certificate))
 }
 

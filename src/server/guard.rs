@@ -91,7 +91,7 @@ impl Shared {
         let identity = match &self.auth {
             None => Identity::default(),
             Some(auth) => {
-                let certificate = peer.and_then(|peer| peer.certificate.as_deref());
+                let certificate = peer.and_then(|peer| peer.certificate.as_ref());
                 auth.identify(method, request.headers(), certificate)
                     .inspect_err(|error| self.refusals.tell(error, method, peer))?
             }

@@ -58,6 +58,8 @@ pub(super) enum Allowed {
     All,
     /// These.
     Only(BTreeSet<String>),
+    /// What both hold.
+    Both(Box<[Self; 2]>),
 }
 
 impl Allowed {
@@ -71,6 +73,14 @@ impl Allowed {
         }
     }
 
+    /// What is in this one and in `other`.
+    pub(super) fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::All, set) | (set, Self::All) => set,
+            (one, other) => Self::Both(Box::new([one, other])),
+        }
+    }
+
     /// Whether `name` is in it.
     pub(super) fn holds(&self, name: &str) -> bool {
         match self {
@@ -79,6 +89,7 @@ impl Allowed {
                 Some(prefix) => name.starts_with(prefix),
                 None => allowed == name,
             }),
+            Self::Both(both) => both.iter().all(|allowed| allowed.holds(name)),
         }
     }
 }
@@ -178,5 +189,8 @@ mod tests {
         assert!(!some.holds("scenes") && !some.holds("objects") && !some.holds(""));
         assert!(list(&["x", "*"]).holds("anything"));
         assert!(!list(&[]).holds("anything"));
+        let both = list(&["team-a*", "scene"]).and(list(&["team-*"]));
+        assert!(both.holds("team-a1") && !both.holds("team-b") && !both.holds("scene"));
+        assert_eq!(list(&["*"]).and(some.clone()), some);
     }
 }

@@ -32,7 +32,7 @@ use tonic_health::pb::health_server::HealthServer;
 
 use observe::{Methods, ObserveLayer};
 
-pub use admin::{Admin, MAX_LOG_FILTER, Phase, Readiness};
+pub use admin::{Admin, AdminAccess, MAX_LOG_FILTER, Phase, Readiness};
 pub use convert::{MAX_DETECTIONS, MAX_TOP_K};
 pub use observe::MAX_REQUEST_ID;
 
@@ -46,7 +46,7 @@ use crate::{
 };
 
 pub use auth::{Grant, KeyEntry, new_token};
-pub use config::{AuthConfig, ServerConfig, TlsConfig, TransportLimits};
+pub use config::{AuthConfig, CertificateName, ServerConfig, TlsConfig, TransportLimits};
 
 /// The gRPC code of a kind of error, as the specification writes it.
 #[must_use]

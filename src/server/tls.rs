@@ -11,7 +11,7 @@ use tokio_rustls::rustls::{
 };
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
-use super::{TlsConfig, watched::Watched};
+use super::{CertificateName, TlsConfig, watched::Watched};
 
 /// The settings of new connections.
 pub(super) type Settings = Watched<rustls::ServerConfig>;
@@ -71,22 +71,54 @@ fn certificates(pem: &[u8]) -> anyhow::Result<Vec<CertificateDer<'static>>> {
     Ok(found)
 }
 
-/// Whom a verified certificate names: its first URI (such as a SPIFFE id), else its first DNS name, else its common name.
-pub(super) fn subject(certificate: &CertificateDer<'_>) -> Option<String> {
-    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
-    let names = parsed.subject_alternative_name().ok().flatten();
-    let names = names.map(|extension| &extension.value.general_names);
-    let uri = names.into_iter().flatten().find_map(|name| match name {
-        GeneralName::URI(uri) => Some(*uri),
-        _ => None,
-    });
-    let dns = names.into_iter().flatten().find_map(|name| match name {
-        GeneralName::DNSName(dns) => Some(*dns),
-        _ => None,
-    });
-    let common = parsed.subject().iter_common_name().next();
-    uri.or(dns)
-        .or_else(|| common.and_then(|name| name.as_str().ok()))
-        .filter(|name| !name.is_empty() && name.len() <= 256)
-        .map(str::to_owned)
+/// What a verified certificate says of its holder, each kind of name by itself: an authority may be bounded in one kind
+/// (by name constraints) and free in another, so that one must not pass for the other.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Names {
+    uri: Option<String>,
+    dns: Option<String>,
+    common: Option<String>,
+}
+
+impl Names {
+    /// The names in a certificate that TLS has verified: of each kind the first.
+    pub(super) fn of(certificate: &CertificateDer<'_>) -> Option<Self> {
+        let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+        let names = parsed.subject_alternative_name().ok().flatten();
+        let names = names.map(|extension| &extension.value.general_names);
+        let mut found = Self::default();
+        for name in names.into_iter().flatten() {
+            match name {
+                GeneralName::URI(uri) => set(&mut found.uri, uri),
+                GeneralName::DNSName(dns) => set(&mut found.dns, dns),
+                _ => {}
+            }
+        }
+        let common = parsed.subject().iter_common_name().next();
+        if let Some(common) = common.and_then(|name| name.as_str().ok()) {
+            set(&mut found.common, common);
+        }
+        Some(found)
+    }
+
+    /// The identity that it proves: its name of the first of `kinds` that it has.
+    pub(super) fn identity(&self, kinds: &[CertificateName]) -> Option<String> {
+        kinds.iter().find_map(|kind| {
+            let (prefix, name) = match kind {
+                CertificateName::Uri => ("cert-uri:", &self.uri),
+                CertificateName::Dns => ("cert-dns:", &self.dns),
+                CertificateName::Cn => ("cert-cn:", &self.common),
+            };
+            Some(format!("{prefix}{}", name.as_ref()?))
+        })
+    }
+}
+
+/// Longest name of a certificate that is taken, bytes.
+const MOST_NAME: usize = 256;
+
+fn set(slot: &mut Option<String>, name: &str) {
+    if slot.is_none() && !name.is_empty() && name.len() <= MOST_NAME {
+        *slot = Some(name.to_owned());
+    }
 }

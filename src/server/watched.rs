@@ -1,14 +1,12 @@
 //! A value made from files, made again when they change. What does not hold leaves the value that was there.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use parking_lot::RwLock;
 use tokio::task::JoinHandle;
+
+use crate::files;
 
 /// Largest such file, bytes.
 const MOST_BYTES: u64 = 4 << 20;
@@ -92,15 +90,7 @@ fn list(files: &[PathBuf]) -> String {
 }
 
 fn read(files: &[PathBuf]) -> anyhow::Result<Vec<Vec<u8>>> {
-    let one = |file: &PathBuf| read_one(file).with_context(|| file.display().to_string());
+    let one =
+        |file: &PathBuf| files::read(file, MOST_BYTES).with_context(|| file.display().to_string());
     files.iter().map(one).collect()
-}
-
-fn read_one(file: &Path) -> anyhow::Result<Vec<u8>> {
-    let bytes = std::fs::metadata(file)?.len();
-    anyhow::ensure!(
-        bytes <= MOST_BYTES,
-        "has {bytes} bytes, but the limit is {MOST_BYTES}"
-    );
-    Ok(std::fs::read(file)?)
 }

@@ -1,4 +1,4 @@
-//! Keys and JSON Web Tokens: who may call what, how often, and what identities do not share.
+//! Keys: who may call what, how often, and what identities do not share.
 
 use std::{fs, process::Command, time::Duration};
 
@@ -9,11 +9,6 @@ use frostline::{
     proto,
     server::{AuthConfig, Grant, ServerConfig, new_token},
 };
-use jsonwebtoken::{
-    Algorithm, EncodingKey, Header, encode,
-    jwk::{Jwk, JwkSet},
-};
-use serde_json::{Value, json};
 use tempfile::TempDir;
 use tonic::{Code, Status, transport::Channel};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
@@ -43,7 +38,7 @@ async fn with_keys(
     (with_auth(engine, auth).await, tokens, folder)
 }
 
-async fn with_auth(engine: EngineConfig, auth: AuthConfig) -> Running {
+pub(crate) async fn with_auth(engine: EngineConfig, auth: AuthConfig) -> Running {
     let config = ServerConfig {
         auth: Some(auth),
         ..ServerConfig::default()
@@ -51,7 +46,7 @@ async fn with_auth(engine: EngineConfig, auth: AuthConfig) -> Running {
     Running::start_with(engine, config).await
 }
 
-async fn bearer(server: &Running, token: &str) -> Client {
+pub(crate) async fn bearer(server: &Running, token: &str) -> Client {
     let credentials = Credentials {
         token: Some(token.to_owned()),
         ..Credentials::default()
@@ -59,15 +54,15 @@ async fn bearer(server: &Running, token: &str) -> Client {
     server.client_with(&credentials).await.unwrap()
 }
 
-fn kind(status: &Status) -> (Code, String) {
+pub(crate) fn kind(status: &Status) -> (Code, String) {
     (status.code(), reason(status))
 }
 
-fn unauthenticated() -> (Code, String) {
+pub(crate) fn unauthenticated() -> (Code, String) {
     (Code::Unauthenticated, "UNAUTHENTICATED".to_owned())
 }
 
-fn denied() -> (Code, String) {
+pub(crate) fn denied() -> (Code, String) {
     (Code::PermissionDenied, "PERMISSION_DENIED".to_owned())
 }
 
@@ -310,245 +305,6 @@ async fn each_identity_has_its_own_number_of_calls_at_once() {
         .await
         .expect("the place was not given back");
     drop(one);
-    server.stop().await;
-}
-
-// === JSON Web Tokens ===
-
-struct Signer {
-    algorithm: Algorithm,
-    key: EncodingKey,
-    id: &'static str,
-}
-
-impl Signer {
-    fn es256(id: &'static str) -> Self {
-        let pair = rcgen::KeyPair::generate().unwrap();
-        Self {
-            algorithm: Algorithm::ES256,
-            key: EncodingKey::from_ec_der(&pair.serialize_der()),
-            id,
-        }
-    }
-
-    fn rs256(id: &'static str) -> Self {
-        let (kind, size) = (&rcgen::PKCS_RSA_SHA256, rcgen::RsaKeySize::_2048);
-        let pair = rcgen::KeyPair::generate_rsa_for(kind, size).unwrap();
-        Self {
-            algorithm: Algorithm::RS256,
-            // PKCS #1 lies in PKCS #8 behind 26 bytes, for 2048 bits.
-            key: EncodingKey::from_rsa_der(&pair.serialize_der()[26..]),
-            id,
-        }
-    }
-
-    fn eddsa(id: &'static str) -> Self {
-        let mut der = hex::decode("302e020100300506032b657004220420").unwrap();
-        der.extend([7; 32]);
-        Self {
-            algorithm: Algorithm::EdDSA,
-            key: EncodingKey::from_ed_der(&der),
-            id,
-        }
-    }
-
-    fn jwk(&self) -> Jwk {
-        let mut jwk = Jwk::from_encoding_key(&self.key, self.algorithm).unwrap();
-        jwk.common.key_id = Some(self.id.to_owned());
-        jwk
-    }
-
-    fn sign(&self, claims: &Value) -> String {
-        let mut header = Header::new(self.algorithm);
-        header.kid = Some(self.id.to_owned());
-        encode(&header, claims, &self.key).unwrap()
-    }
-}
-
-fn now() -> i64 {
-    let since = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap();
-    since.as_secs() as i64
-}
-
-/// Claims that hold, changed by `changes`; a null takes a claim away.
-fn claims(changes: &[(&str, Value)]) -> Value {
-    let mut claims = json!({
-        "iss": "https://issuer.example", "aud": "frostline", "sub": "alice", "exp": now() + 600,
-    });
-    let object = claims.as_object_mut().unwrap();
-    for (name, value) in changes {
-        match value {
-            Value::Null => drop(object.remove(*name)),
-            value => drop(object.insert((*name).to_owned(), value.clone())),
-        }
-    }
-    claims
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_signed_token_holds_for_its_time_its_audience_and_its_claims() {
-    let signers = [
-        Signer::es256("ec"),
-        Signer::rs256("rsa"),
-        Signer::eddsa("ed"),
-    ];
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("jwks.json");
-    let keys = signers.iter().map(Signer::jwk).collect();
-    fs::write(&file, serde_json::to_string(&JwkSet { keys }).unwrap()).unwrap();
-    let auth = AuthConfig {
-        jwks: Some(file),
-        issuer: "https://issuer.example".to_owned(),
-        audience: "frostline".to_owned(),
-        ..AuthConfig::default()
-    };
-    let server = with_auth(one_lane(), auth).await;
-    let image = || png(32, 32, 0);
-    for signer in &signers {
-        let mut alice = bearer(&server, &signer.sign(&claims(&[]))).await;
-        alice
-            .detect(image())
-            .await
-            .unwrap_or_else(|status| panic!("{}: {status:?}", signer.id));
-    }
-
-    let ec = &signers[0];
-    let good = ec.sign(&claims(&[]));
-    // One token's claims under another's signature.
-    let (signed, _) = good.rsplit_once('.').unwrap();
-    let mallory = ec.sign(&claims(&[("sub", "mallory".into())]));
-    let (_, signature) = mallory.rsplit_once('.').unwrap();
-    let forged = format!("{signed}.{signature}");
-    // The public key as a shared secret, and no signature at all.
-    let public = serde_json::to_vec(&ec.jwk()).unwrap();
-    let mut confused = Header::new(Algorithm::HS256);
-    confused.kid = Some("ec".to_owned());
-    let confused = encode(&confused, &claims(&[]), &EncodingKey::from_secret(&public)).unwrap();
-    let body = good.split('.').nth(1).unwrap();
-    // {"alg":"none","typ":"JWT"}
-    let unsigned = format!("eyJhbGciOiJub25lIiwidHlwIjoiSldUIn0.{body}.");
-    let cases = [
-        (
-            "expired",
-            ec.sign(&claims(&[("exp", (now() - 3600).into())])),
-            "expired",
-        ),
-        (
-            "not yet",
-            ec.sign(&claims(&[("nbf", (now() + 3600).into())])),
-            "not hold yet",
-        ),
-        (
-            "for others",
-            ec.sign(&claims(&[("aud", "elsewhere".into())])),
-            "audience",
-        ),
-        (
-            "by others",
-            ec.sign(&claims(&[("iss", "https://evil.example".into())])),
-            "issuer",
-        ),
-        (
-            "for ever",
-            ec.sign(&claims(&[("exp", Value::Null)])),
-            "lacks",
-        ),
-        (
-            "for all",
-            ec.sign(&claims(&[("aud", Value::Null)])),
-            "lacks",
-        ),
-        ("nobody's", ec.sign(&claims(&[("sub", Value::Null)])), ""),
-        (
-            "unknown key",
-            Signer::es256("other").sign(&claims(&[])),
-            "no known key",
-        ),
-        (
-            "same id",
-            Signer::es256("ec").sign(&claims(&[])),
-            "no known key",
-        ),
-        ("forged", forged, "no known key"),
-        ("confused", confused, "no known key"),
-        ("unsigned", unsigned, "not well formed"),
-        ("dots", "..".to_owned(), "not well formed"),
-    ];
-    for (name, token, part) in cases {
-        let status = bearer(&server, &token)
-            .await
-            .detect(image())
-            .await
-            .unwrap_err();
-        assert_eq!(kind(&status), unauthenticated(), "{name}: {status:?}");
-        assert!(status.message().contains(part), "{name}: {status:?}");
-    }
-
-    let narrow = claims(&[("frostline_heads", json!(["scene"]))]);
-    let mut narrow = bearer(&server, &ec.sign(&narrow)).await;
-    narrow.segment(image()).await.unwrap();
-    let status = narrow
-        .analyze_image(image(), &["objects"])
-        .await
-        .unwrap_err();
-    assert_eq!(kind(&status), denied());
-    assert!(status.message().contains("jwt:alice"), "{status:?}");
-    let words = claims(&[(
-        "frostline_methods",
-        "Health/Check VisionService/Segment".into(),
-    )]);
-    let mut words = bearer(&server, &ec.sign(&words)).await;
-    words.segment(image()).await.unwrap();
-    let status = words.detect(image()).await.unwrap_err();
-    assert_eq!(kind(&status), denied());
-    drop((narrow, words));
-    server.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_new_key_set_is_taken_over_while_serving() {
-    let (old, new) = (Signer::es256("old"), Signer::es256("new"));
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("jwks.json");
-    let set = |signers: &[&Signer]| {
-        let keys = signers.iter().map(|signer| signer.jwk()).collect();
-        serde_json::to_string(&JwkSet { keys }).unwrap()
-    };
-    fs::write(&file, set(&[&old])).unwrap();
-    let auth = AuthConfig {
-        jwks: Some(file.clone()),
-        issuer: "https://issuer.example".to_owned(),
-        audience: "frostline".to_owned(),
-        ..AuthConfig::default()
-    };
-    let server = with_auth(one_lane(), auth).await;
-    let mut before = bearer(&server, &old.sign(&claims(&[]))).await;
-    let mut after = bearer(&server, &new.sign(&claims(&[]))).await;
-    before.detect(png(32, 32, 0)).await.unwrap();
-    let early = after.detect(png(32, 32, 0)).await.unwrap_err();
-    assert_eq!(kind(&early), unauthenticated());
-
-    // What cannot be read changes nothing; then both keys, as an issuer that rotates shows them; then the new one alone.
-    fs::write(&file, "{").unwrap();
-    before.detect(png(32, 32, 0)).await.unwrap();
-    let changed = async {
-        fs::write(&file, set(&[&old, &new])).unwrap();
-        while after.serving("frostline.head.scene").await.is_err() {
-            tokio::task::yield_now().await;
-        }
-        before.detect(png(32, 32, 0)).await.unwrap();
-        fs::write(&file, set(&[&new])).unwrap();
-        while before.serving("frostline.head.scene").await.is_ok() {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(60), changed)
-        .await
-        .expect("the new key set was not taken over");
-    let late = before.detect(png(32, 32, 0)).await.unwrap_err();
-    assert_eq!(kind(&late), unauthenticated());
-    after.detect(png(32, 32, 0)).await.unwrap();
-    drop((before, after));
     server.stop().await;
 }
 

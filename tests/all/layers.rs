@@ -5,17 +5,18 @@ use std::{fs, path::Path};
 /// For each module, the crate's modules that it may name.
 const ALLOWED: &[(&str, &[&str])] = &[
     ("error", &[]),
+    ("files", &[]),
     ("cores", &[]),
     ("corked", &[]),
     ("memory", &[]),
     ("slice", &[]),
     ("proto", &[]),
-    ("repository", &[]),
+    ("repository", &["files"]),
     ("media", &[]),
     ("task", &["media"]),
     ("metrics", &[]),
     ("telemetry", &[]),
-    ("trace", &[]),
+    ("trace", &["files"]),
     ("backend", &["repository"]),
     (
         "engine",
@@ -41,6 +42,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "repository",
             "backend",
             "error",
+            "files",
             "corked",
             "proto",
             "metrics",
@@ -58,6 +60,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "metrics",
             "telemetry",
             "trace",
+            "files",
         ],
     ),
     (
@@ -76,6 +79,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "telemetry",
             "trace",
             "error",
+            "files",
             "memory",
             "slice",
         ],
@@ -85,12 +89,13 @@ const ALLOWED: &[(&str, &[&str])] = &[
 /// Crates that only these modules may name.
 const OWNED: &[(&str, &[&str])] = &[
     ("ort", &["backend"]),
-    ("libc", &["slice"]),
+    ("libc", &["files", "slice"]),
     ("libmimalloc_sys", &["memory"]),
-    ("rustix", &["cores"]),
+    ("rustix", &["cores", "files"]),
     ("tonic", &["server", "client", "proto"]),
     ("tokio", &["engine", "corked", "server", "client", "cli"]),
     ("axum", &["server"]),
+    ("hyper", &["server"]),
     ("opentelemetry", &["trace"]),
     ("prometheus_client", &["metrics"]),
 ];

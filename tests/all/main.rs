@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod abuse;
+mod admin;
 mod auth;
 mod bad_input;
 mod cli;
@@ -26,3 +27,4 @@ mod repository;
 mod sharing;
 mod support;
 mod tls;
+mod tokens;

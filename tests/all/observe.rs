@@ -6,7 +6,7 @@ use frostline::{
     engine::EngineConfig,
     metrics::DEFINITIONS,
     proto,
-    server::{Admin, Phase, Readiness, ServerConfig},
+    server::{Admin, AdminAccess, Phase, Readiness, ServerConfig},
     telemetry::LogFilter,
     trace::{Context, TraceConfig, Tracer},
 };
@@ -37,7 +37,12 @@ impl Observed {
     pub(crate) async fn start(config: EngineConfig) -> Self {
         let (readiness, filter) = (Readiness::default(), LogFilter::default());
         let metrics = Arc::clone(&config.metrics);
-        let admin = Admin::new(readiness.clone(), metrics, filter.clone(), false);
+        let admin = Admin::new(
+            readiness.clone(),
+            metrics,
+            filter.clone(),
+            AdminAccess::default(),
+        );
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         tokio::spawn(admin.clone().serve(listener));

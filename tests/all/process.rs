@@ -27,15 +27,15 @@ use crate::{
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// `frostline serve` on free ports, with its log as it is written.
-struct Process {
+pub(crate) struct Process {
     child: Child,
     log: mpsc::UnboundedReceiver<Value>,
     address: SocketAddr,
-    admin: SocketAddr,
+    pub(crate) admin: SocketAddr,
 }
 
 impl Process {
-    async fn start(arguments: &[&str]) -> Self {
+    pub(crate) async fn start(arguments: &[&str]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_frostline"))
             .args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
             .args(["--set", "telemetry.format=json"])
@@ -67,7 +67,7 @@ impl Process {
     }
 
     /// The next line with this message.
-    async fn says(&mut self, message: &str) -> Value {
+    pub(crate) async fn says(&mut self, message: &str) -> Value {
         let line = async {
             loop {
                 let line = self.log.recv().await.expect("the process is gone");

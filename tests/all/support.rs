@@ -10,7 +10,9 @@ use frostline::{
     repository::Repository,
     server::{self, ServerConfig},
 };
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair, SanType,
+};
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 use tonic::Status;
 use tonic_types::StatusExt;
@@ -185,8 +187,18 @@ impl Authority {
 
     /// A certificate for `name` and its private key, PEM.
     pub(crate) fn issue(&self, name: &str) -> (Vec<u8>, Vec<u8>) {
+        self.issue_with(vec![SanType::DnsName(name.try_into().unwrap())], "")
+    }
+
+    /// A certificate with these alternative names and this common name, none if empty, and its private key, PEM.
+    pub(crate) fn issue_with(&self, names: Vec<SanType>, common: &str) -> (Vec<u8>, Vec<u8>) {
         let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        if !common.is_empty() {
+            params.distinguished_name.push(DnType::CommonName, common);
+        }
+        params.subject_alt_names = names;
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         (
             certificate.pem().into_bytes(),

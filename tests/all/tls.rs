@@ -9,8 +9,9 @@ use std::{
 use frostline::{
     client::Credentials,
     proto,
-    server::{AuthConfig, ServerConfig, TlsConfig, TransportLimits},
+    server::{AuthConfig, CertificateName, ServerConfig, TlsConfig, TransportLimits},
 };
+use rcgen::SanType;
 use tokio::{io::AsyncReadExt, net::TcpStream};
 use tonic::Code;
 
@@ -98,7 +99,7 @@ async fn a_clients_certificate_says_who_it_is() {
     let folder = tempfile::tempdir().unwrap();
     let (servers, clients, others) = (Authority::new(), Authority::new(), Authority::new());
     let grants = folder.path().join("keys.toml");
-    let entry = "[[grant]]\nidentity = \"cert:camera.example\"\nheads = [\"scene\"]\n";
+    let entry = "[[grant]]\nidentity = \"cert-dns:camera.example\"\nheads = [\"scene\"]\n";
     fs::write(&grants, entry).unwrap();
     let config = ServerConfig {
         auth: Some(AuthConfig {
@@ -138,7 +139,7 @@ async fn a_clients_certificate_says_who_it_is() {
     assert_eq!(refused.code(), Code::PermissionDenied);
     assert_eq!(reason(&refused), "PERMISSION_DENIED");
     assert!(
-        refused.message().contains("cert:camera.example"),
+        refused.message().contains("cert-dns:camera.example"),
         "{refused:?}"
     );
     let other = with(Some(clients.issue("other.example")));
@@ -146,6 +147,80 @@ async fn a_clients_certificate_says_who_it_is() {
     other.detect(image()).await.unwrap();
     drop((camera, other));
     server.stop().await;
+}
+
+/// An authority that is bounded to one team's DNS names can still write any common name, and a URI's owner any other.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_kind_of_name_does_not_pass_for_another() {
+    let folder = tempfile::tempdir().unwrap();
+    let (servers, clients) = (Authority::new(), Authority::new());
+    let grants = folder.path().join("keys.toml");
+    let entries = "[[grant]]\nidentity = \"cert-uri:boss\"\nheads = [\"*\"]\n\
+                   [[grant]]\nidentity = \"cert-cn:boss\"\nheads = [\"*\"]\n";
+    fs::write(&grants, entries).unwrap();
+    let with = |identity| Credentials {
+        identity: Some(identity),
+        ..trusting(&servers)
+    };
+    let server = |names: &[CertificateName]| ServerConfig {
+        auth: Some(AuthConfig {
+            keys: Some(grants.clone()),
+            certificates: true,
+            certificate_names: names.to_vec(),
+            heads: Vec::new(),
+            ..AuthConfig::default()
+        }),
+        ..with_tls(folder.path(), &servers, Some(&clients))
+    };
+    let dns = |name: &str| SanType::DnsName(name.try_into().unwrap());
+    let uri = |name: &str| SanType::URI(name.try_into().unwrap());
+    // Names, and whom they make where URIs and DNS names count, and where the common name does as well.
+    let cases = [
+        (vec![], "boss", None, Some("cert-cn:boss")),
+        (
+            vec![dns("boss")],
+            "",
+            Some("cert-dns:boss"),
+            Some("cert-dns:boss"),
+        ),
+        (
+            vec![dns("team.example")],
+            "boss",
+            Some("cert-dns:team.example"),
+            Some("cert-dns:team.example"),
+        ),
+        (
+            vec![dns("team.example"), uri("boss")],
+            "",
+            Some("cert-uri:boss"),
+            Some("cert-uri:boss"),
+        ),
+    ];
+    let kinds = [
+        CertificateName::Uri,
+        CertificateName::Dns,
+        CertificateName::Cn,
+    ];
+    for (count, column) in [(2, 0), (3, 1)] {
+        let server = Running::start_with(one_lane(), server(&kinds[..count])).await;
+        for (names, common, first, second) in cases.clone() {
+            let expected = [first, second][column];
+            let identity = clients.issue_with(names.clone(), common);
+            let mut client = server.client_with(&with(identity)).await.unwrap();
+            let called = client.analyze_image(png(32, 32, 0), &["objects"]).await;
+            let what = format!("{names:?}, CN {common:?}: {called:?}");
+            match expected {
+                None => assert_eq!(called.unwrap_err().code(), Code::Unauthenticated, "{what}"),
+                Some("cert-uri:boss" | "cert-cn:boss") => assert!(called.is_ok(), "{what}"),
+                Some(name) => {
+                    let refused = called.unwrap_err();
+                    assert_eq!(refused.code(), Code::PermissionDenied, "{what}");
+                    assert!(refused.message().contains(&format!("{name:?}")), "{what}");
+                }
+            }
+        }
+        server.stop().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

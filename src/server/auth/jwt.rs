@@ -4,17 +4,17 @@ use std::{collections::HashMap, path::Path, sync::Arc};
 
 use anyhow::Context;
 use jsonwebtoken::{
-    Algorithm, AlgorithmFamily, DecodingKey, Validation, decode, decode_header,
-    errors::ErrorKind,
-    jwk::{JwkSet, PublicKeyUse},
+    Algorithm, DecodingKey, Validation, decode, decode_header, errors::ErrorKind, jwk::Jwk,
 };
 use serde::Deserialize;
+use serde_json::{Map, Value};
 
 use super::super::{
     AuthConfig,
     identity::{Allowed, Grants},
     watched::Watched,
 };
+use super::jwks;
 
 /// Checks tokens.
 #[derive(Debug)]
@@ -29,7 +29,7 @@ pub(super) struct Tokens {
 
 struct Key {
     id: Option<String>,
-    /// What the key set says that it signs with; any of its family if it says nothing.
+    /// What it signs with: what the key set says, or all that such a key can.
     algorithms: Vec<Algorithm>,
     key: DecodingKey,
 }
@@ -48,7 +48,7 @@ pub(super) struct Holder {
 struct Claims {
     sub: String,
     #[serde(flatten)]
-    rest: HashMap<String, serde_json::Value>,
+    rest: HashMap<String, Value>,
 }
 
 impl Tokens {
@@ -74,6 +74,10 @@ impl Tokens {
     /// Whom `token` stands for, or why it does not hold.
     pub(super) fn verify(&self, token: &str) -> Result<Holder, &'static str> {
         let header = decode_header(token).map_err(|_| "the token is not well formed")?;
+        // RFC 7515, 4.1.11: what must be understood and is not makes the token void. Nothing of the kind is known here.
+        if header.crit.is_some() || header.extras.inner().contains_key("b64") {
+            return Err("the token's header has crit or b64, which is not known here");
+        }
         let keys = self.keys.get();
         let fits = |key: &&Key| {
             let named = header.kid.is_none() || header.kid == key.id;
@@ -110,6 +114,10 @@ impl Tokens {
         if claims.sub.is_empty() || claims.sub.len() > 256 {
             return Err("the token's subject is empty or too long");
         }
+        // RFC 7519, 4.1.1: one issuer, and not a list that names the right one among others.
+        if !claims.rest.get("iss").is_some_and(Value::is_string) {
+            return Err("the token's issuer is not a string");
+        }
         let names = |claim: &str| match claims.rest.get(claim) {
             None => Ok(None),
             Some(value) => names(value)
@@ -125,12 +133,10 @@ impl Tokens {
 }
 
 /// Names in a claim: a list, or words in one string as in OAuth's `scope`.
-fn names(value: &serde_json::Value) -> Option<Allowed> {
+fn names(value: &Value) -> Option<Allowed> {
     let names: Option<Vec<String>> = match value {
-        serde_json::Value::String(text) => {
-            Some(text.split_whitespace().map(str::to_owned).collect())
-        }
-        serde_json::Value::Array(list) => list
+        Value::String(text) => Some(text.split_whitespace().map(str::to_owned).collect()),
+        Value::Array(list) => list
             .iter()
             .map(|name| name.as_str().map(str::to_owned))
             .collect(),
@@ -140,42 +146,42 @@ fn names(value: &serde_json::Value) -> Option<Allowed> {
 }
 
 impl Holder {
-    /// What the token says it is good for, and `base` for what it does not say.
-    pub(super) fn narrow(self, base: Arc<Grants>) -> Arc<Grants> {
+    /// What `grant` gives, and of that no more than the token says that it is good for.
+    pub(super) fn narrow(self, grant: Arc<Grants>) -> Arc<Grants> {
         if self.heads.is_none() && self.methods.is_none() {
-            return base;
+            return grant;
         }
-        let mut grants = Grants::clone(&base);
-        grants.heads = self.heads.unwrap_or(grants.heads);
-        grants.methods = self.methods.unwrap_or(grants.methods);
+        let mut grants = Grants::clone(&grant);
+        let narrow = |granted: Allowed, claimed: Option<Allowed>| match claimed {
+            Some(claimed) => granted.and(claimed),
+            None => granted,
+        };
+        grants.heads = narrow(grants.heads, self.heads);
+        grants.methods = narrow(grants.methods, self.methods);
         Arc::new(grants)
     }
 }
 
+/// A key set as it is written: what a key is good for is judged before it is made.
+#[derive(Deserialize)]
+struct KeySet {
+    keys: Vec<Map<String, Value>>,
+}
+
 impl Keys {
     fn parse(bytes: &[u8]) -> anyhow::Result<Self> {
-        let set: JwkSet = serde_json::from_slice(bytes).context("is not a JSON Web Key Set")?;
+        let set: KeySet = serde_json::from_slice(bytes).context("is not a JSON Web Key Set")?;
         let mut keys = Vec::new();
-        for (index, jwk) in set.keys.iter().enumerate() {
+        for (index, written) in set.keys.into_iter().enumerate() {
             let place = || format!("keys[{index}]");
-            if matches!(&jwk.common.public_key_use, Some(usage) if *usage != PublicKeyUse::Signature)
-            {
+            let Some(algorithms) = jwks::algorithms(&written).with_context(place)? else {
                 continue;
-            }
-            let key = DecodingKey::from_jwk(jwk).with_context(place)?;
-            // A shared secret in a file of public keys would let whoever reads the file sign.
-            anyhow::ensure!(
-                key.family() != AlgorithmFamily::Hmac,
-                "keys[{index}]: is a shared secret, and not a public key"
-            );
-            let algorithms = match jwk.common.key_algorithm {
-                Some(algorithm) => vec![algorithm.to_string().parse().with_context(place)?],
-                None => key.family().algorithms().to_vec(),
             };
+            let jwk: Jwk = serde_json::from_value(Value::Object(written)).with_context(place)?;
             keys.push(Key {
-                id: jwk.common.key_id.clone(),
+                key: DecodingKey::from_jwk(&jwk).with_context(place)?,
+                id: jwk.common.key_id,
                 algorithms,
-                key,
             });
         }
         anyhow::ensure!(!keys.is_empty(), "has no key that signs");

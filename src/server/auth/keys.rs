@@ -11,7 +11,7 @@
 //! concurrency = 8
 //!
 //! [[grant]]                        # for an identity that a token or a certificate brings
-//! identity = "cert:client-a"
+//! identity = "cert-dns:client-a.example"
 //! heads = ["scene"]
 //! ```
 
@@ -26,6 +26,9 @@ use super::super::identity::{Allowed, Grants, Identity, Quota};
 
 /// What every key begins with, so that scanners for leaked secrets can know it.
 const PREFIX: &str = "frl_";
+
+/// What identities begin with that a token or a certificate brings.
+const SOURCES: [&str; 4] = ["jwt:", "cert-uri:", "cert-dns:", "cert-cn:"];
 
 /// One `[[key]]`.
 #[derive(Debug, Clone, Serialize)]
@@ -103,12 +106,9 @@ impl KeyFile {
             known(&table, &["identity"]).with_context(place)?;
             let entry: GrantEntry = table.try_into().with_context(place)?;
             let granted = entry.grant.over(default).with_context(place)?;
-            let sources = ["jwt:", "cert:"];
             ensure!(
-                sources
-                    .iter()
-                    .any(|source| entry.identity.starts_with(source)),
-                "grant[{index}]: identity: is {:?}, but must begin with jwt: or cert:",
+                SOURCES.iter().any(|s| entry.identity.starts_with(s)),
+                "grant[{index}]: identity: is {:?}, but must begin with one of {SOURCES:?}",
                 entry.identity
             );
             let before = grants.insert(entry.identity, Arc::new(granted));
@@ -263,6 +263,11 @@ mod tests {
             ),
             (
                 "[[grant]]\nidentity = \"alice\"".to_owned(),
+                "grant[0]: identity",
+            ),
+            // Which of a certificate's names must be said.
+            (
+                "[[grant]]\nidentity = \"cert:alice\"".to_owned(),
                 "grant[0]: identity",
             ),
             ("[[keys]]".to_owned(), "keys"),

@@ -1,8 +1,9 @@
 //! Authorization: who calls, by a key, a JSON Web Token or a certificate, and what that allows.
 //!
 //! Identities are told apart by where they come from: `name` for a key of the key file, `jwt:subject` for a token,
-//! `cert:subject` for a certificate. A call that brings a token is its token's, whatever its connection's certificate.
+//! `cert-uri:name`, `cert-dns:name` or `cert-cn:name` for a certificate. A call that brings a token is its token's, whatever its connection's certificate.
 
+mod jwks;
 mod jwt;
 mod keys;
 
@@ -11,8 +12,9 @@ use std::sync::Arc;
 use http::{HeaderMap, header::AUTHORIZATION};
 
 use super::{
-    AuthConfig,
+    AuthConfig, CertificateName,
     identity::{Allowed, Grants, Identity, Quota},
+    tls::Names,
     watched::Watched,
 };
 use crate::error::{Error, Kind, Result};
@@ -28,7 +30,8 @@ const MOST_TOKEN: usize = 8 << 10;
 pub(super) struct Authenticator {
     keys: Option<Watched<KeyFile>>,
     tokens: Option<jwt::Tokens>,
-    certificates: bool,
+    /// Names of certificates that say who calls; none where certificates do not.
+    certificates: Vec<CertificateName>,
     open: Allowed,
     default: Arc<Grants>,
 }
@@ -62,13 +65,16 @@ impl Authenticator {
                 .as_ref()
                 .map(|file| jwt::Tokens::new(file, config))
                 .transpose()?,
-            certificates: config.certificates,
+            certificates: match config.certificates {
+                true => config.certificate_names.clone(),
+                false => Vec::new(),
+            },
             open: Allowed::from_list(config.open_methods.iter().cloned()),
             default,
         })
     }
 
-    /// Who makes a call of `method` (`Service/Method`) with `headers` on a connection whose certificate names
+    /// Who makes a call of `method` (`Service/Method`) with `headers` on a connection whose certificate has the names
     /// `certificate`. An open method may be called by anybody; such a caller may use no head.
     ///
     /// # Errors
@@ -77,7 +83,7 @@ impl Authenticator {
         &self,
         method: &str,
         headers: &HeaderMap,
-        certificate: Option<&str>,
+        certificate: Option<&Names>,
     ) -> Result<Identity> {
         let open = self.open.holds(method);
         let identity = match self.caller(headers, certificate) {
@@ -93,19 +99,18 @@ impl Authenticator {
         Ok(identity)
     }
 
-    fn caller(&self, headers: &HeaderMap, certificate: Option<&str>) -> Result<Identity> {
+    fn caller(&self, headers: &HeaderMap, certificate: Option<&Names>) -> Result<Identity> {
         let refuse = |message: &str| Error::new(Kind::Unauthenticated, message);
         let keys = self.keys.as_ref().map(Watched::get);
         let mut values = headers.get_all(AUTHORIZATION).iter();
         let Some(value) = values.next() else {
-            return match certificate {
-                Some(subject) if self.certificates => {
-                    let name = format!("cert:{subject}");
+            return match certificate.and_then(|names| names.identity(&self.certificates)) {
+                Some(name) => {
                     let granted = keys.as_ref().and_then(|keys| keys.grant(&name));
                     let grants = granted.unwrap_or_else(|| Arc::clone(&self.default));
                     Ok(Identity::new(name, grants))
                 }
-                _ => Err(refuse(
+                None => Err(refuse(
                     "no token: send the header authorization, Bearer and a token",
                 )),
             };

@@ -1,0 +1,76 @@
+//! Files that a setting names: regular ones, read whole and bounded.
+
+use std::{
+    fs::OpenOptions,
+    io::{self, Read},
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+};
+
+/// The bytes of `file`, which may have `most` at the most. A pipe or a device is not waited for.
+///
+/// # Errors
+/// A file that cannot be opened or read, is not a regular one, or is longer.
+pub(crate) fn read(file: &Path, most: u64) -> io::Result<Vec<u8>> {
+    // Without O_NONBLOCK the open of a pipe waits for a writer; for regular files it means nothing.
+    let opened = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(file)?;
+    let metadata = opened.metadata()?;
+    let wrong = |reason: String| Err(io::Error::new(io::ErrorKind::InvalidInput, reason));
+    if !metadata.is_file() {
+        return wrong("is not a regular file".to_owned());
+    }
+    let too_long = |bytes: u64| wrong(format!("has {bytes} bytes, but the limit is {most}"));
+    if metadata.len() > most {
+        return too_long(metadata.len());
+    }
+    let mut bytes = Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or(0));
+    // It may grow while it is read.
+    opened.take(most + 1).read_to_end(&mut bytes)?;
+    match bytes.len() as u64 {
+        read if read > most => too_long(read),
+        _ => Ok(bytes),
+    }
+}
+
+/// As [`read`], as text.
+///
+/// # Errors
+/// As [`read`], and bytes that are not UTF-8.
+pub(crate) fn read_text(file: &Path, most: u64) -> io::Result<String> {
+    String::from_utf8(read(file, most)?)
+        .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "is not UTF-8"))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn what_is_no_regular_file_or_too_long_is_refused_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        fs::write(&file, "12345").unwrap();
+        assert_eq!(read_text(&file, 5).unwrap(), "12345");
+        let long = read(&file, 4).unwrap_err().to_string();
+        assert!(
+            long.contains("5 bytes") && long.contains("limit is 4"),
+            "{long}"
+        );
+
+        let pipe = folder.path().join("pipe");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RUSR).unwrap();
+        let cases = [pipe.as_path(), Path::new("/dev/zero"), folder.path()];
+        for odd in cases {
+            let error = read(odd, 1 << 20).unwrap_err().to_string();
+            assert!(error.contains("regular"), "{}: {error}", odd.display());
+        }
+        fs::write(&file, [0xff]).unwrap();
+        assert!(read_text(&file, 5).is_err());
+    }
+}

@@ -11,6 +11,7 @@ import helm_python
 import pytest
 import yaml
 
+import picks
 import schemas
 from fleet import ROOT, binary, environment
 
@@ -139,6 +140,14 @@ def test_toml_keeps_types():
 
 
 @pytest.mark.parametrize("case", CASES)
+def test_no_selector_is_empty(case):
+    """One that selects nothing in particular selects every pod of the namespace: other people's too."""
+    documents = render(values(case))
+    assert not [problem for document in documents for problem in picks.problems(document)]
+    assert sum(len(picks.selectors(document)) for document in documents) >= 4
+
+
+@pytest.mark.parametrize("case", CASES)
 def test_pods_meet_the_restricted_standard(case):
     """The Pod Security Standard `restricted`, for every pod and container."""
     documents = render(values(case))
@@ -181,8 +190,7 @@ def test_references_inside_the_manifests_hold(case):
         assert service["spec"]["selector"].items() <= labels.items()
         assert {port["targetPort"] for port in service["spec"]["ports"]} <= ports.keys()
     for policy in by_kind(documents, "NetworkPolicy") + by_kind(documents, "PodDisruptionBudget"):
-        selector = policy["spec"].get("podSelector") or policy["spec"]["selector"]
-        assert selector["matchLabels"].items() <= labels.items()
+        assert picks.at(policy, picks.REQUIRED[policy["kind"]]).items() <= labels.items()
     for scaler in by_kind(documents, "HorizontalPodAutoscaler") + by_kind(documents, "ScaledObject"):
         assert scaler["spec"]["scaleTargetRef"]["name"] == deployment["metadata"]["name"]
         assert "replicas" not in deployment["spec"]

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import picks
 import schemas
 from fleet import ROOT, binary, environment
 
@@ -57,12 +58,49 @@ def test_kustomize_builds_what_kubernetes_knows(folder, tmp_path):
     server = tomllib.loads(text)["server"]
     assert pod["spec"]["terminationGracePeriodSeconds"] >= server["lame_duck_seconds"] + server["drain_seconds"] + 5
     for document in documents:
-        selector = document["spec"].get("selector") or document["spec"].get("podSelector") if "spec" in document else None
-        if selector:
-            wanted = selector.get("matchLabels", selector)
-            assert wanted and wanted.items() <= pod["metadata"]["labels"].items(), document["kind"]
+        wanted = picks.at(document, picks.REQUIRED.get(document["kind"], "none"))
+        assert wanted is None or wanted.items() <= pod["metadata"]["labels"].items(), document["kind"]
     mounted = {mount["mountPath"] for mount in pod["spec"]["containers"][0]["volumeMounts"]}
     assert all(str(Path(file).parent) in mounted for file in re.findall(r'"(/etc/[^"]+)"', text))
+
+
+def shipped() -> dict[str, dict]:
+    """Every YAML document below deploy/ that is no template, and what the overlays make of them, by its place."""
+    found = {}
+    for path in sorted(DEPLOY.rglob("*.y*ml")):
+        if "helm" in path.parts or "node_modules" in path.parts:
+            continue
+        for index, document in enumerate(yaml.safe_load_all(path.read_text())):
+            found[f"{path.relative_to(DEPLOY)}.{index}"] = document
+    for folder in ("base", "gpu", "tls"):
+        found |= {f"{folder}/{d['kind']}/{d['metadata']['name']}": d for d in build(folder)}
+    return found
+
+
+def test_no_selector_is_empty():
+    """One that selects nothing in particular selects every pod of the namespace: other people's too."""
+    documents = shipped()
+    # As files the base's own lack nothing either: what an overlay adds later is no excuse.
+    found = {place: picks.problems(document) for place, document in documents.items() if isinstance(document, dict)}
+    assert not {place: problems for place, problems in found.items() if problems}
+    seen = {place.split("/")[0] for place, document in documents.items() if picks.selectors(document)}
+    assert {"kubernetes", "base", "gpu", "tls"} <= seen
+
+
+@pytest.mark.parametrize(
+    "document, said",
+    [
+        ({"kind": "NetworkPolicy", "spec": {"podSelector": {}}}, "podSelector is empty"),
+        ({"kind": "NetworkPolicy", "spec": {"ingress": []}}, "podSelector.matchLabels is missing"),
+        ({"kind": "NetworkPolicy", "spec": {"podSelector": {"matchLabels": {"a": "b"}}, "ingress": [{}]}}, "from is missing"),
+        ({"kind": "PodDisruptionBudget", "spec": {"selector": {"matchLabels": {}}}}, "selector is empty"),
+        ({"kind": "PodDisruptionBudget", "spec": {}}, "selector.matchLabels is missing"),
+        ({"kind": "Service", "spec": {"selector": None}}, "selector is empty"),
+        ({"kind": "Any", "spec": {"deep": [{"namespaceSelector": {"matchExpressions": []}}]}}, "deep.0.namespaceSelector is empty"),
+    ],
+)
+def test_an_empty_selector_is_found(document, said):
+    assert any(said in problem for problem in picks.problems(document))
 
 
 def test_kustomize_overlays_change_what_they_say():

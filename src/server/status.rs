@@ -5,9 +5,10 @@ use std::collections::HashMap;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
-use crate::error::{Error, Kind};
-
-const DOMAIN: &str = "frostline.v1";
+use crate::{
+    error::{Error, Kind},
+    proto::ERROR_DOMAIN,
+};
 
 /// The gRPC code of a kind of error.
 pub(super) fn code(kind: Kind) -> Code {
@@ -29,7 +30,8 @@ pub(super) fn code(kind: Kind) -> Code {
 
 /// A status with `google.rpc` details: the reason always, the field and the delay where there are any.
 pub(super) fn status(error: &Error) -> Status {
-    let mut details = ErrorDetails::with_error_info(error.kind().reason(), DOMAIN, HashMap::new());
+    let mut details =
+        ErrorDetails::with_error_info(error.kind().reason(), ERROR_DOMAIN, HashMap::new());
     let refused = matches!(error.kind(), Kind::Unauthenticated | Kind::PermissionDenied);
     if let (Some(field), false) = (error.field(), refused) {
         details.add_bad_request_violation(field, error.message());

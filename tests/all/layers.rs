@@ -93,7 +93,10 @@ const OWNED: &[(&str, &[&str])] = &[
     ("libmimalloc_sys", &["memory"]),
     ("rustix", &["cores", "files"]),
     ("tonic", &["server", "client", "proto"]),
-    ("tokio", &["engine", "corked", "server", "client", "cli"]),
+    (
+        "tokio",
+        &["engine", "corked", "proto", "server", "client", "cli"],
+    ),
     ("axum", &["server"]),
     ("hyper", &["server"]),
     ("opentelemetry", &["trace"]),

@@ -18,6 +18,7 @@ mod drain;
 mod health;
 mod layers;
 mod lifecycle;
+mod messages;
 mod observe;
 mod oip;
 mod overload;

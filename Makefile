@@ -84,8 +84,11 @@ test-models: test-rust models/.venv/ready
 study: models/.venv/ready ## Run the study of frozen backbones (hours; resumes where it stopped); writes models/STUDY.md
 	$(call step,study,models/.venv/bin/frostline-models study)
 
-reference: build ## Write deploy/REFERENCE.md from the code
+reference: build ## Write deploy/REFERENCE.md, models/MANIFEST.md and its schemas from the code
 	@target/release/frostline reference > deploy/REFERENCE.md
+	@target/release/frostline reference manifest > models/MANIFEST.md
+	@mkdir -p models/schema
+	@for of in backbone head; do target/release/frostline reference $$of-schema > models/schema/$$of.schema.json; done
 
 test-rules: ## Check the Prometheus configuration and rules with promtool, and run the rules' unit tests
 	$(call step,promtool,deploy/observability/tools.sh target/observability \

@@ -73,7 +73,10 @@ impl LogFilter {
 pub fn start(filter: &str, json: bool) -> Result<LogFilter, FilterError> {
     let (layer, handle) = reload::Layer::new(parse(filter)?);
     let registry = tracing_subscriber::registry().with(layer);
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        // It would tell of a closed standard error there, which panics.
+        .log_internal_errors(false);
     let started = match json {
         true => {
             let lines = lines

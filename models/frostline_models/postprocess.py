@@ -92,25 +92,27 @@ def detections(
     where: Placement, score_threshold: float, nms_iou: float, max_detections: int,
     mask_threshold: float = 0.5,
 ) -> list[Detection]:  # fmt: skip
-    """One image's answer: threshold, greedy suppression per class, masks cut to their box."""
-    kept: list[int] = []
-    for i in np.argsort(-scores, kind="stable"):
-        if scores[i] < score_threshold or len(kept) == max_detections:
-            break
-        same = [j for j in kept if labels[j] == labels[i]]
-        if not same or iou_with(boxes[i], boxes[same]).max() <= nms_iou:
-            kept.append(int(i))
-    if not kept:
-        return []
+    """One image's answer: threshold, boxes clipped to the image, those without area dropped, greedy
+    suppression per class, most detections, masks cut to their box."""
     shift = np.array([where.left, where.top] * 2)
     scale = np.array([where.scale_x, where.scale_y] * 2)
     limit = np.array([where.width, where.height] * 2)
-    original = np.clip((boxes[kept] - shift) / scale, 0, limit)
+    original = np.clip((boxes - shift) / scale, 0, limit).astype(np.float32).astype(np.float64)
+    visible = (original[:, 2:] > original[:, :2]).all(1) & (scores >= score_threshold) & (scores > 0)
+    kept: list[int] = []
+    for i in np.argsort(-scores, kind="stable"):
+        if len(kept) == max_detections:
+            break
+        same = [j for j in kept if labels[j] == labels[i]]
+        if visible[i] and (not same or iou_with(original[i], original[same]).max() <= nms_iou):
+            kept.append(int(i))
+    if not kept:
+        return []
     full = resample(masks[kept], where) >= mask_threshold
     x, y = np.arange(where.width) + 0.5, np.arange(where.height) + 0.5
     found = []
-    for i, box, mask in zip(kept, original, full):
-        x0, y0, x1, y1 = box
+    for i, mask in zip(kept, full):
+        x0, y0, x1, y1 = box = original[i]
         mask &= ((x >= x0) & (x <= x1))[None, :] & ((y >= y0) & (y <= y1))[:, None]
         found.append(Detection(int(labels[i]), float(scores[i]), box, mask))
     return found

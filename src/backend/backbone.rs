@@ -5,8 +5,9 @@ use std::sync::Arc;
 use ort::{session::SessionInputValue, value::ValueType};
 
 use super::{
-    BackendError, Device, Element, FeatureBatch, FeatureRow, Placement, Runtime, SessionOptions,
+    BackendError, Device, FeatureBatch, FeatureRow, Placement, Runtime, SessionOptions,
     binding::{self, Pool},
+    contract,
     features::{BatchTensor, element},
     session::{Role, Sessions},
 };
@@ -21,8 +22,8 @@ pub struct Backbone {
     input: String,
     outputs: Vec<Arc<str>>,
     manifest: BackboneManifest,
-    /// One blank image's features for each input size, which new heads are tried on.
-    blank: Vec<([u32; 2], FeatureRow)>,
+    /// The features of [`sample_images`] for each input size, which new heads are tried on.
+    samples: Vec<([u32; 2], [FeatureRow; 2])>,
 }
 
 impl Backbone {
@@ -37,7 +38,11 @@ impl Backbone {
         options: SessionOptions,
     ) -> Result<Self, BackendError> {
         let sessions = Sessions::open(runtime, graph, options, Role::Backbone)?;
-        check(&sessions, manifest, graph)?;
+        {
+            let session = sessions.lane(0);
+            let sides = (session.inputs(), session.outputs());
+            contract::check_backbone(&graph.name, sides, manifest)?;
+        }
         let names = manifest.features.iter().map(|f| Arc::from(f.name.as_str()));
         let mut backbone = Self {
             pool: Arc::new(Pool::new(sessions.device())),
@@ -46,23 +51,23 @@ impl Backbone {
             input: manifest.input.name.clone(),
             outputs: names.collect(),
             manifest: manifest.clone(),
-            blank: Vec::new(),
+            samples: Vec::new(),
         };
         for &size in &manifest.input.sizes {
-            let pixels = vec![0; row_bytes(size)];
+            let pixels = sample_images(size);
             // On every device the first run is an unbound one: it may give other shapes than the manifest's.
-            let mut batch = backbone.run_host(0, size, &pixels, 1)?;
-            let mut row = None;
+            let batch = Arc::new(backbone.run_host(0, size, &pixels, 2)?);
+            let mut rows = [0, 1].map(|index| FeatureRow::new(&batch, index));
             if backbone.device().is_resident() {
-                batch = backbone.run(0, size, &pixels, 1)?;
-                backbone.device().synchronize()?;
-                // A copy, so that a slot is not held for ever.
-                row = FeatureRow::new(&Arc::new(batch), 0).detached();
-            } else {
-                row.replace(FeatureRow::new(&Arc::new(batch), 0));
+                let none = || BackendError::run(&graph.name, "Failed to allocate memory for a row");
+                for (row, image) in rows.iter_mut().zip(pixels.chunks(row_bytes(size))) {
+                    let batch = Arc::new(backbone.run(0, size, image, 1)?);
+                    backbone.device().synchronize()?;
+                    // A copy, so that a slot is not held for ever.
+                    *row = FeatureRow::new(&batch, 0).detached().ok_or_else(none)?;
+                }
             }
-            let none = || BackendError::run(&graph.name, "Failed to allocate memory for a row");
-            backbone.blank.push((size, row.ok_or_else(none)?));
+            backbone.samples.push((size, rows));
         }
         Ok(backbone)
     }
@@ -94,10 +99,13 @@ impl Backbone {
     /// The features of a black image of `[height, width]`; `None` for a size that the manifest does not name.
     #[must_use]
     pub fn blank(&self, size: [u32; 2]) -> Option<&FeatureRow> {
-        self.blank
-            .iter()
-            .find(|(s, _)| *s == size)
-            .map(|(_, row)| row)
+        self.samples(size).map(|[blank, _]| blank)
+    }
+
+    /// The features of a black image and of a busy one, of `[height, width]`.
+    pub(super) fn samples(&self, size: [u32; 2]) -> Option<&[FeatureRow; 2]> {
+        let mut samples = self.samples.iter();
+        samples.find(|(s, _)| *s == size).map(|(_, rows)| rows)
     }
 
     /// Computes the features of `rows` images of `[height, width]` on `lane`; `input` holds them one after another, NHWC
@@ -190,7 +198,8 @@ impl Backbone {
                 _ => None,
             };
             let kind = kind.ok_or_else(|| {
-                BackendError::contract(&self.graph, &**name, "is of an unsupported type")
+                let field = format!("output {name:?}");
+                BackendError::contract(&self.graph, field, "is of an unsupported type")
             })?;
             let mut shape = vec![rows];
             shape.extend(feature.row_shape(size));
@@ -236,10 +245,12 @@ impl Backbone {
             let expected = feature.row_shape(size);
             if map.row_shape != expected {
                 let reason = format!(
-                    "is {:?} per image at {size:?}, but the manifest's stride, channels and layout make {expected:?}",
-                    map.row_shape
+                    "is {:?} for an image of {size:?}, but must be {expected:?} by its stride {}, channels {} and layout \
+                     {:?} in the manifest",
+                    map.row_shape, feature.stride, feature.channels, feature.layout
                 );
-                return Err(BackendError::contract(graph, &**name, reason));
+                let field = format!("output {name:?}");
+                return Err(BackendError::contract(graph, field, reason));
             }
             maps.push(map);
         }
@@ -257,40 +268,22 @@ pub(super) fn row_bytes([height, width]: [u32; 2]) -> usize {
     height as usize * width as usize * 3
 }
 
-/// Checks inputs and outputs by name and type.
-fn check(
-    sessions: &Sessions,
-    manifest: &BackboneManifest,
-    graph: &Graph,
-) -> Result<(), BackendError> {
-    let session = sessions.lane(0);
-    let fail =
-        |field: &str, reason: String| Err(BackendError::contract(&graph.name, field, reason));
-    match session.inputs() {
-        [input] if input.name() == manifest.input.name => match input.dtype() {
-            ValueType::Tensor { ty, shape, .. }
-                if element(*ty) == Some(Element::U8) && shape.len() == 4 && shape[3] == 3 => {}
-            other => {
-                let reason = format!("is {other:?}, but must be uint8 [N, H, W, 3]");
-                return fail(input.name(), reason);
-            }
-        },
-        inputs => {
-            let names: Vec<_> = inputs.iter().map(|input| input.name()).collect();
-            let reason = format!(
-                "is {:?}, but the graph's inputs are {names:?}",
-                manifest.input.name
-            );
-            return fail("input.name", reason);
+/// The images that new heads are tried on: a black one, and one whose upper half is a gradient and whose lower half is
+/// noise, so that heads find more than nothing.
+fn sample_images([height, width]: [u32; 2]) -> Vec<u8> {
+    let bytes = row_bytes([height, width]);
+    let mut images = vec![0; bytes];
+    let mut noise = 0x9e37_79b9_u32;
+    images.extend((0..bytes).map(|at| {
+        if at < bytes / 2 {
+            let column = at / 3 % width as usize;
+            return (column * 255 / width as usize) as u8;
         }
-    }
-    let names: Vec<_> = session.outputs().iter().map(|o| o.name()).collect();
-    for feature in &manifest.features {
-        if !names.contains(&feature.name.as_str()) {
-            let name = &feature.name;
-            let reason = format!("{name:?} is not among the graph's outputs {names:?}");
-            return fail("features", reason);
-        }
-    }
-    Ok(())
+        // Xorshift: any generator will do.
+        noise ^= noise << 13;
+        noise ^= noise >> 17;
+        noise ^= noise << 5;
+        (noise >> 24) as u8
+    }));
+    images
 }

@@ -102,8 +102,11 @@ pub(super) fn layout(
     rows: usize,
 ) -> Result<(Element, Vec<usize>), BackendError> {
     let element = element(*value.data_type()).ok_or_else(|| {
-        let reason = format!("has the unsupported element type {}", value.data_type());
-        BackendError::contract(graph, name, reason)
+        let reason = format!(
+            "is {}, but must be float32, float16, int64, int32 or uint8",
+            super::contract::type_name(*value.data_type())
+        );
+        BackendError::contract(graph, format!("output {name:?}"), reason)
     })?;
     let shape: Vec<usize> = value
         .shape()
@@ -113,8 +116,14 @@ pub(super) fn layout(
     match shape.split_first() {
         Some((&first, row_shape)) if first == rows => Ok((element, row_shape.to_vec())),
         _ => {
-            let reason = format!("has the shape {shape:?}, but the batch has {rows} rows");
-            Err(BackendError::contract(graph, name, reason))
+            let reason = format!(
+                "is {shape:?} for a batch of {rows}, but the first dimension must be the batch"
+            );
+            Err(BackendError::contract(
+                graph,
+                format!("output {name:?}"),
+                reason,
+            ))
         }
     }
 }
@@ -153,6 +162,19 @@ impl<'a> TensorRow<'a> {
     #[must_use]
     pub fn i64(&self) -> Option<ArrayViewD<'a, i64>> {
         self.view(Element::I64)
+    }
+
+    /// Whether none of its numbers is a NaN or an infinity.
+    #[must_use]
+    pub fn is_finite(&self) -> bool {
+        let half = |bytes: &[u8]| half::f16::from_ne_bytes([bytes[0], bytes[1]]);
+        match self.element {
+            Element::F32 => {
+                (self.f32()).is_none_or(|row| row.iter().all(|value| value.is_finite()))
+            }
+            Element::F16 => self.bytes().chunks_exact(2).all(|b| half(b).is_finite()),
+            Element::I64 | Element::I32 | Element::U8 => true,
+        }
     }
 
     /// `T` must be `element`'s type.

@@ -9,13 +9,14 @@ use ort::{
 };
 
 use super::{
-    Backbone, BackendError, Element, FeatureRow, HeadBatch, Placement, Runtime, SessionOptions,
-    TensorSpec, binding,
+    Backbone, BackendError, Element, Fault, FeatureRow, HeadBatch, HeadRow, Placement, Runtime,
+    SessionOptions, TensorSpec, binding,
     buffer::{Buffer, Space},
+    contract,
     features::{BatchTensor, host_tensor, layout},
     session::{Role, Sessions},
 };
-use crate::repository::{HeadEntry, HeadManifest, Task};
+use crate::repository::{HeadEntry, Task};
 
 /// A head's graph, with a session for each lane. Its memory goes with the last reference.
 pub struct HeadModel {
@@ -49,19 +50,13 @@ impl HeadModel {
     ) -> Result<Self, BackendError> {
         let (manifest, graph) = (&entry.manifest, &entry.graph);
         let sessions = Sessions::open(runtime, graph, options, Role::Head)?;
-        let (mut names, outputs): (Vec<String>, Vec<Arc<str>>) = {
+        let outputs: Vec<Arc<str>> = {
             let session = sessions.lane(0);
-            let names = session.inputs().iter().map(|i| i.name().to_owned());
-            let outputs = session.outputs().iter().map(|o| Arc::from(o.name()));
-            (names.collect(), outputs.collect())
+            let sample = Self::samples(&graph.name, backbone, manifest.input_size)?;
+            contract::check_inputs(&graph.name, session.inputs(), manifest, &sample[0])?;
+            let names = session.outputs().iter().map(|o| Arc::from(o.name()));
+            names.collect()
         };
-        let mut wanted = manifest.features.clone();
-        names.sort();
-        wanted.sort();
-        if names != wanted {
-            let reason = format!("are {wanted:?}, but the graph's inputs are {names:?}");
-            return Err(BackendError::contract(&graph.name, "features", reason));
-        }
         let features = manifest.features.iter().map(|f| Arc::from(f.as_str()));
         let mut head = Self {
             sessions,
@@ -74,7 +69,7 @@ impl HeadModel {
         };
         for lane in 0..head.sessions.len() {
             let outputs = head.dry_run(lane, backbone, manifest.input_size, 1)?;
-            check_outputs(manifest, &graph.name, &outputs)?;
+            contract::check_outputs(&graph.name, manifest, &outputs)?;
             head.specs = outputs.tensors.iter().map(|t| t.row(0).spec()).collect();
         }
         Ok(head)
@@ -97,13 +92,54 @@ impl HeadModel {
         size: [u32; 2],
         calls: usize,
     ) -> Result<HeadBatch, BackendError> {
-        let blank = backbone.blank(size).ok_or_else(|| {
-            let reason = format!("{size:?} is not among the backbone's input sizes");
-            BackendError::contract(&self.graph, "input_size", reason)
-        })?;
+        let [blank, _] = Self::samples(&self.graph, backbone, size)?;
         let outputs = self.run(lane, &vec![blank.clone(); calls * self.frames], calls)?;
         self.sessions.device().synchronize()?;
         Ok(outputs)
+    }
+
+    /// Runs a call on each of the backbone's sample images, all of them in one batch, which must go where one call does.
+    ///
+    /// # Errors
+    /// As [`HeadModel::dry_run`].
+    pub fn sample_run(
+        &self,
+        lane: usize,
+        backbone: &Backbone,
+        size: [u32; 2],
+    ) -> Result<Vec<HeadRow>, BackendError> {
+        let samples = Self::samples(&self.graph, backbone, size)?;
+        let frames = samples
+            .iter()
+            .flat_map(|row| vec![row.clone(); self.frames]);
+        let outputs = self.run(lane, &frames.collect::<Vec<_>>(), samples.len());
+        let outputs = outputs.map_err(|error| match error.fault() {
+            Fault::Graph => {
+                let reason = format!(
+                    "a run of {} calls at once fails, one of a single call does not: is the batch fixed inside the \
+                     graph? {error}",
+                    samples.len()
+                );
+                BackendError::contract(&self.graph, "batch", reason)
+            }
+            _ => error,
+        })?;
+        self.sessions.device().synchronize()?;
+        let outputs = Arc::new(outputs);
+        let rows = (0..samples.len()).map(|index| HeadRow::new(&outputs, index));
+        Ok(rows.collect())
+    }
+
+    fn samples<'a>(
+        graph: &str,
+        backbone: &'a Backbone,
+        size: [u32; 2],
+    ) -> Result<&'a [FeatureRow; 2], BackendError> {
+        backbone.samples(size).ok_or_else(|| {
+            let sizes = &backbone.manifest().input.sizes;
+            let reason = format!("{size:?} is not among the backbone's input sizes {sizes:?}");
+            BackendError::contract(graph, "input_size", reason)
+        })
     }
 
     /// Which provider each node runs on; `None` on a CPU, where there is one.
@@ -321,75 +357,4 @@ fn gather_rows<'a>(
         }
     })?;
     Ok(value.into())
-}
-
-/// Checks a dry run's outputs against what the task asks for.
-fn check_outputs(
-    manifest: &HeadManifest,
-    graph: &str,
-    outputs: &HeadBatch,
-) -> Result<(), BackendError> {
-    let find = |name: &str| outputs.tensors.iter().find(|tensor| &*tensor.name == name);
-    let require = |name: &str, element: Element, ranks: &[usize]| {
-        let names: Vec<_> = outputs.tensors.iter().map(|tensor| &*tensor.name).collect();
-        let Some(tensor) = find(name) else {
-            let reason = format!(
-                "the task {} needs this output, but the graph's are {names:?}",
-                manifest.task
-            );
-            return Err(BackendError::contract(graph, name, reason));
-        };
-        if tensor.element != element || !ranks.contains(&tensor.row_shape.len()) {
-            let reason = format!(
-                "is {:?} of {:?} per call, but the task {} needs {element:?} of {ranks:?} dimensions",
-                tensor.element, tensor.row_shape, manifest.task
-            );
-            return Err(BackendError::contract(graph, name, reason));
-        }
-        Ok(tensor)
-    };
-    let labels = manifest.labels.len();
-    let check_labels = |tensor: &BatchTensor| {
-        if tensor.row_shape.first() == Some(&labels) {
-            return Ok(());
-        }
-        let reason = format!(
-            "is {:?} per call, but the manifest has {labels} labels",
-            tensor.row_shape
-        );
-        Err(BackendError::contract(graph, &*tensor.name, reason))
-    };
-    match manifest.task {
-        Task::Detection => {
-            let boxes = require("boxes", Element::F32, &[2])?;
-            let count = boxes.row_shape[0];
-            if boxes.row_shape[1] != 4 {
-                let reason = format!("is {:?} per call, but must be [K, 4]", boxes.row_shape);
-                return Err(BackendError::contract(graph, "boxes", reason));
-            }
-            let mut counted = vec![
-                require("scores", Element::F32, &[1])?,
-                require("labels", Element::I64, &[1])?,
-            ];
-            if manifest.postprocess.mask.is_some() {
-                counted.push(require("masks", Element::F32, &[3])?);
-            }
-            for tensor in counted {
-                if tensor.row_shape[0] != count {
-                    let reason = format!(
-                        "is {:?} per call, but there are {count} boxes",
-                        tensor.row_shape
-                    );
-                    return Err(BackendError::contract(graph, &*tensor.name, reason));
-                }
-            }
-            Ok(())
-        }
-        Task::Segmentation if find("label_map").is_some() => {
-            require("label_map", Element::I64, &[2]).map(|_| ())
-        }
-        Task::Segmentation => check_labels(require("logits", Element::F32, &[3])?),
-        Task::Action | Task::Classification => check_labels(require("logits", Element::F32, &[1])?),
-        Task::Embedding | Task::Tensor => Ok(()),
-    }
 }

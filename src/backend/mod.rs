@@ -7,6 +7,7 @@
 mod backbone;
 mod binding;
 mod buffer;
+mod contract;
 mod cuda;
 mod device;
 mod fault;
@@ -46,6 +47,18 @@ pub enum Element {
 }
 
 impl Element {
+    /// Its name in manifests and messages.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "float32",
+            Self::F16 => "float16",
+            Self::I64 => "int64",
+            Self::I32 => "int32",
+            Self::U8 => "uint8",
+        }
+    }
+
     /// Bytes of one element.
     #[must_use]
     pub fn size(self) -> usize {
@@ -105,6 +118,16 @@ impl BackendError {
         match self {
             Self::Run { detail, .. } => fault::classify(detail),
             Self::Library(_) | Self::Device(_) | Self::Contract { .. } => Fault::Graph,
+        }
+    }
+
+    /// Whether it is the graph that cannot be served, wherever it is tried, rather than the machine that cannot.
+    #[must_use]
+    pub fn refuses_graph(&self) -> bool {
+        match self {
+            Self::Contract { .. } => true,
+            Self::Run { .. } => self.fault() == Fault::Graph,
+            Self::Library(_) | Self::Device(_) => false,
         }
     }
 

@@ -13,7 +13,12 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 
-use super::{Partial, annotate::annotate, input::Input, show};
+use super::{
+    Partial,
+    annotate::annotate,
+    input::{Input, Skipped},
+    show,
+};
 use crate::{
     client::{self, Client},
     config::Config,
@@ -113,43 +118,48 @@ pub(super) fn heads(config: &Config, target: &Target) -> anyhow::Result<()> {
 }
 
 pub(super) fn analyze(config: &Config, command: &Analyze) -> anyhow::Result<()> {
-    let mut inputs = Input::clips(&command.clip)?;
+    let mut skipped = Skipped::default();
+    let mut inputs = Input::clips(&command.clip, &mut skipped)?;
     if inputs.is_empty() || !command.images.is_empty() {
-        inputs.extend(Input::images(&command.images)?);
+        inputs.extend(Input::images(&command.images, &mut skipped)?);
     }
     let ask = Ask::Analyze(command.heads.clone());
-    call(config, &command.target, &command.output, inputs, &ask)
+    let (target, output) = (&command.target, &command.output);
+    call(config, target, output, (inputs, skipped), &ask)
 }
 
 pub(super) fn detect(config: &Config, command: &Single) -> anyhow::Result<()> {
-    let inputs = Input::images(&command.files)?;
+    let mut skipped = Skipped::default();
+    let inputs = Input::images(&command.files, &mut skipped)?;
     call(
         config,
         &command.target,
         &command.output,
-        inputs,
+        (inputs, skipped),
         &Ask::Detect(command.head.clone()),
     )
 }
 
 pub(super) fn segment(config: &Config, command: &Single) -> anyhow::Result<()> {
-    let inputs = Input::images(&command.files)?;
+    let mut skipped = Skipped::default();
+    let inputs = Input::images(&command.files, &mut skipped)?;
     call(
         config,
         &command.target,
         &command.output,
-        inputs,
+        (inputs, skipped),
         &Ask::Segment(command.head.clone()),
     )
 }
 
 pub(super) fn recognize(config: &Config, command: &Single) -> anyhow::Result<()> {
-    let inputs = Input::clips(&command.files)?;
+    let mut skipped = Skipped::default();
+    let inputs = Input::clips(&command.files, &mut skipped)?;
     call(
         config,
         &command.target,
         &command.output,
-        inputs,
+        (inputs, skipped),
         &Ask::Recognize(command.head.clone()),
     )
 }
@@ -159,7 +169,7 @@ fn call(
     config: &Config,
     target: &Target,
     output: &Output,
-    inputs: Vec<Input>,
+    (inputs, skipped): (Vec<Input>, Skipped),
     ask: &Ask,
 ) -> anyhow::Result<()> {
     let pictures = output
@@ -187,13 +197,25 @@ fn call(
             let shown = task.await?.and_then(|(frames, answer)| {
                 bar.suspend(|| show(&name, output, pictures.as_ref(), &input, &frames, &answer))
             });
-            if let Err(error) = shown {
-                failed += 1;
-                bar.suspend(|| eprintln!("frostline: {name}: {error:#}"));
+            match shown {
+                Ok(()) => {}
+                // Nobody reads the answers any more: no more of them are asked for.
+                Err(error) if super::broken_pipe(&error) => {
+                    flying.iter().for_each(|(_, task)| task.abort());
+                    bar.finish_and_clear();
+                    return Err(error);
+                }
+                Err(error) => {
+                    failed += 1;
+                    bar.suspend(|| complain!("frostline: {name}: {error:#}"));
+                }
             }
             bar.inc(1);
         }
         bar.finish_and_clear();
+        if let Some(skipped) = skipped.told() {
+            complain!("frostline: {skipped}");
+        }
         if failed > 0 {
             return Err(Partial { failed, all }.into());
         }

@@ -112,11 +112,11 @@ pub(super) fn token(command: Token) -> anyhow::Result<()> {
     let entry = format!("[[key]]\n{}", toml::to_string(&entry)?);
     match &command.file {
         Some(file) => append(file, &entry)?,
-        None => eprint!("{entry}"),
+        None => complain!("{}", entry.trim_end()),
     }
-    println!("{token}");
+    say!("{token}");
     if std::io::stdout().is_terminal() {
-        eprintln!("this is the only time that it is shown");
+        complain!("this is the only time that it is shown");
     }
     Ok(())
 }

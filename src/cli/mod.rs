@@ -8,12 +8,22 @@ macro_rules! say {
     }};
 }
 
+/// A line on standard error. Nobody may read it: then it is lost, as the reader wants it.
+macro_rules! complain {
+    ($($part:tt)*) => {{
+        use std::io::Write as _;
+        // There is nowhere left to tell of it.
+        let _ = writeln!(std::io::stderr(), $($part)*);
+    }};
+}
+
 mod annotate;
 mod call;
 mod check;
 mod credentials;
 mod health;
 mod input;
+mod manifest;
 mod reference;
 mod serve;
 mod show;
@@ -24,7 +34,7 @@ use anyhow::Context;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::{
-    backend::Runtime,
+    backend::{BackendError, Runtime},
     client::ConnectError,
     config::{Builder, Config, ConfigError, Listing, LogFormat, Origin},
     repository::{Repository, RepositoryError},
@@ -87,8 +97,12 @@ enum Command {
         /// The shell.
         shell: clap_complete::Shell,
     },
-    /// Print the reference page: every setting, metric, error reason and bound.
-    Reference,
+    /// Print a reference page or schema.
+    Reference {
+        /// Which one.
+        #[arg(value_enum, default_value_t)]
+        page: reference::Page,
+    },
     /// Print the effective configuration and where each value is from.
     Config,
     /// Ask a server whether it serves; exits with 0 if it does.
@@ -116,7 +130,7 @@ pub fn main() -> ExitCode {
         // Whoever read the output has enough of it.
         Err(error) if broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("frostline: {error:#}");
+            complain!("frostline: {error:#}");
             ExitCode::from(code(&error))
         }
     }
@@ -130,6 +144,15 @@ struct Partial {
     all: usize,
 }
 
+/// Writes a whole text to standard output.
+fn out(text: &[u8]) -> std::io::Result<()> {
+    use std::io::Write;
+    let mut out = std::io::stdout().lock();
+    out.write_all(text)?;
+    out.flush()
+}
+
+/// Whether whoever read standard output has stopped.
 fn broken_pipe(error: &anyhow::Error) -> bool {
     let io = error.downcast_ref::<std::io::Error>();
     io.is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
@@ -142,7 +165,7 @@ fn code(error: &anyhow::Error) -> u8 {
         2
     } else if is(|e| e.is::<ConnectError>()) {
         3
-    } else if is(|e| e.is::<RepositoryError>()) {
+    } else if is(|e| e.is::<RepositoryError>() || refused(e)) {
         4
     } else if error
         .downcast_ref::<Partial>()
@@ -152,6 +175,12 @@ fn code(error: &anyhow::Error) -> u8 {
     } else {
         1
     }
+}
+
+/// A graph that is not what its manifest says, or none at all.
+fn refused(error: &(dyn std::error::Error + 'static)) -> bool {
+    let error = error.downcast_ref::<BackendError>();
+    error.is_some_and(BackendError::refuses_graph)
 }
 
 fn run(cli: Cli) -> anyhow::Result<()> {
@@ -197,16 +226,14 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             })
         }
         Command::Completions { shell } => {
-            clap_complete::generate(
-                shell,
-                &mut Cli::command(),
-                "frostline",
-                &mut std::io::stdout(),
-            );
+            // It panics where it cannot write.
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "frostline", &mut script);
+            out(&script)?;
             Ok(())
         }
-        Command::Reference => {
-            print!("{}", reference::page()?);
+        Command::Reference { page } => {
+            out(reference::text_of(page)?.as_bytes())?;
             Ok(())
         }
         Command::Config => {

@@ -6,6 +6,7 @@ use anyhow::Context;
 use schemars::{JsonSchema, generate::SchemaSettings};
 use serde_json::Value;
 
+use super::manifest;
 use crate::{
     config::Config,
     error::Kind,
@@ -13,8 +14,32 @@ use crate::{
     server,
 };
 
-/// The whole page.
-pub(super) fn page() -> anyhow::Result<String> {
+/// What can be printed.
+#[derive(Debug, Clone, Copy, Default, clap::ValueEnum)]
+pub(super) enum Page {
+    /// Every setting, metric, error reason and bound.
+    #[default]
+    Settings,
+    /// What a model repository may hold.
+    Manifest,
+    /// The JSON Schema of backbone.toml.
+    BackboneSchema,
+    /// The JSON Schema of head.toml.
+    HeadSchema,
+}
+
+/// The text of `page`.
+pub(super) fn text_of(page: Page) -> anyhow::Result<String> {
+    let schema = match page {
+        Page::Settings => return settings_page(),
+        Page::Manifest => return manifest::page(),
+        Page::BackboneSchema => manifest::backbone_schema(),
+        Page::HeadSchema => manifest::head_schema()?,
+    };
+    Ok(serde_json::to_string_pretty(&schema)? + "\n")
+}
+
+fn settings_page() -> anyhow::Result<String> {
     let mut page = String::from(
         "# Reference\n\n\
          Made by `make reference` (`frostline reference`) from the code; a test holds it to that.\n\n\
@@ -27,7 +52,7 @@ pub(super) fn page() -> anyhow::Result<String> {
     Ok(page)
 }
 
-fn schema<T: JsonSchema>() -> Value {
+pub(super) fn schema<T: JsonSchema>() -> Value {
     let settings =
         SchemaSettings::draft2020_12().with(|settings| settings.inline_subschemas = true);
     settings
@@ -65,7 +90,7 @@ fn settings(page: &mut String) -> anyhow::Result<()> {
 }
 
 /// What a setting's values are.
-fn kind(schema: &Value) -> String {
+pub(super) fn kind(schema: &Value) -> String {
     if let Some(choices) = schema["oneOf"].as_array() {
         let words = choices.iter().filter_map(|choice| choice["const"].as_str());
         return words
@@ -91,7 +116,10 @@ fn kind(schema: &Value) -> String {
     };
     let names = names.into_iter().filter(|name| *name != "null");
     let named = names.map(|name| match name {
-        "array" => format!("list of {}s", kind(&schema["items"])),
+        "array" => match kind(&schema["items"]).strip_prefix("list of ") {
+            Some(inner) => format!("list of lists of {inner}"),
+            None => format!("list of {}s", kind(&schema["items"])),
+        },
         "object" => match schema["additionalProperties"].as_object() {
             Some(_) => format!("table of {}s", kind(&schema["additionalProperties"])),
             None => "table".to_owned(),
@@ -102,7 +130,7 @@ fn kind(schema: &Value) -> String {
 }
 
 /// A description on one line.
-fn text(schema: &Value) -> anyhow::Result<String> {
+pub(super) fn text(schema: &Value) -> anyhow::Result<String> {
     let text = schema["description"]
         .as_str()
         .context("something has no description")?;

@@ -314,7 +314,7 @@ pub(super) fn stopped() -> Error {
     Error::new(Kind::Unavailable, "the server is stopping")
 }
 
-fn preprocess(backbone: &BackboneManifest, [height, width]: [u32; 2]) -> Preprocess {
+pub(super) fn preprocess(backbone: &BackboneManifest, [height, width]: [u32; 2]) -> Preprocess {
     Preprocess {
         mode: match backbone.input.resize {
             Resize::Letterbox => ResizeMode::Letterbox,

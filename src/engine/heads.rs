@@ -9,10 +9,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Engine, Head, Shared, cost::Mean};
+use super::{Engine, Head, Shared, board, cost::Mean, postprocess};
 use crate::{
     backend::{Backbone, BackendError, HeadModel, Runtime, SessionOptions},
     error::{Error, Kind, Result},
+    media,
     repository::{HeadEntry, RepositoryError, Stamp},
 };
 
@@ -33,6 +34,19 @@ impl Head {
         options: SessionOptions,
     ) -> Result<Self, BackendError> {
         let model = HeadModel::load(runtime, entry, backbone, options)?;
+        let [height, width] = entry.manifest.input_size;
+        // As of an image that has the input's size.
+        let preprocess = board::preprocess(backbone.manifest(), [height, width]);
+        let geometry = media::geometry(width, height, &preprocess);
+        for row in model.sample_run(0, backbone, entry.manifest.input_size)? {
+            postprocess::check(&entry.manifest, &row, &geometry).map_err(|(field, reason)| {
+                BackendError::Contract {
+                    graph: entry.graph.name.clone(),
+                    field,
+                    reason,
+                }
+            })?;
+        }
         let cost = Mean::default();
         let begun = Instant::now();
         model.dry_run(0, backbone, entry.manifest.input_size, 1)?;

@@ -189,8 +189,9 @@ impl Finish {
             return Some((job, Err(error)));
         };
         let begun = Instant::now();
-        let work =
-            std::panic::AssertUnwindSafe(|| postprocess::run(head, row, &geometry, &job.options));
+        let work = std::panic::AssertUnwindSafe(|| {
+            postprocess::run(&head.manifest, row, &geometry, &job.options)
+        });
         let outcome = std::panic::catch_unwind(work)
             .unwrap_or_else(|_| Err(Error::new(Kind::Internal, "postprocessing panicked")));
         let done = outcome.map(|outcome| Done {

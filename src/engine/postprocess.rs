@@ -2,15 +2,14 @@
 
 use ndarray::{ArrayViewD, Ix1, Ix2, Ix3};
 
-use super::Head;
 use crate::{
     backend::{HeadRow, TensorRow},
     error::{Error, Kind, Result},
     media::Geometry,
-    repository::{MaskSpace, Task},
+    repository::{HeadManifest, MaskSpace, Task},
     task::{
-        self, Detection, DetectionOutputs, DetectionParams, LabelMap, MaskKind, ScoredLabel,
-        TaskError,
+        self, Detection, DetectionOutputs, DetectionParams, LabelMap, MaskKind, Problem,
+        ScoredLabel, TaskError,
     },
 };
 
@@ -42,12 +41,11 @@ pub enum Outcome {
 
 /// Turns a head's output into its result.
 pub(super) fn run(
-    head: &Head,
+    manifest: &HeadManifest,
     row: HeadRow,
     geometry: &Geometry,
     options: &Options,
 ) -> Result<Outcome> {
-    let manifest = &head.manifest;
     let failed = |error: TaskError| {
         let message = format!(
             "the head {:?} gave an unusable output: {error}",
@@ -55,59 +53,116 @@ pub(super) fn run(
         );
         Error::new(Kind::HeadFailed, message)
     };
+    let post = &manifest.postprocess;
     match manifest.task {
         Task::Detection => {
-            let post = &manifest.postprocess;
             let masks = (!options.omit_masks).then_some(post.mask).flatten();
-            let most = post.max_detections.unwrap_or(100);
+            let most = post.max_detections();
             let params = DetectionParams {
                 score_threshold: options
                     .score_threshold
-                    .or(post.score_threshold)
-                    .unwrap_or(0.0),
+                    .unwrap_or_else(|| post.score_threshold()),
                 nms_iou: post.nms_iou,
                 max_detections: options.max_detections.unwrap_or(most).min(most),
                 mask: masks.map(|space| match space {
                     MaskSpace::Image => MaskKind::Image,
                     MaskSpace::Box => MaskKind::Box,
                 }),
-                mask_threshold: post.mask_threshold.unwrap_or(0.5),
+                mask_threshold: post.mask_threshold(),
             };
-            let labels = tensor(&row, "labels", |t| t.i64())?;
-            let outputs = DetectionOutputs {
-                boxes: dims::<_, Ix2>(tensor(&row, "boxes", |t| t.f32())?)?,
-                scores: dims::<_, Ix1>(tensor(&row, "scores", |t| t.f32())?)?,
-                labels: dims::<_, Ix1>(labels)?,
-                masks: match masks {
-                    Some(_) => Some(dims::<_, Ix3>(tensor(&row, "masks", |t| t.f32())?)?),
-                    None => None,
-                },
-            };
+            let outputs = detection_outputs(&row, masks.is_some())?;
             task::detect(&outputs, &params, geometry, manifest.labels.len())
                 .map(Outcome::Detection)
                 .map_err(failed)
         }
-        Task::Segmentation => {
-            let map = match row.tensor("label_map") {
-                Some(map) => {
-                    let map = map.i64().ok_or_else(|| missing("label_map"))?;
-                    let labels = manifest.labels.len();
-                    task::segment_labels(dims::<_, Ix2>(map)?, geometry, labels)
-                }
-                None => {
-                    let logits = tensor(&row, "logits", |t| t.f32())?;
-                    task::segment_logits(dims::<_, Ix3>(logits)?, geometry)
-                }
-            };
-            map.map(Outcome::Segmentation).map_err(failed)
-        }
+        Task::Segmentation => segment(manifest, &row, geometry)?
+            .map(Outcome::Segmentation)
+            .map_err(failed),
         Task::Action | Task::Classification => {
             let logits = tensor(&row, "logits", |t| t.f32())?;
             let probabilities = task::softmax(dims::<_, Ix1>(logits)?).map_err(failed)?;
-            let count = options.top_k.or(manifest.postprocess.top_k).unwrap_or(5);
+            let count = options.top_k.unwrap_or_else(|| post.top_k());
             Ok(Outcome::Classification(task::top_k(&probabilities, count)))
         }
-        Task::Embedding | Task::Tensor => Ok(Outcome::Tensors(row)),
+        Task::Embedding => {
+            finite(&row).map_err(failed)?;
+            Ok(Outcome::Tensors(row))
+        }
+        Task::Tensor => Ok(Outcome::Tensors(row)),
+    }
+}
+
+/// Checks a dry run's values, all of those that a call may come to read; names and types have been checked.
+///
+/// # Errors
+/// The output and what is wrong with it.
+pub(super) fn check(
+    manifest: &HeadManifest,
+    row: &HeadRow,
+    geometry: &Geometry,
+) -> std::result::Result<(), (String, String)> {
+    let checked = check_values(manifest, row, geometry);
+    let checked = checked.map_err(|error| ("outputs".to_owned(), error.to_string()))?;
+    checked.map_err(|error| {
+        let reason = format!("{}, in a run on sample images", error.problem);
+        (format!("output {:?}", error.tensor), reason)
+    })
+}
+
+fn check_values(
+    manifest: &HeadManifest,
+    row: &HeadRow,
+    geometry: &Geometry,
+) -> Result<std::result::Result<(), TaskError>> {
+    Ok(match manifest.task {
+        Task::Detection => {
+            let outputs = detection_outputs(row, manifest.postprocess.mask.is_some())?;
+            outputs.check_all(manifest.labels.len())
+        }
+        Task::Segmentation => segment(manifest, row, geometry)?.map(|_| ()),
+        Task::Action | Task::Classification => {
+            let logits = tensor(row, "logits", |t| t.f32())?;
+            task::softmax(dims::<_, Ix1>(logits)?).map(|_| ())
+        }
+        Task::Embedding => finite(row),
+        Task::Tensor => Ok(()),
+    })
+}
+
+fn detection_outputs(row: &HeadRow, masks: bool) -> Result<DetectionOutputs<'_>> {
+    Ok(DetectionOutputs {
+        boxes: dims::<_, Ix2>(tensor(row, "boxes", |t| t.f32())?)?,
+        scores: dims::<_, Ix1>(tensor(row, "scores", |t| t.f32())?)?,
+        labels: dims::<_, Ix1>(tensor(row, "labels", |t| t.i64())?)?,
+        masks: match masks {
+            true => Some(dims::<_, Ix3>(tensor(row, "masks", |t| t.f32())?)?),
+            false => None,
+        },
+    })
+}
+
+fn segment(
+    manifest: &HeadManifest,
+    row: &HeadRow,
+    geometry: &Geometry,
+) -> Result<std::result::Result<LabelMap, TaskError>> {
+    Ok(match row.tensor("label_map") {
+        Some(map) => {
+            let map = map.i64().ok_or_else(|| missing("label_map"))?;
+            task::segment_labels(dims::<_, Ix2>(map)?, geometry, manifest.labels.len())
+        }
+        None => {
+            let logits = tensor(row, "logits", |t| t.f32())?;
+            task::segment_logits(dims::<_, Ix3>(logits)?, geometry)
+        }
+    })
+}
+
+/// Checks that every output is finite.
+fn finite(row: &HeadRow) -> std::result::Result<(), TaskError> {
+    match row.tensors().find(|tensor| !tensor.is_finite()) {
+        Some(tensor) => Err(Problem::NotFinite.of(tensor.name)),
+        None => Ok(()),
     }
 }
 

@@ -11,7 +11,7 @@ use std::{
 
 use prost::Message;
 
-use super::{Files, RepositoryError};
+use super::{Files, RepositoryError, is_pointer};
 
 /// The graph's property with the hash of its weights, lower-case hex.
 const DATA_SHA256: &str = "data_sha256";
@@ -213,11 +213,15 @@ pub(super) fn check(
         return Err(RepositoryError::field(name, DATA_SHA256, reason));
     };
     let data = format!("{folder}{path}");
-    let actual = files.hash(&data).map_err(|source| RepositoryError::Read {
+    let unreadable = |source| RepositoryError::Read {
         file: data.clone(),
         source,
-    })?;
+    };
+    let actual = files.hash(&data).map_err(unreadable)?;
     if actual != expected {
+        if is_pointer(&files.start(&data).map_err(unreadable)?) {
+            return Err(RepositoryError::Pointer { file: data });
+        }
         let shown: String = expected.chars().take(64).collect();
         let reason = format!("is {shown}, but {data} hashes to {actual}");
         return Err(RepositoryError::field(name, DATA_SHA256, reason));

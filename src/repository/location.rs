@@ -99,11 +99,29 @@ fn stamp(folder: &Path) -> Stamp {
             // What a link leads to: volumes swap whole folders by a link.
             let meta = fs::metadata(entry.path()).ok()?;
             let name = entry.file_name().to_string_lossy().into_owned();
-            Some((name, meta.len(), meta.modified().ok()))
+            let known = [".DS_Store", "Thumbs.db", "desktop.ini"].contains(&&*name);
+            // What a file browser leaves is no change of a head.
+            (!known && !name.starts_with("._")).then(|| (name, meta.len(), meta.modified().ok()))
         })
         .collect();
     files.sort();
     Stamp(files)
+}
+
+/// Whether a folder is none of a head's: hidden, where a copy in progress hides until it is renamed into place, or left
+/// by an operating system, a file server or an archive.
+fn is_left_behind(name: &str) -> bool {
+    const KNOWN: [&str; 8] = [
+        "__MACOSX",
+        "lost+found",
+        "@eaDir",
+        "#recycle",
+        "#snapshot",
+        "$RECYCLE.BIN",
+        "System Volume Information",
+        "__pycache__",
+    ];
+    name.starts_with('.') || KNOWN.iter().any(|known| known.eq_ignore_ascii_case(name))
 }
 
 /// Names of the folders under `heads`.
@@ -118,8 +136,7 @@ pub(super) fn names(root: &Path) -> Result<Vec<String>, RepositoryError> {
         for entry in fs::read_dir(&heads).map_err(unreadable)? {
             let entry = entry.map_err(unreadable)?;
             let name = entry.file_name().to_string_lossy().into_owned();
-            // Hidden folders are where a copy in progress hides until it is renamed into place.
-            if !name.starts_with('.') && entry.path().is_dir() {
+            if !is_left_behind(&name) && entry.path().is_dir() {
                 names.push(name);
             }
         }

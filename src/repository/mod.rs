@@ -10,6 +10,7 @@
 
 mod embedded;
 mod external;
+mod labels;
 mod location;
 mod manifest;
 mod outputs;
@@ -51,6 +52,12 @@ pub enum RepositoryError {
         file: String,
         /// What the parser said.
         detail: String,
+    },
+    /// A file's content was not fetched.
+    #[error("{file}: is a Git LFS pointer, not the file itself: fetch it with `git lfs pull`")]
+    Pointer {
+        /// Path inside the repository.
+        file: String,
     },
     /// There is no head of this name.
     #[error("heads/{name}: the repository has no such head")]
@@ -178,6 +185,7 @@ fn load_head(
     }
     manifest.check_against(&file, backbone)?;
     let graph = read_graph(files, &folder, &file, &manifest.file, &manifest.sha256)?;
+    labels::check(&file, &manifest, &graph.bytes)?;
     Ok(HeadEntry { manifest, graph })
 }
 
@@ -187,6 +195,8 @@ trait Files {
     fn read(&self, path: &str) -> io::Result<Cow<'static, [u8]>>;
     /// The SHA-256 of the file at `path`, lower-case hex, without holding it in memory.
     fn hash(&self, path: &str) -> io::Result<String>;
+    /// The first bytes of the file at `path`, at most 1024.
+    fn start(&self, path: &str) -> io::Result<Vec<u8>>;
     /// Where `path` lies on disk, if it does.
     fn locate(&self, path: &str) -> Option<PathBuf>;
 }
@@ -230,6 +240,14 @@ impl Files for Folder {
         }
     }
 
+    fn start(&self, path: &str) -> io::Result<Vec<u8>> {
+        let mut start = Vec::new();
+        fs::File::open(self.resolve(path)?)?
+            .take(1024)
+            .read_to_end(&mut start)?;
+        Ok(start)
+    }
+
     fn locate(&self, path: &str) -> Option<PathBuf> {
         Some(self.root.join(path))
     }
@@ -249,6 +267,11 @@ impl Files for embedded::Embedded {
         Ok(hex::encode(Sha256::digest(self.read(path)?)))
     }
 
+    fn start(&self, path: &str) -> io::Result<Vec<u8>> {
+        let bytes = self.read(path)?;
+        Ok(bytes[..bytes.len().min(1024)].to_vec())
+    }
+
     fn locate(&self, _path: &str) -> Option<PathBuf> {
         None
     }
@@ -259,10 +282,20 @@ fn read_text(files: &dyn Files, file: &str) -> Result<String, RepositoryError> {
         file: file.to_owned(),
         source,
     })?;
+    if is_pointer(&bytes) {
+        let file = file.to_owned();
+        return Err(RepositoryError::Pointer { file });
+    }
     String::from_utf8(bytes.into_owned()).map_err(|error| RepositoryError::Syntax {
         file: file.to_owned(),
         detail: format!("is not UTF-8: {error}"),
     })
+}
+
+/// Whether a file is what Git leaves in place of one that Git LFS keeps.
+fn is_pointer(bytes: &[u8]) -> bool {
+    // By its specification a pointer begins with the version's line and is shorter than 1024 bytes.
+    bytes.len() < 1024 && bytes.starts_with(b"version https://git-lfs.github.com/spec/")
 }
 
 fn read_graph(
@@ -277,6 +310,9 @@ fn read_graph(
         file: name.clone(),
         source,
     })?;
+    if is_pointer(&bytes) {
+        return Err(RepositoryError::Pointer { file: name });
+    }
     let actual = hex::encode(Sha256::digest(&bytes));
     if actual != expected {
         let reason = format!("is {expected}, but {name} hashes to {actual}");

@@ -22,9 +22,10 @@ pub struct Postprocess {
     pub mask: Option<MaskSpace>,
     /// Least probability of a pixel that belongs to an instance mask.
     pub mask_threshold: Option<f32>,
-    /// Frames that one call reads.
+    /// Frames that one call reads. Of a clip of n frames it is the middles of equal parts: for i from 0 to `frames` - 1 the
+    /// frame floor((2 i + 1) n / (2 `frames`)); of a shorter clip some are read more than once.
     pub frames: Option<usize>,
-    /// Distance of sampled frames in the stream it was trained on.
+    /// Distance of sampled frames in the stream it was trained on, for people: who sends a clip sees to it.
     pub frame_stride: Option<usize>,
     /// Labels in an answer, the most probable first. A caller may ask for another number.
     pub top_k: Option<usize>,

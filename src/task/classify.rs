@@ -16,7 +16,7 @@ pub struct ScoredLabel {
 /// Softmax of `logits`, summed in double precision.
 ///
 /// # Errors
-/// [`TaskError::NotFinite`] for a NaN or an infinity.
+/// [`Problem::NotFinite`](super::Problem::NotFinite) for a NaN or an infinity.
 pub fn softmax(logits: ArrayView1<'_, f32>) -> Result<Vec<f32>, TaskError> {
     check_finite("logits", logits.iter())?;
     let most = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
@@ -52,6 +52,7 @@ mod tests {
     use ndarray::arr1;
 
     use super::*;
+    use crate::task::Problem;
 
     #[test]
     fn softmax_of_large_logits_is_a_distribution() {
@@ -62,8 +63,7 @@ mod tests {
     #[test]
     fn softmax_refuses_what_is_not_finite() {
         let error = softmax(arr1(&[0.0, f32::NAN]).view()).unwrap_err();
-        let tensor = "logits".to_owned();
-        assert_eq!(error, TaskError::NotFinite { tensor });
+        assert_eq!(error, Problem::NotFinite.of("logits"));
     }
 
     #[test]

@@ -1,11 +1,11 @@
 //! Boxes and instance masks.
 
-use multiversion::multiversion;
 use ndarray::{ArrayView1, ArrayView2, ArrayView3, Axis};
 
 use super::{
-    Rle, TaskError,
+    MaskKind, Problem, Rle, TaskError,
     error::{check_finite, check_probabilities},
+    paste::paste,
 };
 use crate::media::Geometry;
 
@@ -22,15 +22,6 @@ pub struct DetectionParams {
     pub mask: Option<MaskKind>,
     /// Least probability of a mask's pixel.
     pub mask_threshold: f32,
-}
-
-/// What an instance mask's grid covers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MaskKind {
-    /// The whole input image.
-    Image,
-    /// The detection's box.
-    Box,
 }
 
 /// A detection head's outputs for one image.
@@ -122,6 +113,21 @@ pub fn detect(
 }
 
 impl DetectionOutputs<'_> {
+    /// Checks all that [`detect`] may come to read, the masks of every row included.
+    ///
+    /// # Errors
+    /// As [`detect`].
+    pub fn check_all(&self, label_count: usize) -> Result<(), TaskError> {
+        self.check(label_count)?;
+        let Some(masks) = &self.masks else {
+            return Ok(());
+        };
+        for row in (0..self.scores.len()).filter(|&row| self.is_object(row)) {
+            check_probabilities("masks", masks.index_axis(Axis(0), row).iter())?;
+        }
+        Ok(())
+    }
+
     /// Whether `row` says anything: rows of score 0 fill up.
     fn is_object(&self, row: usize) -> bool {
         self.scores[row] > 0.0
@@ -132,28 +138,25 @@ impl DetectionOutputs<'_> {
         let count = self.scores.len();
         if self.boxes.dim() != (count, 4) {
             let expected = format!("[{count}, 4], a box for each score");
-            return Err(TaskError::shape("boxes", expected, self.boxes.shape()));
+            return Err(Problem::shape(expected, self.boxes.shape()).of("boxes"));
         }
         if self.labels.len() != count {
             let expected = format!("[{count}], a label for each score");
-            return Err(TaskError::shape("labels", expected, self.labels.shape()));
+            return Err(Problem::shape(expected, self.labels.shape()).of("labels"));
         }
         if let Some(masks) = &self.masks
             && (masks.dim().0 != count || masks.dim().1 == 0 || masks.dim().2 == 0)
         {
             let expected = format!("[{count}, h, w], a mask for each score");
-            return Err(TaskError::shape("masks", expected, masks.shape()));
+            return Err(Problem::shape(expected, masks.shape()).of("masks"));
         }
         check_probabilities("scores", self.scores.iter())?;
         for row in (0..count).filter(|&row| self.is_object(row)) {
             check_finite("boxes", self.boxes.index_axis(Axis(0), row).iter())?;
             let label = self.labels[row];
             if !(0..label_count as i64).contains(&label) {
-                return Err(TaskError::LabelOutOfRange {
-                    tensor: "labels",
-                    label,
-                    count: label_count,
-                });
+                let count = label_count;
+                return Err(Problem::LabelOutOfRange { label, count }.of("labels"));
             }
         }
         Ok(())
@@ -207,169 +210,168 @@ fn iou(a: &[f32; 4], b: &[f32; 4]) -> f64 {
     overlap / (area(&a) + area(&b) - overlap)
 }
 
-/// The original pixels whose centre lies inside `clipped` and whose probability, interpolated bilinearly between cell
-/// centres and held constant beyond them, reaches `threshold`. A grid over the box covers all of `bbox`.
-fn paste(
-    map: ArrayView2<'_, f32>,
-    kind: MaskKind,
-    (bbox, clipped): ([f64; 4], [f64; 4]),
-    threshold: f32,
-    geometry: &Geometry,
-) -> Rle {
-    let (width, height) = (geometry.original_width(), geometry.original_height());
-    let (rows, columns) = map.dim();
-    // Pixel p's centre p + 0.5 lies strictly inside (low, high).
-    let range = |low: f64, high: f64, most: u32| {
-        let first = ((low - 0.5).floor() + 1.0).clamp(0.0, f64::from(most)) as u32;
-        let end = (high - 0.5).ceil().clamp(0.0, f64::from(most)) as u32;
-        first..end.max(first)
-    };
-    let (xs, ys) = (
-        range(clipped[0], clipped[2], width),
-        range(clipped[1], clipped[3], height),
-    );
-    let cell_x = |x: f64| match kind {
-        MaskKind::Image => {
-            geometry.to_input(x, 0.0).0 * columns as f64 / f64::from(geometry.input_width())
-        }
-        MaskKind::Box => (x - bbox[0]) / (bbox[2] - bbox[0]) * columns as f64,
-    };
-    let cell_y = |y: f64| match kind {
-        MaskKind::Image => {
-            geometry.to_input(0.0, y).1 * rows as f64 / f64::from(geometry.input_height())
-        }
-        MaskKind::Box => (y - bbox[1]) / (bbox[3] - bbox[1]) * rows as f64,
-    };
-    let place = |at: f64, cells: usize| {
-        let at = (at - 0.5).clamp(0.0, (cells - 1) as f64);
-        let low = at.floor();
-        (low as usize, (low as usize + 1).min(cells - 1), at - low)
-    };
-    let row_places: Vec<_> = ys
-        .clone()
-        .map(|y| place(cell_y(f64::from(y) + 0.5), rows))
-        .collect();
-    // Rows between the same two cells: along a column the probability is linear there.
-    let spans: Vec<_> = row_places
-        .chunk_by(|a, b| a.0 == b.0)
-        .map(|span| (span[0].0, span[0].1, span))
-        .collect();
-    let threshold = f64::from(threshold);
-    let lines: Vec<f64> = map.t().iter().map(|&cell| f64::from(cell)).collect();
-    let line = |column: usize| &lines[column * rows..][..rows];
-    let mut mixed = Mixed {
-        values: vec![0.0; rows],
-        inside: vec![false; rows],
-    };
-    Rle::from_region((height, width), xs, ys, |x, runs| {
-        let (left, right, weight) = place(cell_x(f64::from(x) + 0.5), columns);
-        mixed.mix(line(left), line(right), weight, threshold);
-        let (mut state, mut length) = (false, 0);
-        for &(top, bottom, span) in &spans {
-            let (first, last) = (mixed.inside[top], mixed.inside[bottom]);
-            if first != state {
-                runs.push(state, std::mem::take(&mut length));
-                state = first;
-            }
-            let all = span.len() as u32;
-            if first == last {
-                length += all;
-                continue;
-            }
-            let (a, b) = (mixed.values[top], mixed.values[bottom]);
-            let before = |&(_, _, weight): &(usize, usize, f64)| {
-                (a + (b - a) * weight >= threshold) == first
-            };
-            let turn = span.partition_point(before) as u32;
-            runs.push(first, std::mem::replace(&mut length, all - turn) + turn);
-            state = last;
-        }
-        runs.push(state, length);
-    })
-}
-
-/// A column of probabilities between two columns of cells.
-struct Mixed {
-    values: Vec<f64>,
-    /// Whether each reaches the threshold.
-    inside: Vec<bool>,
-}
-
-impl Mixed {
-    fn mix(&mut self, left: &[f64], right: &[f64], weight: f64, threshold: f64) {
-        mix(&mut self.values, left, right, weight);
-        for (inside, value) in self.inside.iter_mut().zip(&self.values) {
-            *inside = *value >= threshold;
-        }
-    }
-}
-
-#[multiversion(targets("x86_64+avx2"))]
-fn mix(values: &mut [f64], left: &[f64], right: &[f64], weight: f64) {
-    for (value, (a, b)) in values.iter_mut().zip(left.iter().zip(right)) {
-        *value = a + (b - a) * weight;
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use ndarray::Array2;
+    use ndarray::{Array1, Array2};
     use proptest::prelude::*;
 
     use super::*;
     use crate::media::{Filter, Preprocess, ResizeMode, geometry};
 
-    proptest! {
-        #[test]
-        fn a_pasted_mask_is_what_each_pixels_probability_says(
-            cells in proptest::collection::vec(0.0..1.0_f32, 35),
-            (width, height) in (1..90_u32, 1..90_u32),
-            corner in (-20.0..80.0_f64, -20.0..80.0_f64),
-            extent in (0.5..90.0_f64, 0.5..90.0_f64),
-            box_relative in any::<bool>(),
-        ) {
-            let map = Array2::from_shape_vec((5, 7), cells).expect("35 cells");
-            let preprocess = Preprocess {
-                mode: ResizeMode::Letterbox,
-                filter: Filter::Bilinear,
-                pad: 0,
-                height: 40,
-                width: 56,
-            };
-            let geometry = geometry(width, height, &preprocess);
-            let bbox = [corner.0, corner.1, corner.0 + extent.0, corner.1 + extent.1];
-            let kind = if box_relative { MaskKind::Box } else { MaskKind::Image };
-            let got = paste(map.view(), kind, (bbox, bbox), 0.5, &geometry).to_rows();
-            let probability = |x: f64, y: f64| {
-                let (u, v) = match kind {
-                    MaskKind::Box => {
-                        let along = |at: f64, low: f64, high: f64| (at - low) / (high - low);
-                        (along(x, bbox[0], bbox[2]) * 7.0, along(y, bbox[1], bbox[3]) * 5.0)
-                    }
-                    MaskKind::Image => {
-                        let (u, v) = geometry.to_input(x, y);
-                        (u * 7.0 / 56.0, v * 5.0 / 40.0)
-                    }
-                };
-                let (u, v) = ((u - 0.5).clamp(0.0, 6.0), (v - 0.5).clamp(0.0, 4.0));
-                let at = |row: f64, column: f64| f64::from(map[[row as usize, column as usize]]);
-                let (low_u, low_v) = (u.floor(), v.floor());
-                let (high_u, high_v) = ((low_u + 1.0).min(6.0), (low_v + 1.0).min(4.0));
-                let mix = |a: f64, b: f64, weight: f64| a * (1.0 - weight) + b * weight;
-                let top = mix(at(low_v, low_u), at(low_v, high_u), u - low_u);
-                let bottom = mix(at(high_v, low_u), at(high_v, high_u), u - low_u);
-                mix(top, bottom, v - low_v)
-            };
-            for y in 0..height {
-                for x in 0..width {
-                    let (cx, cy) = (f64::from(x) + 0.5, f64::from(y) + 0.5);
-                    let inside = cx > bbox[0] && cx < bbox[2] && cy > bbox[1] && cy < bbox[3];
-                    let value = if inside { probability(cx, cy) } else { 0.0 };
-                    if (value - 0.5).abs() > 1e-9 {
-                        prop_assert_eq!(got[(y * width + x) as usize], value >= 0.5, "({}, {}): {}", x, y, value);
-                    }
-                }
+    fn preprocess(mode: ResizeMode) -> Preprocess {
+        Preprocess {
+            mode,
+            filter: Filter::Bilinear,
+            pad: 0,
+            height: 40,
+            width: 56,
+        }
+    }
+
+    /// What a head gives: boxes by corner and extent, a few of which are inside out; scores with ties; three labels.
+    type Row = ((f32, f32), (f32, f32), u8, i64);
+
+    fn rows() -> impl Strategy<Value = Vec<Row>> {
+        let corner = (-30.0..60.0_f32, -30.0..60.0_f32);
+        let extent = (-2.0..50.0_f32, -2.0..50.0_f32);
+        proptest::collection::vec((corner, extent, 0..20_u8, 0..3_i64), 0..40)
+    }
+
+    struct Given {
+        boxes: Array2<f32>,
+        scores: Array1<f32>,
+        labels: Array1<i64>,
+    }
+
+    impl Given {
+        fn new(rows: &[Row]) -> Self {
+            let sides = rows
+                .iter()
+                .flat_map(|((x, y), (w, h), ..)| [*x, *y, x + w, y + h]);
+            Self {
+                boxes: Array2::from_shape_vec((rows.len(), 4), sides.collect()).expect("4 sides"),
+                scores: rows.iter().map(|row| f32::from(row.2) / 20.0).collect(),
+                labels: rows.iter().map(|row| row.3).collect(),
             }
         }
+
+        fn detect(
+            &self,
+            threshold: f32,
+            nms_iou: Option<f32>,
+            most: usize,
+            place: &Geometry,
+        ) -> Vec<Detection> {
+            let outputs = DetectionOutputs {
+                boxes: self.boxes.view(),
+                scores: self.scores.view(),
+                labels: self.labels.view(),
+                masks: None,
+            };
+            let params = DetectionParams {
+                score_threshold: threshold,
+                nms_iou,
+                max_detections: most,
+                mask: None,
+                mask_threshold: 0.5,
+            };
+            detect(&outputs, &params, place, 3).expect("the outputs keep the contract")
+        }
+    }
+
+    fn overlap(a: &Detection, b: &Detection) -> f64 {
+        let corner = |d: &Detection, low: usize| f64::from(d.bbox[low]);
+        let along = |low: usize| {
+            let end = corner(a, low + 2).min(corner(b, low + 2));
+            (end - corner(a, low).max(corner(b, low))).max(0.0)
+        };
+        let area = |d: &Detection| (corner(d, 2) - corner(d, 0)) * (corner(d, 3) - corner(d, 1));
+        let both = along(0) * along(1);
+        both / (area(a) + area(b) - both)
+    }
+
+    proptest! {
+        /// By what a caller can see: of all that the picture shows, exactly what a better one does not stand for is left
+        /// out.
+        #[test]
+        fn answers_are_the_best_that_the_picture_shows(
+            rows in rows(),
+            (width, height) in (1..90_u32, 1..90_u32),
+            mode in prop_oneof![Just(ResizeMode::Letterbox), Just(ResizeMode::Stretch), Just(ResizeMode::CenterCrop)],
+            threshold in 0.0..0.6_f32,
+            nms_iou in 0.0..1.0_f32,
+        ) {
+            let place = geometry(width, height, &preprocess(mode));
+            let given = Given::new(&rows);
+            let shown = given.detect(threshold, None, usize::MAX, &place);
+            let found = given.detect(threshold, Some(nms_iou), usize::MAX, &place);
+            let most = [width as f32, height as f32];
+            for d in &shown {
+                prop_assert!(d.score >= threshold && d.score > 0.0);
+                prop_assert!(0.0 <= d.bbox[0] && d.bbox[0] < d.bbox[2] && d.bbox[2] <= most[0]);
+                prop_assert!(0.0 <= d.bbox[1] && d.bbox[1] < d.bbox[3] && d.bbox[3] <= most[1]);
+            }
+            prop_assert!(shown.is_sorted_by(|a, b| a.score >= b.score));
+            // Greedily, from what is shown alone.
+            let mut expected: Vec<Detection> = Vec::new();
+            for d in shown {
+                let rival = |better: &Detection| better.label == d.label && overlap(better, &d) > f64::from(nms_iou);
+                if !expected.iter().any(rival) {
+                    expected.push(d);
+                }
+            }
+            prop_assert_eq!(&found, &expected);
+            for most in [1, 2, 5, 11] {
+                let fewer = given.detect(threshold, Some(nms_iou), most, &place);
+                prop_assert_eq!(&fewer[..], &found[..most.min(found.len())]);
+            }
+        }
+    }
+
+    #[test]
+    fn what_breaks_the_contract_is_named() {
+        let place = geometry(56, 40, &preprocess(ResizeMode::Stretch));
+        let complaint = |change: fn(&mut Given)| {
+            let mut given = Given::new(&[
+                ((1.0, 1.0), (9.0, 9.0), 10, 2),
+                ((0.0, 0.0), (1.0, 1.0), 0, 0),
+            ]);
+            change(&mut given);
+            let outputs = DetectionOutputs {
+                boxes: given.boxes.view(),
+                scores: given.scores.view(),
+                labels: given.labels.view(),
+                masks: None,
+            };
+            let params = DetectionParams {
+                score_threshold: 0.9,
+                nms_iou: None,
+                max_detections: 1,
+                mask: None,
+                mask_threshold: 0.5,
+            };
+            detect(&outputs, &params, &place, 3)
+                .map_or_else(|error| error.to_string(), |_| String::new())
+        };
+        assert_eq!(complaint(|_| {}), "");
+        assert_eq!(
+            complaint(|given| given.scores[1] = 1.5),
+            "scores: holds 1.5, but must be probabilities, from 0 to 1"
+        );
+        assert_eq!(
+            complaint(|given| given.scores[1] = f32::NAN),
+            "scores: holds NaN, but must be probabilities, from 0 to 1"
+        );
+        assert_eq!(
+            complaint(|given| given.boxes[[0, 3]] = f32::INFINITY),
+            "boxes: holds a value that is not finite"
+        );
+        assert_eq!(
+            complaint(|given| given.labels[0] = 3),
+            "labels: holds the label 3, but the manifest has 3 labels, numbered from 0"
+        );
+        // A row of score 0 fills up: whatever it says, it says nothing.
+        assert_eq!(complaint(|given| given.labels[1] = -1), "");
+        assert_eq!(complaint(|given| given.boxes[[1, 0]] = f32::NAN), "");
     }
 }

@@ -4,36 +4,37 @@ use thiserror::Error;
 
 /// A head gave something that its task cannot be made from.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum TaskError {
+#[error("{tensor}: {problem}")]
+pub struct TaskError {
+    /// Name of the graph's output.
+    pub tensor: String,
+    /// What is wrong with it.
+    pub problem: Problem,
+}
+
+/// What is wrong with an output.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum Problem {
     /// Tensors do not fit together.
-    #[error("{tensor} has the shape {actual:?}, expected {expected}")]
+    #[error("has the shape {actual:?}, but must have {expected}")]
     Shape {
-        /// Name of the tensor.
-        tensor: &'static str,
         /// What would fit.
         expected: String,
         /// What there is.
         actual: Vec<usize>,
     },
     /// A NaN or an infinity.
-    #[error("{tensor} holds a value that is not finite")]
-    NotFinite {
-        /// Name of the tensor.
-        tensor: String,
-    },
+    #[error("holds a value that is not finite")]
+    NotFinite,
     /// No probability.
-    #[error("{tensor} holds {value}, but must be probabilities, from 0 to 1")]
+    #[error("holds {value}, but must be probabilities, from 0 to 1")]
     NotProbability {
-        /// Name of the tensor.
-        tensor: &'static str,
         /// The value, as text.
         value: String,
     },
     /// A label outside the manifest's.
-    #[error("{tensor} holds {label}, but the head has {count} labels, from 0 on")]
+    #[error("holds the label {label}, but the manifest has {count} labels, numbered from 0")]
     LabelOutOfRange {
-        /// Name of the tensor.
-        tensor: &'static str,
         /// The label.
         label: i64,
         /// Number of labels.
@@ -41,50 +42,50 @@ pub enum TaskError {
     },
 }
 
-impl TaskError {
-    pub(super) fn shape(
-        tensor: &'static str,
-        expected: impl Into<String>,
-        actual: &[usize],
-    ) -> Self {
+/// How far rounding may carry a probability outside 0 to 1, in the graph's precision.
+const TOLERANCE: f32 = 1e-3;
+
+impl Problem {
+    /// This, of `tensor`.
+    #[must_use]
+    pub fn of(self, tensor: &str) -> TaskError {
+        TaskError {
+            tensor: tensor.to_owned(),
+            problem: self,
+        }
+    }
+
+    pub(super) fn shape(expected: impl Into<String>, actual: &[usize]) -> Self {
         Self::Shape {
-            tensor,
             expected: expected.into(),
             actual: actual.to_vec(),
         }
     }
 }
 
-/// How far rounding may carry a probability outside 0 to 1, in the graph's precision.
-pub const PROBABILITY_TOLERANCE: f32 = 1e-3;
-
 /// Checks that `values` of `tensor` are probabilities.
 pub(super) fn check_probabilities<'a>(
-    tensor: &'static str,
+    tensor: &str,
     values: impl Iterator<Item = &'a f32> + Clone,
 ) -> Result<(), TaskError> {
-    let range = -PROBABILITY_TOLERANCE..=1.0 + PROBABILITY_TOLERANCE;
+    let range = -TOLERANCE..=1.0 + TOLERANCE;
     // Without a way out in the loop it runs over many values at once; a NaN is in no range.
     if (values.clone()).fold(true, |all, value| all & range.contains(value)) {
         return Ok(());
     }
     let mut values = values;
     let value = values.find(|value| !range.contains(value));
-    Err(TaskError::NotProbability {
-        tensor,
-        value: value.map_or_else(String::new, ToString::to_string),
-    })
+    let value = value.map_or_else(String::new, ToString::to_string);
+    Err(Problem::NotProbability { value }.of(tensor))
 }
 
 /// Checks that `values` of `tensor` are finite.
 pub(super) fn check_finite<'a>(
     tensor: &str,
-    mut values: impl Iterator<Item = &'a f32>,
+    values: impl Iterator<Item = &'a f32>,
 ) -> Result<(), TaskError> {
-    match values.all(|value| value.is_finite()) {
+    match values.fold(true, |all, value| all & value.is_finite()) {
         true => Ok(()),
-        false => Err(TaskError::NotFinite {
-            tensor: tensor.to_owned(),
-        }),
+        false => Err(Problem::NotFinite.of(tensor)),
     }
 }

@@ -3,11 +3,13 @@
 mod classify;
 mod detection;
 mod error;
+mod paste;
 mod rle;
 mod segmentation;
 
 pub use classify::{ScoredLabel, softmax, top_k};
-pub use detection::{Detection, DetectionOutputs, DetectionParams, MaskKind, detect};
-pub use error::TaskError;
+pub use detection::{Detection, DetectionOutputs, DetectionParams, detect};
+pub use error::{Problem, TaskError};
+pub use paste::MaskKind;
 pub use rle::{Rle, RleError};
 pub use segmentation::{LabelMap, segment_labels, segment_logits};

@@ -2,7 +2,7 @@
 
 use ndarray::{ArrayView2, ArrayView3};
 
-use super::{Rle, TaskError, error::check_finite};
+use super::{Problem, Rle, TaskError, error::check_finite};
 use crate::media::{self, Geometry, MediaError};
 
 /// A label for each pixel of the original image.
@@ -109,11 +109,8 @@ pub fn segment_logits(
 ) -> Result<LabelMap, TaskError> {
     let (classes, rows, columns) = logits.dim();
     if classes == 0 || rows == 0 || columns == 0 || classes > usize::from(u16::MAX) + 1 {
-        return Err(TaskError::shape(
-            "logits",
-            "[C, h, w] with no side 0",
-            logits.shape(),
-        ));
+        let expected = "[C, h, w] with no side 0 and at most 65536 labels";
+        return Err(Problem::shape(expected, logits.shape()).of("logits"));
     }
     check_finite("logits", logits.iter())?;
     let (width, height) = (geometry.original_width(), geometry.original_height());
@@ -190,19 +187,11 @@ pub fn segment_labels(
 ) -> Result<LabelMap, TaskError> {
     let (rows, columns) = map.dim();
     if rows == 0 || columns == 0 {
-        return Err(TaskError::shape(
-            "label_map",
-            "[h, w] with no side 0",
-            map.shape(),
-        ));
+        return Err(Problem::shape("[h, w] with no side 0", map.shape()).of("label_map"));
     }
     let most = count.min(usize::from(u16::MAX) + 1);
     if let Some(&label) = map.iter().find(|label| !(0..most as i64).contains(*label)) {
-        return Err(TaskError::LabelOutOfRange {
-            tensor: "label_map",
-            label,
-            count,
-        });
+        return Err(Problem::LabelOutOfRange { label, count }.of("label_map"));
     }
     let (width, height) = (geometry.original_width(), geometry.original_height());
     let cell = |at: f64, cells: usize, input: u32| {

@@ -225,6 +225,19 @@ fn the_reference_page_is_what_the_code_says() {
     let page = fs::read_to_string(format!("{FOLDER}/../REFERENCE.md")).unwrap();
     let made = String::from_utf8(made.stdout).unwrap();
     assert!(page == made, "deploy/REFERENCE.md is old: make reference");
+    for (what, file) in [
+        ("manifest", "MANIFEST.md"),
+        ("backbone-schema", "schema/backbone.schema.json"),
+        ("head-schema", "schema/head.schema.json"),
+    ] {
+        let made = std::process::Command::new(env!("CARGO_BIN_EXE_frostline"))
+            .args(["reference", what])
+            .output()
+            .unwrap();
+        let page = fs::read_to_string(format!("{FOLDER}/../../models/{file}")).unwrap();
+        let made = String::from_utf8(made.stdout).unwrap();
+        assert!(page == made, "models/{file} is old: make reference");
+    }
     for metric in DEFINITIONS {
         assert!(
             page.contains(&format!("`{}`", metric.name)),

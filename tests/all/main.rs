@@ -12,6 +12,7 @@ mod cli;
 mod common;
 mod connections;
 mod conservation;
+mod contract;
 mod dashboards;
 mod device;
 mod drain;

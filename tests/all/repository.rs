@@ -7,7 +7,10 @@ use prost::encoding::encode_varint;
 use sha2::{Digest, Sha256};
 use tonic::Code;
 
-use crate::support::{Running, one_lane, png};
+use crate::{
+    common::onnx::{FLOAT, INT64, Onnx},
+    support::{Running, one_lane, png},
+};
 
 fn demo() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/models/demo"))
@@ -139,6 +142,165 @@ fn what_is_wrong_is_named() {
                 said.contains(word),
                 "{name}: {said:?} does not name {word:?}"
             );
+        }
+    }
+}
+
+#[test]
+fn a_pointer_in_place_of_a_file_is_called_one() {
+    let pointer = format!(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:{}\nsize 489489\n",
+        "0".repeat(64)
+    );
+    for file in [
+        "backbone.onnx",
+        "heads/objects/head.onnx",
+        "heads/scene/head.toml",
+    ] {
+        let said = spoilt(|root| fs::write(root.join(file), &pointer).unwrap());
+        assert!(
+            said.starts_with(&format!("{file}: is a Git LFS pointer")),
+            "{said}"
+        );
+        assert!(said.contains("git lfs pull"), "{said}");
+    }
+    // Weights beside a graph.
+    let said = spoilt(|root| {
+        fs::write(root.join("heads/scene/weights"), &pointer).unwrap();
+        let sealed = hex::encode(Sha256::digest(WEIGHTS));
+        append(root, &[outside("w", "weights")], Some(&sealed));
+    });
+    assert!(
+        said.starts_with("heads/scene/weights: is a Git LFS pointer"),
+        "{said}"
+    );
+}
+
+#[test]
+fn folders_that_others_leave_are_no_heads() {
+    let said = spoilt(|root| {
+        for name in [
+            "__MACOSX",
+            ".DS_Store",
+            ".ipynb_checkpoints",
+            "lost+found",
+            "@eaDir",
+            "#recycle",
+            "$RECYCLE.BIN",
+            "System Volume Information",
+            "__pycache__",
+            ".snapshot",
+        ] {
+            fs::create_dir_all(root.join("heads").join(name)).unwrap();
+        }
+        fs::write(root.join("heads/Thumbs.db"), b"x").unwrap();
+        fs::create_dir_all(root.join("lost+found")).unwrap();
+    });
+    assert_eq!(said, "opened");
+    let said = spoilt(|root| fs::create_dir_all(root.join("heads/objects-2")).unwrap());
+    assert!(said.contains("heads/objects-2/head.toml"), "{said}");
+}
+
+/// One label of the manifest's is taken away; the graph says that it can give it, a dry run on a picture or two does not.
+#[test]
+fn a_label_that_the_manifest_does_not_name_is_found_in_the_graph() {
+    let said = spoilt(|root| {
+        edit(&root.join("heads/objects/head.toml"), ", \"balloon\"", "");
+    });
+    assert_eq!(
+        said,
+        "heads/objects/head.toml: labels: names 21, but the graph's output \"labels\" gives numbers from 0 to 21: 22 are needed"
+    );
+}
+
+/// Ways in which graphs make labels, and how many of them there are.
+#[test]
+fn the_number_of_labels_is_read_off_a_graph() {
+    let start = || {
+        Onnx::default()
+            .input("stride32", FLOAT, &["N", "256", "4", "4"])
+            .ints("classes", &[7])
+            .floats("classes-f", &[7.0])
+            .ints("table", &[3, 1, 6, 2])
+            .ints("one", &[1])
+            .node("Cast", &["stride32"], "whole", &[("to", INT64.into())])
+    };
+    let cases: [(&str, Onnx); 6] = [
+        (
+            "the rest of a division",
+            start()
+                .node("Div", &["whole", "classes"], "ratio", &[])
+                .node("Mul", &["ratio", "classes"], "product", &[])
+                .node("Sub", &["whole", "product"], "labels", &[]),
+        ),
+        (
+            "the same in floats",
+            start()
+                .node("Div", &["stride32", "classes-f"], "ratio", &[])
+                .node("Floor", &["ratio"], "floor", &[])
+                .node("Cast", &["floor"], "cast", &[("to", INT64.into())])
+                .node("Mul", &["classes", "cast"], "product", &[])
+                .node("Sub", &["whole", "product"], "labels", &[]),
+        ),
+        (
+            "a modulus",
+            start()
+                .node("Mod", &["whole", "classes"], "rest", &[])
+                .node("Identity", &["rest"], "labels", &[]),
+        ),
+        (
+            "a place in a table",
+            start().node("Gather", &["table", "whole"], "labels", &[]),
+        ),
+        (
+            "a maximum's place and one more",
+            start()
+                .ints("from", &[0])
+                .ints("to", &[6])
+                .ints("shape", &[-1, 6, 16])
+                .node("Slice", &["stride32", "from", "to", "one"], "part", &[])
+                .node("Reshape", &["part", "shape"], "chances", &[])
+                .node("Sigmoid", &["chances"], "softened", &[])
+                .node(
+                    "ArgMax",
+                    &["softened"],
+                    "place",
+                    &[("axis", -2), ("keepdims", 0)],
+                )
+                .node("Add", &["one", "place"], "labels", &[]),
+        ),
+        (
+            "parts of one another",
+            start()
+                .node("Mod", &["whole", "classes"], "rest", &[])
+                .node("Mod", &["whole", "one"], "nothing", &[])
+                .node("Concat", &["rest", "nothing"], "labels", &[("axis", 1)]),
+        ),
+    ];
+    for (way, graph) in cases {
+        let graph = graph.output("labels", INT64, &["N", "K"]).bytes();
+        for (labels, enough) in [(6, false), (7, true)] {
+            let said = spoilt(|root| {
+                let folder = root.join("heads/objects");
+                let text = fs::read_to_string(folder.join("head.toml")).unwrap();
+                let names: Vec<String> = (0..labels).map(|label| label.to_string()).collect();
+                let changed = text.lines().map(|line| match line.split(' ').next() {
+                    Some("sha256") => {
+                        format!("sha256 = \"{}\"", hex::encode(Sha256::digest(&graph)))
+                    }
+                    Some("labels") => format!("labels = {names:?}"),
+                    _ => line.to_owned(),
+                });
+                fs::write(
+                    folder.join("head.toml"),
+                    changed.collect::<Vec<_>>().join("\n"),
+                )
+                .unwrap();
+                fs::write(folder.join("head.onnx"), &graph).unwrap();
+            });
+            let wanted = "from 0 to 6: 7 are needed";
+            assert_eq!(said == "opened", enough, "{way}, {labels}: {said}");
+            assert!(enough || said.contains(wanted), "{way}: {said}");
         }
     }
 }

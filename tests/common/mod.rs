@@ -2,5 +2,5 @@
 
 pub(crate) mod framing;
 pub(crate) mod graphs;
-mod onnx;
+pub(crate) mod onnx;
 pub(crate) mod process;

@@ -6,6 +6,7 @@ use prost::Message;
 pub(crate) const FLOAT: i32 = 1;
 pub(crate) const UINT8: i32 = 2;
 pub(crate) const INT64: i32 = 7;
+pub(crate) const FLOAT16: i32 = 10;
 
 #[derive(Clone, PartialEq, Message)]
 struct ModelProto {

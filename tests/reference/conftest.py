@@ -1,5 +1,6 @@
 """A real server process on a free port, and a client made from the protocol files."""
 
+import contextlib
 import importlib
 import json
 import os
@@ -12,6 +13,7 @@ import pytest
 from grpc_tools import protoc
 
 ROOT = Path(__file__).resolve().parents[2]
+BINARY = os.environ.get("FROSTLINE_BINARY", ROOT / "target/debug/frostline")
 
 
 @pytest.fixture(scope="session")
@@ -31,29 +33,46 @@ def proto(tmp_path_factory):
     return Proto
 
 
-@pytest.fixture(scope="session")
-def server():
-    """Address of a running server with the embedded models."""
-    binary = os.environ.get("FROSTLINE_BINARY", ROOT / "target/debug/frostline")
-    command = [binary, "serve", "--listen", "127.0.0.1:0", "--set", "telemetry.format=json"]
+def start(*arguments: str) -> tuple[subprocess.Popen, str]:
+    """A server's process and address."""
+    command = [BINARY, "serve", "--listen", "127.0.0.1:0", "--set", "telemetry.format=json", *arguments]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("FROSTLINE_")}
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
-    address = None
     for line in process.stderr:
         fields = json.loads(line)
         if fields.get("message") == "ready":
-            address = fields["address"]
-            break
-    assert address, "the server ended before it was ready"
-    yield address
+            return process, fields["address"]
+    raise AssertionError("the server ended before it was ready")
+
+
+def stop(process: subprocess.Popen):
     process.terminate()
     assert process.wait(timeout=30) == 0, "the server did not drain"
     process.stderr.close()
 
 
+OPTIONS = [("grpc.max_receive_message_length", 256 << 20), ("grpc.max_send_message_length", 64 << 20)]
+
+
+@contextlib.contextmanager
+def serve(*arguments: str):
+    """A channel to a server of one's own."""
+    process, address = start(*arguments)
+    with grpc.insecure_channel(address, options=OPTIONS) as channel:
+        yield channel
+    stop(process)
+
+
+@pytest.fixture(scope="session")
+def server():
+    """Address of a running server with the embedded models."""
+    process, address = start()
+    yield address
+    stop(process)
+
+
 @pytest.fixture(scope="session")
 def vision(server, proto):
     """A client of VisionService."""
-    options = [("grpc.max_receive_message_length", 256 << 20), ("grpc.max_send_message_length", 64 << 20)]
-    with grpc.insecure_channel(server, options=options) as channel:
+    with grpc.insecure_channel(server, options=OPTIONS) as channel:
         yield proto.services.VisionServiceStub(channel)

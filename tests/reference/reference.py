@@ -108,20 +108,19 @@ class Reference:
         post = manifest["postprocess"]
         maps, letterbox = self.features(image, size)
         out = {name: value[0] for name, value in self.run(head, maps).items()}
-        order = np.argsort(-out["scores"], kind="stable")
-        order = order[out["scores"][order] >= post["score_threshold"]]
+        whole = letterbox.to_original(out["boxes"].astype(np.float64))
+        clipped = np.clip(whole, 0, [image.width, image.height] * 2).astype(np.float32).astype(np.float64)
+        visible = (clipped[:, 2:] > clipped[:, :2]).all(axis=1)
         kept: list[int] = []
-        for index in order:
-            same = [k for k in kept if out["labels"][k] == out["labels"][index]]
-            if not same or iou(out["boxes"][index], out["boxes"][same]).max() <= post["nms_iou"]:
-                kept.append(index)
-        kept = kept[: post["max_detections"]]
-        found = []
-        for index in kept:
-            x0, y0, x1, y1 = letterbox.to_original(out["boxes"][index][None].astype(np.float64))[0]
-            clipped = np.clip([x0, y0, x1, y1], 0, [image.width, image.height] * 2)
-            if clipped[2] <= clipped[0] or clipped[3] <= clipped[1]:
+        for index in np.argsort(-out["scores"], kind="stable"):
+            if out["scores"][index] < post["score_threshold"] or not visible[index]:
                 continue
+            same = [k for k in kept if out["labels"][k] == out["labels"][index]]
+            if not same or iou(clipped[index], clipped[same]).max() <= post["nms_iou"]:
+                kept.append(index)
+        found = []
+        for index in kept[: post["max_detections"]]:
+            x0, y0, x1, y1 = whole[index]
             probability = out["masks"][index][None].astype(np.float64)
             x, y = letterbox.grid(probability.shape[1:], size)
             mask = sample(probability, x, y)[0] >= post["mask_threshold"]
@@ -129,7 +128,7 @@ class Reference:
             mask &= ((columns > x0) & (columns < x1))[None] & ((rows > y0) & (rows < y1))[:, None]
             found.append(
                 {
-                    "box": clipped,
+                    "box": clipped[index],
                     "score": float(out["scores"][index]),
                     "label": int(out["labels"][index]),
                     "mask": mask,

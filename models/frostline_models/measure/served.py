@@ -35,29 +35,30 @@ def label_map(logits: np.ndarray, where: Placement, size: int) -> np.ndarray:
 def detections(
     outputs: dict[str, np.ndarray], where: Placement, size: int, post: dict
 ) -> list[Detection]:
-    """One image's ``boxes [K, 4]``, ``scores``, ``labels`` and ``masks``, as the server answers:
-    threshold, greedy suppression within a class, most detections, original pixels."""
+    """One image's ``boxes [K, 4]``, ``scores``, ``labels`` and ``masks``, as the server answers: threshold,
+    boxes clipped to the original image, those without area dropped, greedy suppression within a class, most
+    detections."""
     boxes, scores, labels = outputs["boxes"], outputs["scores"], outputs["labels"]
-    kept: list[int] = []
-    for i in np.argsort(-scores, kind="stable"):
-        if scores[i] < post["score_threshold"] or len(kept) == post["max_detections"]:
-            break
-        same = [j for j in kept if labels[j] == labels[i]]
-        limit = post.get("nms_iou")
-        if limit is None or not same or iou_with(boxes[i], boxes[same]).max() <= limit:
-            kept.append(int(i))
     shift = np.array([where.left, where.top] * 2)
     scale = np.array([where.scale_x, where.scale_y] * 2)
+    whole = (boxes - shift) / scale
+    # As they are returned: in float32.
+    clipped = whole.clip(0, [where.width, where.height] * 2).astype(np.float32).astype(np.float64)
+    counts = (scores >= post["score_threshold"]) & (scores > 0) & (clipped[:, 2:] > clipped[:, :2]).all(1)
+    limit = post.get("nms_iou")
+    kept: list[int] = []
+    for i in np.argsort(-scores, kind="stable"):
+        if len(kept) == post["max_detections"]:
+            break
+        same = [j for j in kept if labels[j] == labels[i]]
+        if counts[i] and (limit is None or not same or iou_with(clipped[i], clipped[same]).max() <= limit):
+            kept.append(int(i))
     found = []
     for i in kept:
-        whole = (boxes[i] - shift) / scale
-        box = whole.clip(0, [where.width, where.height] * 2)
-        if box[2] <= box[0] or box[3] <= box[1]:
-            continue
         mask = None
         if "masks" in outputs:
-            mask = paste(outputs["masks"][i], whole, where, size, post)
-        found.append(Detection(int(labels[i]), float(scores[i]), box, mask))
+            mask = paste(outputs["masks"][i], whole[i], where, size, post)
+        found.append(Detection(int(labels[i]), float(scores[i]), clipped[i], mask))
     return found
 
 

@@ -164,7 +164,9 @@ impl Inference {
                 let wants = |name| answer::wants(&wanted, name);
                 options.omit_masks = !wants("masks") && !wants("masks_dense");
                 let manifest = &head.manifest;
-                top_k = options.top_k.or(manifest.postprocess.top_k).unwrap_or(5);
+                top_k = options
+                    .top_k
+                    .unwrap_or_else(|| manifest.postprocess.top_k());
                 options.top_k = Some(manifest.labels.len());
             }
         }

@@ -55,6 +55,8 @@ struct State {
     idle_since: AtomicU64,
     start: Instant,
     closed: AtomicBool,
+    /// The server drains: what has not begun is not waited for.
+    leaving: AtomicBool,
     waker: Mutex<Option<Waker>>,
 }
 
@@ -66,12 +68,23 @@ impl State {
             idle_since: AtomicU64::new(0),
             start: Instant::now(),
             closed: AtomicBool::new(false),
+            leaving: AtomicBool::new(false),
             waker: Mutex::new(None),
         }
     }
 
     fn close(&self) {
         self.closed.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    /// Closes the connection unless its client has begun.
+    fn leave(&self) {
+        self.leaving.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    fn wake(&self) {
         if let Some(waker) = self.waker.lock().take() {
             waker.wake();
         }
@@ -185,6 +198,20 @@ impl Registry {
     }
 }
 
+impl Registry {
+    fn leave(&self) {
+        let open = self.open.lock();
+        open.1.values().for_each(|state| state.leave());
+    }
+
+    /// Closes every connection that has had no call for `limit`.
+    fn close_idle(&self, limit: Duration) {
+        let open = self.open.lock();
+        let idle = |state: &&Arc<State>| state.idle().is_some_and(|idle| idle >= limit);
+        open.1.values().filter(idle).for_each(|state| state.close());
+    }
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
         self.registry.open.lock().1.remove(&self.id);
@@ -210,7 +237,8 @@ pub(super) struct Connection {
     _place: Place,
 }
 
-/// Accepts connections until the stream of them is dropped.
+/// Accepts connections until the stream of them is dropped. Then those that have not finished their handshake are
+/// closed: they hold no call. Those that hold none and do not take their leave have as long as a handshake may take.
 pub(super) fn accept(
     listener: TcpListener,
     settings: Option<tls::Settings>,
@@ -222,7 +250,7 @@ pub(super) fn accept(
         loop {
             let accepting = tokio::select! {
                 accepting = listener.accept() => accepting,
-                () = ready.closed() => return,
+                () = ready.closed() => break,
             };
             let (stream, address) = match accepting {
                 Ok(accepted) => accepted,
@@ -249,6 +277,7 @@ pub(super) fn accept(
                 let shaken = tokio::select! {
                     shaken = shaking => shaken,
                     () = state.closed() => return,
+                    () = ready.closed() => return,
                 };
                 match shaken {
                     Ok(Ok((stream, certificate))) => {
@@ -266,6 +295,10 @@ pub(super) fn accept(
                 }
             });
         }
+        drop(listener);
+        registry.leave();
+        sleep(limits.handshake).await;
+        registry.close_idle(limits.handshake);
     });
     ReceiverStream::new(accepted)
 }
@@ -341,6 +374,9 @@ impl AsyncRead for Connection {
         let read = Pin::new(&mut this.stream).poll_read(context, buffer);
         if read.is_ready() {
             this.came(buffer.filled().len() - before);
+        } else if this.missing > 0 && this.peer.state.leaving.load(Ordering::Acquire) {
+            // What had come already was read, so that a call behind the preface is still taken.
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
         read
     }

@@ -7,6 +7,7 @@ use frostline::{
     proto,
 };
 use tempfile::TempDir;
+use tokio::{io::AsyncWriteExt, net::TcpStream};
 use tonic::{Code, Status};
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
@@ -113,6 +114,55 @@ async fn a_lame_duck_still_serves() {
     ask(&mut late, 0, 2).await.unwrap();
     let (status, log) = server.wait(LIMIT).unwrap();
     assert_eq!(status.code(), Some(0), "{log}");
+}
+
+/// A connection on which `bytes` were sent and nothing more will be.
+async fn silent(server: &Process, bytes: &[u8]) -> TcpStream {
+    let address = server.address.strip_prefix("http://").unwrap();
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(bytes).await.unwrap();
+    stream
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_has_not_begun_holds_up_no_drain() {
+    let folder = repository();
+    // Neither time limit may be what ends it.
+    let settings = ["server.handshake_seconds=600", "server.drain_seconds=600"];
+    let server = Process::start(Some(folder.path()), &settings).unwrap();
+    let mut client = Client::connect(&server.address).await.unwrap();
+    let mut held = Vec::new();
+    for bytes in [&b""[..], b"PRI", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"] {
+        held.push(silent(&server, bytes).await);
+    }
+    // It was accepted after them.
+    let mut late = Client::connect(&server.address).await.unwrap();
+    ask(&mut client, 0, 1).await.unwrap();
+    ask(&mut late, 0, 2).await.unwrap();
+    server.signal("TERM").unwrap();
+    let (status, log) = server.wait(LIMIT).unwrap();
+    assert_eq!(status.code(), Some(0), "{log}");
+    assert!(log.contains("stopped"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_does_not_take_its_leave_is_given_as_long_as_a_handshake() {
+    let folder = repository();
+    let settings = [
+        "server.handshake_seconds=1",
+        "server.drain_seconds=600",
+        "server.keepalive_seconds=3600",
+    ];
+    let server = Process::start(Some(folder.path()), &settings).unwrap();
+    // The preface and empty SETTINGS: from here on it would have to answer a ping.
+    let begun = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    let held = silent(&server, begun).await;
+    let mut client = Client::connect(&server.address).await.unwrap();
+    ask(&mut client, 0, 1).await.unwrap();
+    server.signal("TERM").unwrap();
+    let (status, log) = server.wait(LIMIT).unwrap();
+    assert_eq!(status.code(), Some(0), "{log}");
+    drop(held);
 }
 
 #[tokio::test(flavor = "multi_thread")]

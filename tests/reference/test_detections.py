@@ -18,13 +18,17 @@ NMS_IOU = 0.3
 
 
 def picture(seed: int, width: int, height: int) -> bytes:
-    """Samples side by side, as many as fit: something to find in every part, in PNG."""
-    samples = sorted((DEMO / "samples").glob("scene-*.jpg"))
-    side = min(width, height)
-    whole = Image.new("RGB", (width, height))
-    for place, at in enumerate(range(0, max(width, height), side)):
-        with Image.open(samples[(seed + place) % len(samples)]) as sample:
-            whole.paste(sample.convert("RGB").resize((side, side)), (at, 0) if width >= height else (0, at))
+    """A PNG: samples side by side, as many as fit, something to find in every part; or nothing to find at all, so that
+    what scores best lies anywhere, the padding included."""
+    whole = Image.new("RGB", (width, height), (114,) * 3)
+    if seed % 3 == 1:
+        whole = Image.linear_gradient("L").resize((width, height)).convert("RGB")
+    if seed % 3 == 2:
+        samples = sorted((DEMO / "samples").glob("scene-*.jpg"))
+        side = min(width, height)
+        for place, at in enumerate(range(0, max(width, height), side)):
+            with Image.open(samples[(seed + place) % len(samples)]) as sample:
+                whole.paste(sample.convert("RGB").resize((side, side)), (at, 0) if width >= height else (0, at))
     out = io.BytesIO()
     whole.save(out, "PNG")
     return out.getvalue()
@@ -104,11 +108,11 @@ def raw_outputs(vision, proto, image) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: "x".join(map(str, size)))
 def test_answers_are_torchvisions(size, resize, vision, proto):
     dropped = 0
-    for seed in range(4):
+    for seed in range(3):
         image = proto.types.Image(encoded=picture(seed, *size))
         raw = raw_outputs(vision, proto, image)
-        for threshold in (0.0, 0.02, 0.3):
-            for most in (1, 5, 11, 64):
+        for threshold in (0.0, 0.3):
+            for most in (1, 11, 64):
                 wanted, visible = postprocess(raw, resize, *size, threshold, most)
                 options = proto.vision.DetectionOptions(
                     score_threshold=threshold, max_detections=most, omit_masks=True

@@ -57,13 +57,15 @@ pub(super) fn run(
     match manifest.task {
         Task::Detection => {
             let masks = (!options.omit_masks).then_some(post.mask).flatten();
-            let most = post.max_detections();
             let params = DetectionParams {
                 score_threshold: options
                     .score_threshold
                     .unwrap_or_else(|| post.score_threshold()),
                 nms_iou: post.nms_iou,
-                max_detections: options.max_detections.unwrap_or(most).min(most),
+                // Who lets the call in has held it to the manifest's maximum.
+                max_detections: options
+                    .max_detections
+                    .unwrap_or_else(|| post.max_detections()),
                 mask: masks.map(|space| match space {
                     MaskSpace::Image => MaskKind::Image,
                     MaskSpace::Box => MaskKind::Box,

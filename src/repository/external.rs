@@ -232,6 +232,7 @@ pub(super) fn check(
 /// Reads `bytes` as a graph.
 #[cfg(fuzzing)]
 pub fn fuzz(bytes: &[u8]) {
+    super::labels::fuzz(bytes);
     let Ok(outside) = Outside::of(bytes) else {
         return;
     };

@@ -243,11 +243,11 @@ impl<'a> Tensors<'a> {
                 let axis = node.int("axis").unwrap_or(0);
                 let axis =
                     usize::try_from(axis.rem_euclid(i64::try_from(shape.len().max(1)).ok()?));
-                Some((*shape.get(axis.ok()?)?)? - 1)
+                shape.get(axis.ok()?).copied()??.checked_sub(1)
             }
-            "Mod" => Some(self.scalar(input(1)?)? - 1),
+            "Mod" => self.scalar(input(1)?)?.checked_sub(1),
             "Sub" => match self.rest(node, steps) {
-                Some(divisor) => Some(divisor - 1),
+                Some(divisor) => divisor.checked_sub(1),
                 None => (self.most(input(0)?, steps)?).checked_sub(self.scalar(input(1)?)?),
             },
             "Add" => {
@@ -386,6 +386,16 @@ fn broadcast(a: &[Option<i64>], b: &[Option<i64>]) -> Vec<Option<i64>> {
         (None, None) => None,
     };
     (0..rank).map(dim).collect()
+}
+
+/// Reads `bytes` as a graph with labels.
+#[cfg(fuzzing)]
+pub(super) fn fuzz(bytes: &[u8]) {
+    if let Ok(Model { graph: Some(graph) }) = Model::decode(bytes) {
+        for output in &graph.output {
+            Tensors::of(&graph).most(&output.name, MOST_STEPS);
+        }
+    }
 }
 
 /// Checks that the manifest, `file`, names a label for each number that the graph can give.

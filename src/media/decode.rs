@@ -1,33 +1,37 @@
 //! Encoded bytes to an upright RGB image.
 //!
-//! Conversions to RGB follow what Pillow's `convert("RGB")` gives, because that is what most networks were trained
-//! on: alpha is dropped and not composited, gray is repeated, palettes are looked up. Samples of 16 bits become
+//! Pixels are what Pillow's `convert("RGB")` gives, because that is what most networks were trained on: alpha is
+//! dropped and not composited, gray is repeated, palettes are looked up. Samples of 16 bits become
 //! `(v + 128) / 257`, the nearest of 256 levels. Colour profiles are not applied. Of an animation the first frame
-//! is taken. The EXIF orientation is applied.
+//! is taken. The orientation that EXIF or XMP gives is applied. deploy/DECODING.md lists every difference
+//! from Pillow.
+//!
+//! What a file may make this allocate is known from its header and the limits: each format's module walks its
+//! container, hands the decoder the picture alone, and reads rows into the result.
 
-use std::{fmt, io::Cursor};
+use std::fmt;
 
-use image::{
-    DynamicImage, ImageDecoder, ImageError, ImageResult,
-    codecs::{bmp::BmpDecoder, gif::GifDecoder, png::PngDecoder, webp::WebPDecoder},
-    metadata::Orientation,
-};
+use image::{DynamicImage, ImageError, RgbImage, metadata::Orientation};
 
 use super::{
+    bmp,
     error::MediaError,
-    image::{Image, Limits},
-    jpeg::JpegDecoder,
+    gif,
+    image::{Image, Limits, buffer_len},
+    jpeg,
+    orientation::turns,
+    png, sniff, webp,
 };
 
 /// A container that this crate reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Format {
-    /// JPEG: baseline and progressive; gray, YCbCr, RGB, CMYK and YCCK.
+    /// JPEG: baseline, progressive and arithmetic-coded; gray, YCbCr, RGB, CMYK and YCCK.
     Jpeg,
     /// PNG: all colour types and depths.
     Png,
-    /// WebP: lossy, lossless, with and without alpha.
+    /// WebP: lossy, lossless, with and without alpha; of an animation the first frame.
     WebP,
     /// Windows bitmap.
     Bmp,
@@ -48,29 +52,17 @@ impl Format {
         }
     }
 
-    fn guess(bytes: &[u8]) -> Result<Self, MediaError> {
-        match bytes {
-            [] => Err(MediaError::Empty),
-            [0xff, 0xd8, 0xff, ..] => Ok(Self::Jpeg),
-            [0x89, b'P', b'N', b'G', ..] => Ok(Self::Png),
-            [
-                b'R',
-                b'I',
-                b'F',
-                b'F',
-                _,
-                _,
-                _,
-                _,
-                b'W',
-                b'E',
-                b'B',
-                b'P',
-                ..,
-            ] => Ok(Self::WebP),
-            [b'B', b'M', ..] => Ok(Self::Bmp),
-            [b'G', b'I', b'F', b'8', ..] => Ok(Self::Gif),
-            _ => Err(MediaError::UnknownFormat),
+    pub(super) fn corrupt(self, detail: impl fmt::Display) -> MediaError {
+        MediaError::Corrupt {
+            format: self,
+            detail: detail.to_string(),
+        }
+    }
+
+    pub(super) fn unsupported(self, detail: impl fmt::Display) -> MediaError {
+        MediaError::UnsupportedFormat {
+            format: self,
+            detail: detail.to_string(),
         }
     }
 }
@@ -86,10 +78,39 @@ impl fmt::Display for Format {
 pub struct Header {
     /// The container.
     pub format: Format,
-    /// Columns, after the EXIF orientation is applied.
+    /// Columns, after the orientation is applied.
     pub width: u32,
-    /// Rows, after the EXIF orientation is applied.
+    /// Rows, after the orientation is applied.
     pub height: u32,
+    /// Passes over the whole picture that decoding makes: a JPEG's scans; 1 for everything else.
+    pub scans: u32,
+}
+
+/// A file whose header has been read and is within the limits. No pixel has been allocated.
+pub(super) struct Opened<'a> {
+    /// Columns, as they lie in the file.
+    pub(super) width: u32,
+    /// Rows, as they lie in the file.
+    pub(super) height: u32,
+    pub(super) orientation: Orientation,
+    pub(super) scans: u32,
+    pub(super) read: Read<'a>,
+}
+
+/// Fills `width x height x 3` bytes of RGB.
+pub(super) type Read<'a> = Box<dyn FnOnce(&mut [u8]) -> Result<(), MediaError> + 'a>;
+
+fn open<'a>(bytes: &'a [u8], limits: &Limits) -> Result<(Format, Opened<'a>), MediaError> {
+    limits.check_bytes(bytes.len())?;
+    let format = sniff::format(bytes)?;
+    let opened = match format {
+        Format::Jpeg => jpeg::open(bytes, limits),
+        Format::Png => png::open(bytes, limits),
+        Format::WebP => webp::open(bytes, limits),
+        Format::Bmp => bmp::open(bytes, limits),
+        Format::Gif => gif::open(bytes, limits),
+    };
+    Ok((format, opened?))
 }
 
 /// Reads the header alone; no pixel is allocated.
@@ -98,27 +119,17 @@ pub struct Header {
 /// All of [`MediaError`] that decoding can give before the first pixel: empty, unknown, unsupported or corrupt
 /// headers, and every limit.
 pub fn probe(bytes: &[u8], limits: &Limits) -> Result<Header, MediaError> {
-    limits.check_bytes(bytes.len())?;
-    let format = Format::guess(bytes)?;
-    let (mut decoder, orientation) = open(format, bytes)?;
-    let (width, height) = decoder.as_mut().dimensions();
-    limits.check_size(width, height)?;
-    let turned = matches!(
-        orientation,
-        Orientation::Rotate90
-            | Orientation::Rotate270
-            | Orientation::Rotate90FlipH
-            | Orientation::Rotate270FlipH
-    );
-    let (width, height) = if turned {
-        (height, width)
+    let (format, opened) = open(bytes, limits)?;
+    let (width, height) = if turns(opened.orientation) {
+        (opened.height, opened.width)
     } else {
-        (width, height)
+        (opened.width, opened.height)
     };
     Ok(Header {
         format,
         width,
         height,
+        scans: opened.scans,
     })
 }
 
@@ -128,103 +139,34 @@ pub fn probe(bytes: &[u8], limits: &Limits) -> Result<Header, MediaError> {
 /// As [`probe`], and [`MediaError::Corrupt`] or [`MediaError::UnsupportedFormat`] for damaged pixel data; a
 /// truncated file is an error.
 pub fn decode(bytes: &[u8], limits: &Limits) -> Result<Image, MediaError> {
-    let header = probe(bytes, limits)?;
-    let fail = |error: ImageError| unusable(header.format, &error);
-    let (mut decoder, orientation) = open(header.format, bytes)?;
-    // A second fence behind the header check: what a decoder may allocate beside the pixels.
-    let mut fence = image::Limits::no_limits();
-    let pixels = u64::from(header.width) * u64::from(header.height);
-    fence.max_alloc = Some(pixels * 16 + (16 << 20));
-    decoder.set_limits(fence).map_err(fail)?;
-    let mut image = DynamicImage::from_decoder(Boxed(decoder)).map_err(fail)?;
-    image.apply_orientation(orientation);
-    let rgb = to_rgb(image);
-    Image::from_raw(header.width, header.height, rgb)
+    let (_, opened) = open(bytes, limits)?;
+    let (width, height) = (opened.width, opened.height);
+    let mut rgb = vec![0; buffer_len(width, height, 3)?];
+    (opened.read)(&mut rgb)?;
+    if opened.orientation == Orientation::NoTransforms {
+        return Image::from_raw(width, height, rgb);
+    }
+    let actual = rgb.len();
+    let lying = RgbImage::from_raw(width, height, rgb).ok_or(MediaError::RawLength {
+        expected: 0,
+        actual,
+    })?;
+    let mut image = DynamicImage::ImageRgb8(lying);
+    image.apply_orientation(opened.orientation);
+    let (width, height) = (image.width(), image.height());
+    Image::from_raw(width, height, image.into_rgb8().into_raw())
 }
 
-/// RGB bytes of an image of any pixel type.
-fn to_rgb(image: DynamicImage) -> Vec<u8> {
-    let narrow = |value: u16| ((u32::from(value) + 128) / 257) as u8;
-    match image {
-        DynamicImage::ImageRgb8(pixels) => pixels.into_raw(),
-        DynamicImage::ImageRgba8(pixels) => {
-            pixels.pixels().flat_map(|p| [p[0], p[1], p[2]]).collect()
-        }
-        DynamicImage::ImageLuma16(pixels) => {
-            pixels.pixels().flat_map(|p| [narrow(p[0]); 3]).collect()
-        }
-        DynamicImage::ImageLumaA16(pixels) => {
-            pixels.pixels().flat_map(|p| [narrow(p[0]); 3]).collect()
-        }
-        DynamicImage::ImageRgb16(pixels) => pixels
-            .pixels()
-            .flat_map(|p| [narrow(p[0]), narrow(p[1]), narrow(p[2])])
-            .collect(),
-        DynamicImage::ImageRgba16(pixels) => pixels
-            .pixels()
-            .flat_map(|p| [narrow(p[0]), narrow(p[1]), narrow(p[2])])
-            .collect(),
-        other => other.into_rgb8().into_raw(),
-    }
-}
-
-type Decoder<'a> = Box<dyn ImageDecoder + 'a>;
-
-/// A decoder that has read the header, and the orientation that the file asks for.
-fn open(format: Format, bytes: &[u8]) -> Result<(Decoder<'_>, Orientation), MediaError> {
-    fn boxed<'a, D: ImageDecoder + 'a>(
-        format: Format,
-        decoder: ImageResult<D>,
-    ) -> Result<(Decoder<'a>, Orientation), MediaError> {
-        let mut decoder = decoder.map_err(|error| unusable(format, &error))?;
-        // An unreadable orientation is none: viewers show such a file as it lies.
-        let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
-        Ok((Box::new(decoder), orientation))
-    }
-    let reader = Cursor::new(bytes);
-    match format {
-        Format::Jpeg => boxed(format, JpegDecoder::new(bytes)),
-        Format::Png => boxed(
-            format,
-            PngDecoder::with_limits(reader, image::Limits::default()),
-        ),
-        Format::WebP => boxed(format, WebPDecoder::new(reader)),
-        Format::Bmp => boxed(format, BmpDecoder::new(reader)),
-        Format::Gif => boxed(format, GifDecoder::new(reader)),
-    }
-}
-
-/// A boxed decoder where a sized one is asked for.
-struct Boxed<'a>(Decoder<'a>);
-
-impl ImageDecoder for Boxed<'_> {
-    fn dimensions(&self) -> (u32, u32) {
-        self.0.dimensions()
-    }
-
-    fn color_type(&self) -> image::ColorType {
-        self.0.color_type()
-    }
-
-    fn read_image(self, buffer: &mut [u8]) -> ImageResult<()> {
-        self.0.read_image_boxed(buffer)
-    }
-
-    fn read_image_boxed(self: Box<Self>, buffer: &mut [u8]) -> ImageResult<()> {
-        self.0.read_image_boxed(buffer)
-    }
-}
-
-fn unusable(format: Format, error: &ImageError) -> MediaError {
-    let detail = error.to_string();
+pub(super) fn unusable(format: Format, error: &ImageError) -> MediaError {
     match error {
-        ImageError::Unsupported(_) => MediaError::UnsupportedFormat { format, detail },
-        _ => MediaError::Corrupt { format, detail },
+        ImageError::Unsupported(_) => format.unsupported(error),
+        _ => format.corrupt(error),
     }
 }
-
 #[cfg(test)]
 mod tests {
+    use std::io::Cursor;
+
     use super::*;
 
     fn png(width: u32, height: u32) -> Vec<u8> {
@@ -284,10 +226,7 @@ mod tests {
     fn what_is_no_image_is_named() {
         let limits = Limits::default();
         assert_eq!(probe(&[], &limits), Err(MediaError::Empty));
-        assert_eq!(
-            probe(b"hello, world", &limits),
-            Err(MediaError::UnknownFormat)
-        );
+        assert_eq!(probe(&[1, 2, 3], &limits), Err(MediaError::UnknownFormat));
         let half = png(40, 40);
         let half = decode(&half[..half.len() / 2], &limits);
         assert!(matches!(half, Err(MediaError::Corrupt { .. })), "{half:?}");

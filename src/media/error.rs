@@ -12,6 +12,12 @@ pub enum MediaError {
     /// The first bytes are not those of a format this crate reads.
     #[error("image format is not recognised; supported are jpeg, png, webp, bmp and gif")]
     UnknownFormat,
+    /// The bytes are something known that is not an image of a format this crate reads.
+    #[error("image is {what}; supported are jpeg, png, webp, bmp and gif")]
+    ForeignFormat {
+        /// What they are, with its article.
+        what: &'static str,
+    },
     /// The format is known, this variant of it is not read.
     #[error("unsupported {format} image: {detail}")]
     UnsupportedFormat {
@@ -100,6 +106,7 @@ impl MediaError {
         match self {
             Self::Empty
             | Self::UnknownFormat
+            | Self::ForeignFormat { .. }
             | Self::UnsupportedFormat { .. }
             | Self::Corrupt { .. }
             | Self::ZeroSize { .. }

@@ -7,7 +7,7 @@ use super::error::MediaError;
 pub struct Limits {
     /// Longest encoded image, in bytes.
     pub max_bytes: usize,
-    /// Largest width x height, in pixels. Decoding holds at most 8 bytes a pixel.
+    /// Largest width x height, in pixels. Decoding holds at most 12 bytes a pixel.
     pub max_pixels: u64,
     /// Longest side, in pixels.
     pub max_side: u32,

@@ -9,116 +9,154 @@ use std::{
 };
 
 use image::{
-    ColorType, ExtendedColorType, ImageDecoder, ImageError, ImageResult,
-    error::{
-        DecodingError, EncodingError, ImageFormatHint, UnsupportedError, UnsupportedErrorKind,
-    },
+    ExtendedColorType, ImageError, ImageResult,
+    error::{EncodingError, ImageFormatHint},
 };
-use mozjpeg::{ColorSpace, Compress, Decompress, Marker};
+use mozjpeg::{ColorSpace, Compress, Decompress, decompress::DecompressStarted};
+
+use super::{
+    decode::{Format, Opened},
+    error::MediaError,
+    image::Limits,
+    markers::{APP1, EOI, Markers, NOT_SOF, SOF, SOF_LS, SOS},
+    orientation::Metadata,
+};
 
 /// Scans of one picture. Progressive files have about ten; each costs a pass over all of it, so a small file of
 /// thousands would keep a core busy for minutes.
-const MAX_SCANS: usize = 100;
+const MAX_SCANS: u32 = 100;
 
-const FORMAT: ImageFormatHint = ImageFormatHint::Exact(image::ImageFormat::Jpeg);
+const XMP: &[u8] = b"http://ns.adobe.com/xap/1.0/\0";
 
-/// A JPEG whose header has been read.
-pub(super) struct JpegDecoder<'a> {
-    bytes: &'a [u8],
-    source: Decompress<&'a [u8]>,
+/// What stands before the first scan.
+struct Head<'a> {
+    width: u16,
+    height: u16,
+    components: u8,
+    /// One scan holds all components and each once: further scans do not belong to the picture.
+    single: bool,
+    metadata: Metadata<'a>,
+    /// Behind the first scan's header.
+    markers: Markers<'a>,
 }
 
-impl<'a> JpegDecoder<'a> {
-    /// Reads the header.
-    pub(super) fn new(bytes: &'a [u8]) -> ImageResult<Self> {
-        let source = guarded(|| {
-            Decompress::with_markers(&[Marker::APP(1), Marker::APP(14)]).from_mem(bytes)
-        })?;
-        Ok(Self { bytes, source })
-    }
-
-    fn check(&self) -> ImageResult<()> {
-        // Inside a scan 0xff is followed by 0 or a restart marker, so these pairs are markers (or lie in metadata).
-        let scans = self
-            .bytes
-            .windows(2)
-            .filter(|pair| *pair == [0xff, 0xda])
-            .count();
+/// Reads the header; of a picture of many scans all of its markers.
+pub(super) fn open<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Opened<'a>, MediaError> {
+    let head = head(bytes)?;
+    let (width, height) = (u32::from(head.width), u32::from(head.height));
+    limits.check_size(width, height)?;
+    let (single, components) = (head.single, head.components);
+    let mut scans = 1;
+    if !single {
+        let (more, ends) = head.markers.clone().rest();
+        scans += more;
         if scans > MAX_SCANS {
-            return Err(corrupt(format!("more than {MAX_SCANS} scans")));
+            return Err(Format::Jpeg.corrupt(format!("more than {MAX_SCANS} scans")));
         }
-        if !ends(self.bytes) {
-            return Err(corrupt("the file is truncated".to_owned()));
+        if !ends {
+            return Err(truncated());
         }
-        Ok(())
     }
-
-    /// Whether the inks of a CMYK file are stored as what they leave white, as Adobe's programs do.
-    fn inverted(&self) -> bool {
-        self.source
-            .markers()
-            .any(|m| m.marker == Marker::APP(14) && m.data.starts_with(b"Adobe"))
-    }
+    let source = guarded(|| Decompress::new_mem(bytes))?;
+    Ok(Opened {
+        width,
+        height,
+        orientation: head.metadata.orientation(),
+        scans,
+        read: Box::new(move |out| {
+            // Decoders fill what is missing with gray, which would go on as if it had been seen.
+            if single && !head.markers.rest().1 {
+                return Err(truncated());
+            }
+            guarded(|| read(source, components, out))
+        }),
+    })
 }
 
-impl ImageDecoder for JpegDecoder<'_> {
-    fn dimensions(&self) -> (u32, u32) {
-        // libjpeg's own limit on a side is 65 500.
-        (self.source.width() as u32, self.source.height() as u32)
-    }
+fn truncated() -> MediaError {
+    Format::Jpeg.corrupt("the file is truncated")
+}
 
-    fn color_type(&self) -> ColorType {
-        ColorType::Rgb8
-    }
-
-    fn exif_metadata(&mut self) -> ImageResult<Option<Vec<u8>>> {
-        let exif = self.source.markers().filter(|m| m.marker == Marker::APP(1));
-        Ok(exif
-            .filter_map(|m| m.data.strip_prefix(b"Exif\0\0"))
-            .map(<[u8]>::to_vec)
-            .next())
-    }
-
-    fn read_image(self, buffer: &mut [u8]) -> ImageResult<()> {
-        self.check()?;
-        match self.source.color_space() {
-            ColorSpace::JCS_CMYK | ColorSpace::JCS_YCCK => {
-                let inverted = self.inverted();
-                let inks: Vec<[u8; 4]> = guarded(|| {
-                    let mut started = self.source.to_colorspace(ColorSpace::JCS_CMYK)?;
-                    let inks = started.read_scanlines()?;
-                    started.finish()?;
-                    Ok(inks)
-                })?;
-                for (pixel, ink) in buffer.chunks_exact_mut(3).zip(inks) {
-                    let ink = if inverted {
-                        ink.map(|level| !level)
-                    } else {
-                        ink
-                    };
-                    pixel.copy_from_slice(&cmyk_to_rgb(ink));
-                }
-                Ok(())
+/// Walks to the first scan.
+fn head(bytes: &[u8]) -> Result<Head<'_>, MediaError> {
+    let mut markers = Markers::new(bytes);
+    let mut frame = None;
+    let mut metadata = Metadata::default();
+    while let Some(segment) = markers.next() {
+        let data = segment.data;
+        match segment.kind {
+            APP1 if data.starts_with(b"Exif\0\0") => {
+                metadata.exif = metadata.exif.or(Some(data));
             }
-            ColorSpace::JCS_GRAYSCALE | ColorSpace::JCS_YCbCr | ColorSpace::JCS_RGB => {
-                guarded(|| {
-                    let mut started = self.source.rgb()?;
-                    started.read_scanlines_into(buffer)?;
-                    started.finish()
-                })
+            APP1 if data.starts_with(XMP) => metadata.xmp = Some(&data[XMP.len()..]),
+            kind if kind == SOF_LS || SOF.contains(&kind) && !NOT_SOF.contains(&kind) => {
+                let &[precision, a, b, c, d, components] = data
+                    .first_chunk()
+                    .ok_or_else(|| Format::Jpeg.corrupt("its header is cut short"))?;
+                supported(kind, precision, components)?;
+                let size = (u16::from_be_bytes([c, d]), u16::from_be_bytes([a, b]));
+                frame = frame.or(Some((kind, size, components)));
             }
-            _ => {
-                let kind = UnsupportedErrorKind::GenericFeature("colour space".to_owned());
-                Err(ImageError::Unsupported(
-                    UnsupportedError::from_format_and_kind(FORMAT, kind),
-                ))
+            SOS => {
+                let Some((kind, (width, height), components)) = frame else {
+                    return Err(Format::Jpeg.corrupt("a scan comes before the header"));
+                };
+                // Sequential, by Huffman or arithmetic codes.
+                let sequential = matches!(kind, 0xc0 | 0xc1 | 0xc9);
+                return Ok(Head {
+                    width,
+                    height,
+                    components,
+                    single: sequential && data.first() == Some(&components),
+                    metadata,
+                    markers,
+                });
             }
+            EOI => return Err(Format::Jpeg.corrupt("it has no picture")),
+            _ => {}
         }
     }
+    Err(truncated())
+}
 
-    fn read_image_boxed(self: Box<Self>, buffer: &mut [u8]) -> ImageResult<()> {
-        (*self).read_image(buffer)
+/// What libjpeg does not read is unsupported, and not corrupt as it says.
+fn supported(kind: u8, precision: u8, components: u8) -> Result<(), MediaError> {
+    let unsupported = |detail: String| Err(Format::Jpeg.unsupported(detail));
+    match kind {
+        0xc3 | 0xcb => return unsupported("lossless JPEG".to_owned()),
+        0xc5..=0xc7 | 0xcd..=0xcf => return unsupported("hierarchical JPEG".to_owned()),
+        SOF_LS => return unsupported("JPEG-LS".to_owned()),
+        _ => {}
     }
+    if precision != 8 {
+        return unsupported(format!("{precision}-bit samples; those of 8 bits are read"));
+    }
+    if !matches!(components, 1 | 3 | 4) {
+        return unsupported(format!(
+            "{components} colour components; 1, 3 and 4 are read"
+        ));
+    }
+    Ok(())
+}
+
+/// RGB, row by row: of the pixels no second copy is held.
+fn read(source: Decompress<&[u8]>, components: u8, out: &mut [u8]) -> std::io::Result<()> {
+    if components != 4 {
+        let mut started = source.rgb()?;
+        started.read_scanlines_into(out)?;
+        return started.finish();
+    }
+    let mut started: DecompressStarted<_> = source.to_colorspace(ColorSpace::JCS_CMYK)?;
+    let mut inks = vec![[0_u8; 4]; started.width()];
+    for row in out.chunks_exact_mut(started.width() * 3) {
+        started.read_scanlines_into(&mut inks)?;
+        for (pixel, ink) in row.chunks_exact_mut(3).zip(&inks) {
+            // Adobe's programs store what each ink leaves white, and so does everybody who writes such files, with
+            // and without Adobe's marker. Pillow, OpenCV and ImageMagick take it so.
+            pixel.copy_from_slice(&cmyk_to_rgb(ink.map(|level| !level)));
+        }
+    }
+    started.finish()
 }
 
 /// Encodes `width x height` pixels of 8-bit RGB at `quality` 1 to 100, chroma halved both ways.
@@ -134,32 +172,27 @@ pub(super) fn encode(rgb: &[u8], width: u32, height: u32, quality: u8) -> ImageR
     guarded(run).map_err(|error| {
         let color = ExtendedColorType::Rgb8;
         let text = format!("{error} ({color:?} {width} x {height})");
-        ImageError::Encoding(EncodingError::new(FORMAT, text))
+        let hint = ImageFormatHint::Exact(image::ImageFormat::Jpeg);
+        ImageError::Encoding(EncodingError::new(hint, text))
     })
 }
 
 /// libjpeg's fatal errors unwind; here they end, as what they are: a bad file.
-fn guarded<T>(run: impl FnOnce() -> std::io::Result<T>) -> ImageResult<T> {
+fn guarded<T>(run: impl FnOnce() -> std::io::Result<T>) -> Result<T, MediaError> {
     match catch_unwind(AssertUnwindSafe(run)) {
         Ok(Ok(value)) => Ok(value),
-        Ok(Err(error)) => Err(corrupt(error.to_string())),
-        Err(payload) => Err(corrupt(message(payload.as_ref()))),
+        Ok(Err(error)) => Err(Format::Jpeg.corrupt(error)),
+        Err(payload) => Err(Format::Jpeg.corrupt(message(payload.as_ref()))),
     }
 }
 
-fn message(payload: &(dyn Any + Send)) -> String {
+fn message(payload: &(dyn Any + Send)) -> &str {
     let text = payload
         .downcast_ref::<String>()
         .map(String::as_str)
         .or_else(|| payload.downcast_ref::<&str>().copied());
     let text = text.unwrap_or("the decoder failed");
-    text.strip_prefix("libjpeg fatal error: ")
-        .unwrap_or(text)
-        .to_owned()
-}
-
-fn corrupt(detail: String) -> ImageError {
-    ImageError::Decoding(DecodingError::new(FORMAT, detail))
+    text.strip_prefix("libjpeg fatal error: ").unwrap_or(text)
 }
 
 /// Pillow's conversion: each ink takes its share of what black leaves, `255 - k - ink * (255 - k) / 255`, with the
@@ -170,27 +203,6 @@ fn cmyk_to_rgb([c, m, y, k]: [u8; 4]) -> [u8; 3] {
         let product = u32::from(ink) * light + 128;
         light.saturating_sub(((product >> 8) + product) >> 8) as u8
     })
-}
-
-/// Whether a JPEG's picture ends: an end marker behind the start of its scan. Decoders fill what is missing with gray,
-/// which would go on as if it had been seen. (Inside a scan 0xff is never followed by 0xd9 but at its end.)
-fn ends(bytes: &[u8]) -> bool {
-    let mut at = 2;
-    while let Some(&[mark, kind, high, low]) = bytes.get(at..at + 4).and_then(|b| b.first_chunk()) {
-        if mark != 0xff {
-            return false;
-        }
-        if kind == 0xff {
-            at += 1;
-            continue;
-        }
-        let length = usize::from(u16::from_be_bytes([high, low]));
-        if kind == 0xda {
-            return bytes[at + 4..].windows(2).any(|pair| pair == [0xff, 0xd9]);
-        }
-        at += 2 + length;
-    }
-    false
 }
 
 #[cfg(test)]
@@ -204,21 +216,23 @@ mod tests {
         encode(&rgb, 64, 64, 90).unwrap()
     }
 
-    fn read(bytes: &[u8]) -> ImageResult<Vec<u8>> {
-        let decoder = JpegDecoder::new(bytes)?;
-        let mut out = vec![0; decoder.total_bytes() as usize];
-        decoder.read_image(&mut out)?;
+    fn pixels(bytes: &[u8]) -> Result<Vec<u8>, MediaError> {
+        let opened = open(bytes, &Limits::default())?;
+        let mut out = vec![0; opened.width as usize * opened.height as usize * 3];
+        (opened.read)(&mut out)?;
         Ok(out)
     }
 
     #[test]
     fn a_truncated_file_is_an_error_and_not_a_gray_picture() {
         let bytes = picture();
-        assert!(read(&bytes).is_ok());
-        for length in [3, 20, bytes.len() / 2, bytes.len() * 2 / 3] {
-            let cut = read(&bytes[..length]);
+        assert!(pixels(&bytes).is_ok());
+        let behind = [bytes.as_slice(), &[0xff, 0xda, 0xff, 0xd9]].concat();
+        assert_eq!(pixels(&behind), pixels(&bytes));
+        for length in [3, 20, bytes.len() / 2, bytes.len() * 2 / 3, bytes.len() - 2] {
+            let cut = pixels(&bytes[..length]);
             assert!(
-                matches!(cut, Err(ImageError::Decoding(_))),
+                matches!(cut, Err(MediaError::Corrupt { .. })),
                 "{length}: {cut:?}"
             );
         }
@@ -232,10 +246,37 @@ mod tests {
             .windows(2)
             .position(|pair| pair == [0xff, 0xda])
             .unwrap();
-        let again = bytes[scan..end].repeat(MAX_SCANS);
+        let again = bytes[scan..end].repeat(MAX_SCANS as usize);
+        // Bytes behind the picture are none of its scans.
+        let mut trailer = bytes.clone();
+        trailer.extend_from_slice(&again);
+        assert_eq!(pixels(&trailer), pixels(&bytes));
         bytes.splice(end..end, again);
-        let error = read(&bytes).unwrap_err().to_string();
+        let error = pixels(&bytes).unwrap_err().to_string();
         assert!(error.contains("scans"), "{error}");
+    }
+
+    #[test]
+    fn what_is_not_read_is_unsupported_by_name() {
+        let file = |kind: u8, precision: u8, components: u8| {
+            let frame = [precision, 0, 8, 0, 8, components];
+            [&[0xff, 0xd8, 0xff, kind, 0, 8][..], &frame].concat()
+        };
+        let cases = [
+            (file(0xc3, 8, 3), "lossless"),
+            (file(0xc7, 8, 3), "hierarchical"),
+            (file(0xf7, 8, 3), "JPEG-LS"),
+            (file(0xc1, 12, 3), "12-bit"),
+            (file(0xc0, 8, 2), "2 colour components"),
+        ];
+        for (bytes, name) in cases {
+            let error = pixels(&bytes).unwrap_err();
+            assert!(
+                matches!(error, MediaError::UnsupportedFormat { .. }),
+                "{error:?}"
+            );
+            assert!(error.to_string().contains(name), "{error}");
+        }
     }
 
     // Pillow 13: Image.merge("CMYK", ...).convert("RGB").

@@ -5,19 +5,28 @@
 //! Third-party decoders may still panic on inputs nobody has met yet, so callers that must survive run
 //! [`decode`] behind `catch_unwind`.
 //!
-//! - `decode`: encoded bytes to an upright RGB [`Image`]
+//! - `sniff`: what a file is
+//! - `decode`: encoded bytes to an upright RGB [`Image`], with a module for each format and `orientation`
 //! - `geometry`, `preprocess`: an image to a network's input, and coordinates there and back
 //! - `draw`, `encode`: results for people
 
+mod bmp;
 mod decode;
 pub mod draw;
 mod encode;
 mod error;
 mod geometry;
+mod gif;
 mod image;
 mod jpeg;
+mod markers;
+mod orientation;
+mod png;
 mod preprocess;
 mod resample;
+mod sniff;
+mod vp8l;
+mod webp;
 
 pub use self::decode::{Format, Header, decode, probe};
 pub use self::encode::{encode_gray8_png, encode_gray16_png, encode_jpeg, encode_png};

@@ -95,6 +95,11 @@ test-rules: ## Check the Prometheus configuration and rules with promtool, and r
 		&& cd deploy/observability && ../../target/observability/promtool check config prometheus.yml \
 		&& ../../target/observability/promtool test rules rules.test.yml)
 
+.PHONY: corpus
+corpus: tests/.venv/ready ## Decode 1,600 pictures that come with packages and compare with Pillow (fetches them)
+	$(call step,decoder,cargo build --locked --quiet --example decode)
+	$(call step,corpus,tests/.venv/bin/python tests/corpus/run.py target/corpus)
+
 .PHONY: fuzz
 fuzz: ## Fuzz the decoders, the protocol, manifests, masks and keys: about 10 million executions
 	@tests/fuzz/run.sh

@@ -11,6 +11,7 @@ from .backbones import command as backbones
 from .demo import Demo, Settings
 from .errors import InputError
 from .measure import command as measure
+from .split import command as split
 from .study import command as study
 from .training import command as training
 
@@ -28,7 +29,7 @@ STAGES = {
 }
 
 #: Command groups beside ``demo``; each adds its own parsers.
-GROUPS = (backbones, training, measure, study)
+GROUPS = (backbones, split, training, measure, study)
 
 
 def parser() -> argparse.ArgumentParser:

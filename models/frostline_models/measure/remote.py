@@ -147,6 +147,30 @@ class Remote:
             chances[entry.label] = entry.probability
         return chances
 
+    def _analyze(self, image: np.ndarray | Path):
+        """This head's result; what the server says is wrong with it is an error."""
+        options = self.vision.ClassificationOptions(top_k=max(1, len(self.labels)))
+        request = self.vision.AnalyzeRequest(image=self._image(image), heads=[self.name], classification=options)
+        result = self._answer(self.stub.Analyze, request, self.name).results[0]
+        if result.HasField("error"):
+            raise InputError(f"{self.name}: the server said {result.error.message}")
+        return result
+
+    def classify(self, image: np.ndarray | Path) -> np.ndarray:
+        """A probability for each label."""
+        chances = np.zeros(len(self.labels))
+        for entry in self._analyze(image).classification.top:
+            chances[entry.label] = entry.probability
+        return chances
+
+    def tensors(self, image: np.ndarray | Path) -> dict[str, np.ndarray]:
+        """What a tensor or embedding head gives for one image."""
+        kinds = {1: np.float32, 2: np.float16, 3: np.int64, 4: np.int32, 5: np.uint8}
+        return {
+            t.name: np.frombuffer(t.data, kinds[t.data_type]).reshape(tuple(t.shape))
+            for t in self._analyze(image).tensors.tensors
+        }
+
     def features(self, image: np.ndarray) -> dict[str, np.ndarray]:
         """The backbone's maps of one image."""
         kinds = {1: np.float32, 2: np.float16, 3: np.int64, 4: np.int32, 5: np.uint8}

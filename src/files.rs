@@ -1,17 +1,15 @@
 //! Files that a setting names: regular ones, read whole and bounded.
 
 use std::{
-    fs::OpenOptions,
+    fs::{File, OpenOptions},
     io::{self, Read},
     os::unix::fs::OpenOptionsExt,
     path::Path,
+    sync::Arc,
 };
 
-/// The bytes of `file`, which may have `most` at the most. A pipe or a device is not waited for.
-///
-/// # Errors
-/// A file that cannot be opened or read, is not a regular one, or is longer.
-pub(crate) fn read(file: &Path, most: u64) -> io::Result<Vec<u8>> {
+/// Opens `file`, which may have `most` bytes at the most; with the number that it has.
+fn open(file: &Path, most: u64) -> io::Result<(File, usize)> {
     // Without O_NONBLOCK the open of a pipe waits for a writer; for regular files it means nothing.
     let opened = OpenOptions::new()
         .read(true)
@@ -22,17 +20,36 @@ pub(crate) fn read(file: &Path, most: u64) -> io::Result<Vec<u8>> {
     if !metadata.is_file() {
         return wrong("is not a regular file".to_owned());
     }
-    let too_long = |bytes: u64| wrong(format!("has {bytes} bytes, but the limit is {most}"));
-    if metadata.len() > most {
-        return too_long(metadata.len());
+    let bytes = metadata.len();
+    match usize::try_from(bytes) {
+        Ok(length) if bytes <= most => Ok((opened, length)),
+        _ => wrong(format!("has {bytes} bytes, but the limit is {most}")),
     }
-    let mut bytes = Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or(0));
-    // It may grow while it is read.
-    opened.take(most + 1).read_to_end(&mut bytes)?;
-    match bytes.len() as u64 {
-        read if read > most => too_long(read),
-        _ => Ok(bytes),
+}
+
+/// The bytes of `file`, which may have `most` at the most. A pipe or a device is not waited for.
+///
+/// # Errors
+/// A file that cannot be opened or read, is not a regular one, or is longer.
+pub(crate) fn read(file: &Path, most: u64) -> io::Result<Vec<u8>> {
+    let (opened, length) = open(file, most)?;
+    let mut bytes = Vec::with_capacity(length);
+    // What it grows by while it is read is left out.
+    opened.take(length as u64).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// As [`read`], to be shared without a copy.
+///
+/// # Errors
+/// As [`read`], and a file that becomes shorter meanwhile.
+pub(crate) fn read_shared(file: &Path, most: u64) -> io::Result<Arc<[u8]>> {
+    let (mut opened, length) = open(file, most)?;
+    let mut bytes: Arc<[u8]> = std::iter::repeat_n(0, length).collect();
+    if let Some(own) = Arc::get_mut(&mut bytes) {
+        opened.read_exact(own)?;
     }
+    Ok(bytes)
 }
 
 /// As [`read`], as text.
@@ -57,6 +74,7 @@ mod tests {
         let file = folder.path().join("file");
         fs::write(&file, "12345").unwrap();
         assert_eq!(read_text(&file, 5).unwrap(), "12345");
+        assert_eq!(&*read_shared(&file, 5).unwrap(), b"12345");
         let long = read(&file, 4).unwrap_err().to_string();
         assert!(
             long.contains("5 bytes") && long.contains("limit is 4"),

@@ -106,10 +106,10 @@ fn open(
             .with_inter_threads(1)?
             .with_intra_op_spinning(false)?
             .with_inter_op_spinning(false)?;
-        if let Some(folder) = graph.path.as_deref().and_then(std::path::Path::parent) {
-            // Weights outside the file lie beside it; the graph itself is read from the bytes that were checked.
-            let key = "session.model_external_initializers_file_folder_path";
-            builder = builder.with_config_entry(key, folder.to_string_lossy())?;
+        if let Some((name, weights)) = &graph.weights {
+            // As the graph itself, from the bytes that were checked: no file is opened again.
+            builder =
+                builder.with_external_initializer_file_in_memory(name, Arc::clone(weights))?;
         }
         if device.is_resident() {
             builder = builder.with_config_entry(RECORD, "1")?;

@@ -7,11 +7,13 @@
 use std::{
     collections::BTreeSet,
     path::{Component, Path},
+    sync::Arc,
 };
 
 use prost::Message;
+use sha2::{Digest, Sha256};
 
-use super::{Files, RepositoryError, is_pointer};
+use super::{Files, MOST_WEIGHTS, RepositoryError, is_pointer};
 
 /// The graph's property with the hash of its weights, lower-case hex.
 const DATA_SHA256: &str = "data_sha256";
@@ -169,7 +171,8 @@ impl Outside {
     }
 }
 
-/// Checks the weights that the graph `name` in `folder` keeps outside its `bytes`.
+/// The weights that the graph `name` in `folder` keeps outside its `bytes`, and how it calls them. They are read once: what was
+/// hashed is what a session is given.
 ///
 /// # Errors
 /// Bytes that are not an ONNX model; weights that lie in several files, outside the folder, or in a file that is not the one
@@ -179,7 +182,7 @@ pub(super) fn check(
     folder: &str,
     name: &str,
     bytes: &[u8],
-) -> Result<(), RepositoryError> {
+) -> Result<Option<(String, Arc<[u8]>)>, RepositoryError> {
     let outside = Outside::of(bytes).map_err(|error| RepositoryError::Syntax {
         file: name.to_owned(),
         detail: format!("is not an ONNX model: {error}"),
@@ -206,27 +209,28 @@ pub(super) fn check(
         one = Some(path);
     }
     let Some(path) = one else {
-        return Ok(());
+        return Ok(None);
     };
     let Some(expected) = outside.sha256 else {
         let reason = format!("is not in the graph, which keeps its weights in {path:?}");
         return Err(RepositoryError::field(name, DATA_SHA256, reason));
     };
     let data = format!("{folder}{path}");
-    let unreadable = |source| RepositoryError::Read {
+    let weights = files.share(&data, MOST_WEIGHTS);
+    let weights = weights.map_err(|source| RepositoryError::Read {
         file: data.clone(),
         source,
-    };
-    let actual = files.hash(&data).map_err(unreadable)?;
+    })?;
+    let actual = hex::encode(Sha256::digest(&weights));
     if actual != expected {
-        if is_pointer(&files.start(&data).map_err(unreadable)?) {
+        if is_pointer(&weights) {
             return Err(RepositoryError::Pointer { file: data });
         }
         let shown: String = expected.chars().take(64).collect();
         let reason = format!("is {shown}, but {data} hashes to {actual}");
         return Err(RepositoryError::field(name, DATA_SHA256, reason));
     }
-    Ok(())
+    Ok(Some((path.to_owned(), weights)))
 }
 
 /// Reads `bytes` as a graph.

@@ -367,8 +367,23 @@ fn default_pad() -> u8 {
 fn parse<T: for<'de> Deserialize<'de>>(file: &str, text: &str) -> Result<T, RepositoryError> {
     toml::from_str(text).map_err(|error| RepositoryError::Syntax {
         file: file.to_owned(),
-        detail: error.to_string().trim_end().replace('\n', "\n  "),
+        detail: said(&error, text),
     })
+}
+
+/// Longest complaint of the TOML reader that is passed on, characters.
+const MOST_SAID: usize = 500;
+
+/// Where and what, without the text itself: a manifest may be huge, and what it holds another's.
+fn said(error: &toml::de::Error, text: &str) -> String {
+    let what: String = error.message().chars().take(MOST_SAID).collect();
+    match error.span().and_then(|span| text.get(..span.start)) {
+        Some(before) => {
+            let line = before.matches('\n').count() + 1;
+            format!("line {line}: {what}")
+        }
+        None => what,
+    }
 }
 
 fn check_hash(file: &str, field: &str, hash: &str) -> Result<(), RepositoryError> {

@@ -19,13 +19,15 @@ mod postprocess;
 use std::{
     borrow::Cow,
     collections::BTreeMap,
-    fs,
-    io::{self, Read},
+    io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use sha2::{Digest, Sha256};
 use thiserror::Error;
+
+use crate::files;
 
 #[cfg(fuzzing)]
 pub use external::fuzz as fuzz_graph;
@@ -99,8 +101,8 @@ pub struct Graph {
     pub name: String,
     /// The serialized model.
     pub bytes: Cow<'static, [u8]>,
-    /// Where it lies on disk, if it does: graphs with external data are loaded from there.
-    pub path: Option<PathBuf>,
+    /// The weights that it keeps outside, if it does: the name by which it calls them, and the bytes that were hashed.
+    pub weights: Option<(String, Arc<[u8]>)>,
 }
 
 /// A head with its graph.
@@ -191,15 +193,20 @@ fn load_head(
 
 /// Where a repository's files come from.
 trait Files {
-    /// The bytes at `path` inside the repository.
-    fn read(&self, path: &str) -> io::Result<Cow<'static, [u8]>>;
-    /// The SHA-256 of the file at `path`, lower-case hex, without holding it in memory.
-    fn hash(&self, path: &str) -> io::Result<String>;
-    /// The first bytes of the file at `path`, at most 1024.
-    fn start(&self, path: &str) -> io::Result<Vec<u8>>;
-    /// Where `path` lies on disk, if it does.
-    fn locate(&self, path: &str) -> Option<PathBuf>;
+    /// The bytes at `path` inside the repository, at most `most`.
+    fn read(&self, path: &str, most: u64) -> io::Result<Cow<'static, [u8]>>;
+    /// As `read`, to be shared.
+    fn share(&self, path: &str, most: u64) -> io::Result<Arc<[u8]>>;
 }
+
+/// Largest manifest, bytes.
+const MOST_MANIFEST: u64 = 1 << 20;
+
+/// Largest graph, bytes: what a protobuf message can have.
+const MOST_GRAPH: u64 = (2 << 30) - 1;
+
+/// Largest file of weights outside a graph, bytes.
+const MOST_WEIGHTS: u64 = 64 << 30;
 
 struct Folder {
     root: PathBuf,
@@ -215,46 +222,22 @@ impl Folder {
                 "links to a file outside the repository",
             ));
         }
-        // A pipe would be waited for.
-        if !full.is_file() {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "is not a file"));
-        }
         Ok(full)
     }
 }
 
 impl Files for Folder {
-    fn read(&self, path: &str) -> io::Result<Cow<'static, [u8]>> {
-        fs::read(self.resolve(path)?).map(Cow::Owned)
+    fn read(&self, path: &str, most: u64) -> io::Result<Cow<'static, [u8]>> {
+        files::read(&self.resolve(path)?, most).map(Cow::Owned)
     }
 
-    fn hash(&self, path: &str) -> io::Result<String> {
-        let mut file = fs::File::open(self.resolve(path)?)?;
-        let mut hash = Sha256::new();
-        let mut buffer = vec![0; 1 << 20];
-        loop {
-            match file.read(&mut buffer)? {
-                0 => return Ok(hex::encode(hash.finalize())),
-                read => hash.update(&buffer[..read]),
-            }
-        }
-    }
-
-    fn start(&self, path: &str) -> io::Result<Vec<u8>> {
-        let mut start = Vec::new();
-        fs::File::open(self.resolve(path)?)?
-            .take(1024)
-            .read_to_end(&mut start)?;
-        Ok(start)
-    }
-
-    fn locate(&self, path: &str) -> Option<PathBuf> {
-        Some(self.root.join(path))
+    fn share(&self, path: &str, most: u64) -> io::Result<Arc<[u8]>> {
+        files::read_shared(&self.resolve(path)?, most)
     }
 }
 
 impl Files for embedded::Embedded {
-    fn read(&self, path: &str) -> io::Result<Cow<'static, [u8]>> {
+    fn read(&self, path: &str, _most: u64) -> io::Result<Cow<'static, [u8]>> {
         embedded::get(path)
             .map(Cow::Borrowed)
             .ok_or_else(|| match cfg!(feature = "demo-models") {
@@ -263,25 +246,18 @@ impl Files for embedded::Embedded {
             })
     }
 
-    fn hash(&self, path: &str) -> io::Result<String> {
-        Ok(hex::encode(Sha256::digest(self.read(path)?)))
-    }
-
-    fn start(&self, path: &str) -> io::Result<Vec<u8>> {
-        let bytes = self.read(path)?;
-        Ok(bytes[..bytes.len().min(1024)].to_vec())
-    }
-
-    fn locate(&self, _path: &str) -> Option<PathBuf> {
-        None
+    fn share(&self, path: &str, most: u64) -> io::Result<Arc<[u8]>> {
+        Ok(Arc::from(&*self.read(path, most)?))
     }
 }
 
 fn read_text(files: &dyn Files, file: &str) -> Result<String, RepositoryError> {
-    let bytes = files.read(file).map_err(|source| RepositoryError::Read {
-        file: file.to_owned(),
-        source,
-    })?;
+    let bytes = files
+        .read(file, MOST_MANIFEST)
+        .map_err(|source| RepositoryError::Read {
+            file: file.to_owned(),
+            source,
+        })?;
     if is_pointer(&bytes) {
         let file = file.to_owned();
         return Err(RepositoryError::Pointer { file });
@@ -306,10 +282,12 @@ fn read_graph(
     expected: &str,
 ) -> Result<Graph, RepositoryError> {
     let name = format!("{folder}{file}");
-    let bytes = files.read(&name).map_err(|source| RepositoryError::Read {
-        file: name.clone(),
-        source,
-    })?;
+    let bytes = files
+        .read(&name, MOST_GRAPH)
+        .map_err(|source| RepositoryError::Read {
+            file: name.clone(),
+            source,
+        })?;
     if is_pointer(&bytes) {
         return Err(RepositoryError::Pointer { file: name });
     }
@@ -318,10 +296,10 @@ fn read_graph(
         let reason = format!("is {expected}, but {name} hashes to {actual}");
         return Err(RepositoryError::field(manifest, "sha256", reason));
     }
-    external::check(files, folder, &name, &bytes)?;
+    let weights = external::check(files, folder, &name, &bytes)?;
     Ok(Graph {
-        path: files.locate(&name),
         name,
         bytes,
+        weights,
     })
 }

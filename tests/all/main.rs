@@ -27,6 +27,7 @@ mod poison;
 mod process;
 mod repository;
 mod sharing;
+mod sizes;
 mod support;
 mod tls;
 mod tokens;

@@ -17,19 +17,19 @@ fn demo() -> &'static Path {
 }
 
 /// A copy of the demo repository that `change` has spoilt; what opening it says.
-fn spoilt(change: impl FnOnce(&Path)) -> String {
+pub(crate) fn spoilt(change: impl FnOnce(&Path)) -> String {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path();
     copy(root);
     change(root);
     match Repository::open(root) {
         Ok(_) => "opened".to_owned(),
-        Err(error) => error.to_string(),
+        Err(error) => format!("{:#}", anyhow::Error::from(error)),
     }
 }
 
 /// Copies the demo repository without its samples.
-fn copy(root: &Path) {
+pub(crate) fn copy(root: &Path) {
     for file in ["backbone.toml", "backbone.onnx"] {
         fs::copy(demo().join(file), root.join(file)).unwrap();
     }
@@ -42,7 +42,7 @@ fn copy(root: &Path) {
     }
 }
 
-fn edit(path: &Path, from: &str, to: &str) {
+pub(crate) fn edit(path: &Path, from: &str, to: &str) {
     let text = fs::read_to_string(path).unwrap();
     assert!(text.contains(from), "{} has no {from:?}", path.display());
     fs::write(path, text.replacen(from, to, 1)).unwrap();
@@ -344,7 +344,7 @@ fn graphs_that_lead_in_circles_are_given_up() {
 // === weights outside a graph ===
 
 /// A protobuf field that has a length.
-fn field(tag: u64, body: impl AsRef<[u8]>) -> Vec<u8> {
+pub(crate) fn field(tag: u64, body: impl AsRef<[u8]>) -> Vec<u8> {
     let mut out = Vec::new();
     encode_varint(tag << 3 | 2, &mut out);
     encode_varint(body.as_ref().len() as u64, &mut out);
@@ -352,14 +352,14 @@ fn field(tag: u64, body: impl AsRef<[u8]>) -> Vec<u8> {
     out
 }
 
-fn number(tag: u64, value: u64) -> Vec<u8> {
+pub(crate) fn number(tag: u64, value: u64) -> Vec<u8> {
     let mut out = Vec::new();
     encode_varint(tag << 3, &mut out);
     encode_varint(value, &mut out);
     out
 }
 
-fn entry(key: &str, value: &str) -> Vec<u8> {
+pub(crate) fn entry(key: &str, value: &str) -> Vec<u8> {
     [field(1, key), field(2, value)].concat()
 }
 

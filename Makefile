@@ -47,12 +47,15 @@ tests/.venv/ready: tests/requirements.txt
 test-python: test-rust tests/.venv/ready
 	$(call step,reference tests,tests/.venv/bin/python -m pytest -q tests/reference)
 
+tests/.venv/clients: tests/.venv/ready deploy/clients/python/pyproject.toml deploy/clients/python/tests/requirements.txt
+	$(call step,client environment,tests/.venv/bin/python -m pip install --quiet --disable-pip-version-check \
+		--config-settings editable_mode=compat -e deploy/clients/python -r deploy/clients/python/tests/requirements.txt && touch $@)
+
 # The Python client as it is installed, and the examples in Python and Go; those of grpcurl, ghz and grpc-health-probe
 # where these are built.
 .PHONY: test-clients
-test-clients: test-rust tests/.venv/ready
-	$(call step,client tests,tests/.venv/bin/python -m pip install --quiet --disable-pip-version-check -e deploy/clients/python \
-		&& tests/.venv/bin/python -m pytest -q deploy/clients/python/tests)
+test-clients: test-rust tests/.venv/clients
+	$(call step,client tests,tests/.venv/bin/python -m pytest -q deploy/clients/python/tests)
 
 .PHONY: examples-test
 examples-test: ## Build grpcurl, ghz and grpc-health-probe and run the client tests with them

@@ -16,11 +16,11 @@ def main(address: str, image: str) -> None:
             case Detections():
                 for found in result:
                     x_min, y_min, x_max, y_max = found.box
-                    area = found.mask.array().sum() if found.mask else 0
-                    print(f"{head}: {found.name} {found.score:.2f} at {x_min:.0f},{y_min:.0f},{x_max:.0f},{y_max:.0f}, {area} pixels")
+                    area = found.mask.area if found.mask else 0
+                    print(f"{head}: {found.label} {found.score:.2f} at {x_min:.0f},{y_min:.0f},{x_max:.0f},{y_max:.0f}, {area} pixels")
             case Segmentation():
                 for segment in result.segments:
-                    print(f"{head}: {segment.name} covers {segment.pixels / result.label_map.size:.0%}")
+                    print(f"{head}: {segment.label} covers {segment.pixels / (result.size[0] * result.size[1]):.0%}")
             case _:
                 print(f"{head}: {result}")
     seconds = answer.provenance.seconds

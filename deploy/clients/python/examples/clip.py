@@ -12,7 +12,7 @@ def main(address: str, *frames: str) -> None:
     with Client(address) as client:
         answer = client.recognize(frames, top_k=3)
     for scored in answer.top:
-        print(f"{scored.probability:6.1%} {scored.name}")
+        print(f"{scored.probability:6.1%} {scored.label}")
 
 
 if __name__ == "__main__":

@@ -3,50 +3,67 @@
 >>> from frostline_client import Client
 >>> with Client("127.0.0.1:8461") as client:
 ...     for found in client.detect("street.jpg"):
-...         print(found.name, found.score, found.box)
+...         print(found.label, found.score, found.box)
 
-`Client` blocks; `AsyncClient` has the same methods for asyncio. Both repeat calls that may be repeated
-(`RetryPolicy`), and raise `FrostlineError` for what the server refuses.
+`Client` blocks; `AsyncClient` has the same methods for asyncio. Both wait for a server that restarts and repeat calls
+that may be repeated (`RetryPolicy`), and raise `FrostlineError` for what the server refuses. Importing the package needs
+grpcio and protobuf alone; what arrays, pictures and tables need is imported where it is used.
 """
 
 from .aio import AsyncClient
 from .client import Client
+from .connection import Metadata
 from .errors import FrostlineError
-from .requests import ImageLike
+from .images import Frames, ImageLike, pictures
+from .requests import Priority
 from .results import (
     Analysis,
+    Backbone,
     Classification,
     Detection,
     Detections,
+    FeatureMap,
     Features,
     Head,
     HeadFailure,
+    HeadResult,
     Mask,
     Provenance,
     ScoredLabel,
     Segment,
     Segmentation,
+    Tensor,
     Tensors,
 )
 from .retry import RetryPolicy
+from .version import __version__
 
 __all__ = [
     "Analysis",
     "AsyncClient",
+    "Backbone",
     "Classification",
     "Client",
     "Detection",
     "Detections",
+    "FeatureMap",
     "Features",
+    "Frames",
     "FrostlineError",
     "Head",
     "HeadFailure",
+    "HeadResult",
     "ImageLike",
     "Mask",
+    "Metadata",
+    "Priority",
     "Provenance",
     "RetryPolicy",
     "ScoredLabel",
     "Segment",
     "Segmentation",
+    "Tensor",
     "Tensors",
+    "__version__",
+    "pictures",
 ]

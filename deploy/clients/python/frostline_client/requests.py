@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 
-import numpy as np
 from frostline.v1 import model_pb2, types_pb2, vision_pb2
 
-from . import results
-
-ImageLike = bytes | str | os.PathLike | np.ndarray
-"""An image: a file's bytes, a path, or pixels as a uint8 array [height, width, 3] in the order R, G, B."""
+from . import convert, images, results
+from .images import Frames, ImageLike
 
 Priority = Literal["background", "normal", "high"]
 """How urgent a call is. A lower one waits while a higher one has work."""
@@ -29,36 +25,51 @@ class Call(Generic[Answer]):
     """`vision` or `model`."""
     method: str
     request: Any
-    convert: Callable[[Any], Answer]
+    convert: Callable[[Any, convert.About], Answer]
     repeatable: bool = True
     """Whether making it twice is as good as once."""
+    image: Any = None
+    """What the answer is about, for those that remember it."""
 
 
-def image(value: ImageLike) -> types_pb2.Image:
-    if isinstance(value, bytes):
-        return types_pb2.Image(encoded=value)
-    if isinstance(value, np.ndarray):
-        if value.dtype != np.uint8 or value.ndim != 3 or value.shape[2] != 3:
-            raise ValueError(f"pixels must be uint8 [height, width, 3], not {value.dtype} {list(value.shape)}")
-        height, width, _ = value.shape
-        raw = types_pb2.RawImage(width=width, height=height, rgb=np.ascontiguousarray(value).tobytes())
-        return types_pb2.Image(raw=raw)
-    with open(value, "rb") as file:
-        return types_pb2.Image(encoded=file.read())
+def priority(name: Priority | None) -> types_pb2.Priority:
+    known = {
+        "background": types_pb2.PRIORITY_BACKGROUND,
+        "normal": types_pb2.PRIORITY_NORMAL,
+        "high": types_pb2.PRIORITY_HIGH,
+    }
+    if name is None:
+        return types_pb2.PRIORITY_UNSPECIFIED
+    if not isinstance(name, str) or name not in known:
+        raise ValueError(f"priority must be one of {', '.join(map(repr, known))}, not {name!r}")
+    return known[name]
 
 
-def clip(frames: Iterable[ImageLike]) -> types_pb2.Clip:
-    return types_pb2.Clip(frames=[image(frame) for frame in frames])
+def _head(name: str) -> str:
+    if not isinstance(name, str):
+        raise TypeError(f"head is one name, not {name!r}; analyze takes several")
+    return name
 
 
-def priority(name: Priority | None) -> int:
-    return types_pb2.Priority.Value(f"PRIORITY_{(name or 'unspecified').upper()}")
+def names(given: Sequence[str], what: str) -> list[str]:
+    """A list of names, and not the letters of one."""
+    if isinstance(given, str):
+        raise TypeError(f"{what} takes a list of names, not one text: {what}=[{given!r}]")
+    listed = list(given)
+    for name in listed:
+        if not isinstance(name, str):
+            raise TypeError(f"{what} takes a list of names, and {name!r} is none")
+    return listed
 
 
 def _detection(score_threshold: float | None, max_detections: int | None, masks: bool) -> vision_pb2.DetectionOptions:
     return vision_pb2.DetectionOptions(
         score_threshold=score_threshold, max_detections=max_detections, omit_masks=not masks
     )
+
+
+def _segmentation() -> vision_pb2.SegmentationOptions:
+    return vision_pb2.SegmentationOptions(format=types_pb2.LABEL_MAP_FORMAT_PNG)
 
 
 def detect(
@@ -69,30 +80,37 @@ def detect(
     masks: bool,
     urgency: Priority | None,
 ) -> Call[results.Detections]:
-    options = _detection(score_threshold, max_detections, masks)
-    request = vision_pb2.DetectRequest(image=image(source), head=head, options=options, priority=priority(urgency))
-    return Call("vision", "Detect", request, results.detections)
+    image = images.image(source)
+    request = vision_pb2.DetectRequest(
+        image=image,
+        head=_head(head),
+        options=_detection(score_threshold, max_detections, masks),
+        priority=priority(urgency),
+    )
+    return Call("vision", "Detect", request, convert.detections, image=images.kept(source, image))
 
 
 def segment(source: ImageLike, head: str, urgency: Priority | None) -> Call[results.Segmentation]:
-    options = vision_pb2.SegmentationOptions(format=types_pb2.LABEL_MAP_FORMAT_PNG)
-    request = vision_pb2.SegmentRequest(image=image(source), head=head, options=options, priority=priority(urgency))
-    return Call("vision", "Segment", request, results.segmentation)
-
-
-def recognize(
-    frames: Iterable[ImageLike], head: str, top_k: int | None, urgency: Priority | None
-) -> Call[results.Classification]:
-    options = vision_pb2.ClassificationOptions(top_k=top_k)
-    request = vision_pb2.RecognizeActionRequest(
-        clip=clip(frames), head=head, options=options, priority=priority(urgency)
+    image = images.image(source)
+    request = vision_pb2.SegmentRequest(
+        image=image, head=_head(head), options=_segmentation(), priority=priority(urgency)
     )
-    return Call("vision", "RecognizeAction", request, results.classification)
+    return Call("vision", "Segment", request, convert.segmentation, image=images.kept(source, image))
+
+
+def recognize(frames: Frames, head: str, top_k: int | None, urgency: Priority | None) -> Call[results.Classification]:
+    request = vision_pb2.RecognizeActionRequest(
+        clip=images.clip(frames),
+        head=_head(head),
+        options=vision_pb2.ClassificationOptions(top_k=top_k),
+        priority=priority(urgency),
+    )
+    return Call("vision", "RecognizeAction", request, convert.classification)
 
 
 def analyze(
     source: ImageLike | None,
-    frames: Iterable[ImageLike] | None,
+    frames: Frames | None,
     heads: Sequence[str],
     score_threshold: float | None,
     max_detections: int | None,
@@ -102,37 +120,55 @@ def analyze(
 ) -> Call[results.Analysis]:
     if (source is None) == (frames is None):
         raise ValueError("give an image or frames, one of them")
+    heads = names(heads, "heads")
+    image = None if source is None else images.image(source)
     request = vision_pb2.AnalyzeRequest(
-        image=None if source is None else image(source),
-        clip=None if frames is None else clip(frames),
+        image=image,
+        clip=None if frames is None else images.clip(frames),
         heads=heads,
         detection=_detection(score_threshold, max_detections, masks),
-        segmentation=vision_pb2.SegmentationOptions(format=types_pb2.LABEL_MAP_FORMAT_PNG),
+        segmentation=_segmentation(),
         classification=vision_pb2.ClassificationOptions(top_k=top_k),
         priority=priority(urgency),
     )
-    return Call("vision", "Analyze", request, results.analysis)
+    kept = None if source is None or image is None else images.kept(source, image)
+    return Call("vision", "Analyze", request, convert.analysis, image=kept)
 
 
 def features(
-    source: ImageLike, names: Sequence[str], size: tuple[int, int] | None, urgency: Priority | None
+    source: ImageLike, wanted: Sequence[str], size: tuple[int, int] | None, urgency: Priority | None
 ) -> Call[results.Features]:
     height, width = size or (0, 0)
     request = vision_pb2.ExtractFeaturesRequest(
-        image=image(source), features=names, height=height, width=width, priority=priority(urgency)
+        image=images.image(source),
+        features=names(wanted, "names"),
+        height=height,
+        width=width,
+        priority=priority(urgency),
     )
-    return Call("vision", "ExtractFeatures", request, results.features)
+    return Call("vision", "ExtractFeatures", request, convert.features)
+
+
+def backbone() -> Call[results.Backbone]:
+    return Call("model", "GetBackbone", model_pb2.GetBackboneRequest(), lambda a, _: convert.backbone(a.backbone))
 
 
 def heads() -> Call[list[results.Head]]:
-    return Call("model", "ListHeads", model_pb2.ListHeadsRequest(), lambda a: [results.head(h) for h in a.heads])
+    request = model_pb2.ListHeadsRequest()
+    return Call("model", "ListHeads", request, lambda a, _: [convert.head(h) for h in a.heads])
+
+
+def head(name: str) -> Call[results.Head]:
+    request = model_pb2.GetHeadRequest(name=_head(name))
+    return Call("model", "GetHead", request, lambda a, _: convert.head(a.head))
 
 
 def load(name: str) -> Call[results.Head]:
-    return Call("model", "LoadHead", model_pb2.LoadHeadRequest(name=name), lambda a: results.head(a.head))
+    request = model_pb2.LoadHeadRequest(name=_head(name))
+    return Call("model", "LoadHead", request, lambda a, _: convert.head(a.head))
 
 
 def unload(name: str) -> Call[results.Head]:
     # A second one finds no head: whether the first got through would not be known.
-    request = model_pb2.UnloadHeadRequest(name=name)
-    return Call("model", "UnloadHead", request, lambda a: results.head(a.head), repeatable=False)
+    request = model_pb2.UnloadHeadRequest(name=_head(name))
+    return Call("model", "UnloadHead", request, lambda a, _: convert.head(a.head), repeatable=False)

@@ -1,16 +1,33 @@
-"""Answers as plain objects. Boxes and masks are in the original image's pixels."""
+"""Answers as plain objects. Boxes and masks are in the original image's pixels.
+
+Answers are equal where what was found is: how long it took and which call it was are not compared. They can be hashed
+and pickled. An answer remembers the image that it is about (the path, or the object that was given; `remember` of the
+client), so that it can be drawn; only a path is pickled with it.
+"""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeVar, Union, overload
 
-import numpy as np
-from frostline.v1 import model_pb2, types_pb2, vision_pb2
-from PIL import Image
-from pycocotools import mask as coco
+import grpc
+
+from . import masks
+from .errors import FrostlineError
+from .extras import need
+from .show import Drawn
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    import pandas
+    import supervision
+
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
@@ -19,17 +36,17 @@ class Provenance:
 
     backbone: str
     """SHA-256 of the backbone's weights, in hex."""
-    features: str
+    feature_source: str
     """Where the features came from: ``computed``, ``shared`` with an equal image in flight, or ``cached``."""
     backbone_rows: int
     """Images that the backbone ran for on behalf of this call."""
     batch_size: int
     """Images in the backbone's batch; 0 where the features were cached."""
-    seconds: dict[str, float]
+    seconds: dict[str, float] = field(hash=False)
     """Where the time went: queue, decode, backbone, head, postprocess, total."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Mask:
     """A binary mask at the original image's size, as COCO run lengths."""
 
@@ -37,13 +54,24 @@ class Mask:
     width: int
     counts: bytes
 
+    def __repr__(self) -> str:
+        return f"<Mask {self.width}x{self.height}>"
+
     def coco(self) -> dict[str, Any]:
         """The object that pycocotools' functions take."""
         return {"size": [self.height, self.width], "counts": self.counts}
 
-    def array(self) -> np.ndarray:
+    @cached_property
+    def area(self) -> int:
+        """Number of pixels."""
+        return sum(masks.runs(self.counts, self.height * self.width)[1::2])
+
+    def array(self) -> npt.NDArray[np.bool_]:
         """The pixels, bool [height, width]."""
-        return coco.decode(self.coco()).astype(bool)
+        numpy = need("numpy", "a mask as an array")
+        lengths = masks.runs(self.counts, self.height * self.width)
+        flat = numpy.repeat(numpy.arange(len(lengths)) % 2 == 1, lengths)
+        return flat.reshape(self.width, self.height).T  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
@@ -53,72 +81,167 @@ class Detection:
     box: tuple[float, float, float, float]
     """x_min, y_min, x_max, y_max."""
     score: float
-    label: int
-    name: str
+    label: str
+    class_index: int
+    """The label's index among the head's labels."""
     mask: Mask | None
     """``None`` where the head makes none, or masks were declined."""
 
+    def __repr__(self) -> str:
+        box = ", ".join(f"{edge:.0f}" for edge in self.box)
+        return f"<{self.label} {self.score:.2f} at {box}>"
 
-@dataclass(frozen=True)
-class Detections:
-    """Answer of a detection head, highest score first. Iterates over its detections."""
+
+class _Answer(Drawn):
+    """What answers have in common: what is not worth or not able to travel is left out of a pickle."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(self.__dict__)
+        if not isinstance(state.get("image"), (str, os.PathLike)):
+            state["image"] = None
+        state.pop("label_map", None)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+
+
+@dataclass(frozen=True, repr=False)
+class Detections(_Answer, Sequence[Detection]):
+    """Answer of a detection head, highest score first: a sequence of detections."""
 
     head: str
     version: str
     detections: tuple[Detection, ...]
-    provenance: Provenance
-
-    def __iter__(self) -> Iterator[Detection]:
-        return iter(self.detections)
+    provenance: Provenance = field(compare=False)
+    request_id: str = field(default="", compare=False)
+    image: Any = field(default=None, compare=False)
 
     def __len__(self) -> int:
         return len(self.detections)
 
-    def boxes(self) -> np.ndarray:
-        """float32 [K, 4]."""
-        return np.array([d.box for d in self.detections], np.float32).reshape(-1, 4)
+    def __iter__(self) -> Iterator[Detection]:
+        return iter(self.detections)
 
-    def scores(self) -> np.ndarray:
+    @overload
+    def __getitem__(self, index: int) -> Detection: ...
+    @overload
+    def __getitem__(self, index: slice) -> Detections: ...
+    def __getitem__(self, index: int | slice) -> Detection | Detections:
+        if isinstance(index, slice):
+            part = self.detections[index]
+            return Detections(self.head, self.version, part, self.provenance, self.request_id, self.image)
+        return self.detections[index]
+
+    def boxes(self) -> npt.NDArray[np.float32]:
+        """float32 [K, 4]: x_min, y_min, x_max, y_max."""
+        numpy = need("numpy", "boxes as an array")
+        return numpy.array([d.box for d in self.detections], numpy.float32).reshape(-1, 4)  # type: ignore[no-any-return]
+
+    def scores(self) -> npt.NDArray[np.float32]:
         """float32 [K]."""
-        return np.array([d.score for d in self.detections], np.float32)
+        numpy = need("numpy", "scores as an array")
+        return numpy.array([d.score for d in self.detections], numpy.float32)  # type: ignore[no-any-return]
 
-    def labels(self) -> np.ndarray:
+    def class_indices(self) -> npt.NDArray[np.int64]:
         """int64 [K]."""
-        return np.array([d.label for d in self.detections], np.int64)
+        numpy = need("numpy", "indices as an array")
+        return numpy.array([d.class_index for d in self.detections], numpy.int64)  # type: ignore[no-any-return]
+
+    def labels(self) -> list[str]:
+        """The labels' texts."""
+        return [d.label for d in self.detections]
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A row for each detection: image, head, label, class_index, score, the box, area of the mask."""
+        from . import tables
+
+        return tables.detections(self)
+
+    def to_supervision(self) -> supervision.Detections:
+        """`supervision.Detections`, with masks where there are any, and labels as ``class_name``."""
+        from . import tables
+
+        made: supervision.Detections = tables.supervision(self)
+        return made
+
+    def to_coco(self, image_id: int = 0, *, categories: Mapping[str, int] | None = None) -> list[dict[str, Any]]:
+        """COCO's results: what `COCO.loadRes` takes, and `json.dump`.
+
+        Args:
+            image_id: the image's number in the data set.
+            categories: a category's number by its label; without it the index among the head's labels.
+        """
+        from . import tables
+
+        return tables.coco(self, image_id, categories)
 
 
 @dataclass(frozen=True)
 class Segment:
     """One label that occurs in a label map."""
 
-    label: int
-    name: str
+    label: str
+    class_index: int
     pixels: int
 
 
-@dataclass(frozen=True)
-class Segmentation:
+@dataclass(frozen=True, repr=False, eq=False)
+class Segmentation(_Answer):
     """Answer of a segmentation head."""
 
     head: str
     version: str
-    label_map: np.ndarray
-    """A label for each pixel, uint8 or uint16 [height, width]."""
+    size: tuple[int, int]
+    """Height and width in pixels."""
     segments: tuple[Segment, ...]
+    """The labels that occur, by index."""
+    png: bytes
+    """The label map as a grayscale PNG."""
     provenance: Provenance
+    request_id: str = ""
+    image: Any = None
+
+    @cached_property
+    def label_map(self) -> npt.NDArray[np.uint8] | npt.NDArray[np.uint16]:
+        """A label's index for each pixel, uint8 or uint16 [height, width]."""
+        numpy, pillow = need("numpy", "a label map"), need("PIL.Image", "a label map")
+        with pillow.open(io.BytesIO(self.png), formats=("PNG",)) as png:
+            # Pillow reads 16-bit grayscale as 32-bit integers in some of its versions.
+            made = numpy.asarray(png)
+        return made if made.dtype == numpy.uint8 else made.astype(numpy.uint16)  # type: ignore[no-any-return]
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Segmentation):
+            return NotImplemented
+        if self._key() != other._key():
+            return False
+        return self.png == other.png or bool((self.label_map == other.label_map).all())
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def _key(self) -> tuple[Any, ...]:
+        return self.head, self.version, self.size, self.segments
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A row for each label that occurs: image, head, label, class_index, pixels, share of the image."""
+        from . import tables
+
+        return tables.segments(self)
 
 
 @dataclass(frozen=True)
 class ScoredLabel:
     """A label with its probability."""
 
-    label: int
-    name: str
+    label: str
+    class_index: int
     probability: float
 
 
-@dataclass(frozen=True)
-class Classification:
+@dataclass(frozen=True, repr=False)
+class Classification(_Answer):
     """Answer of an action or classification head, most probable label first."""
 
     head: str
@@ -126,7 +249,36 @@ class Classification:
     top: tuple[ScoredLabel, ...]
     frames: int
     """Frames that the head read; 1 for an image."""
-    provenance: Provenance
+    provenance: Provenance = field(compare=False)
+    request_id: str = field(default="", compare=False)
+    image: Any = field(default=None, compare=False)
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A row for each label: image, head, label, class_index, probability."""
+        from . import tables
+
+        return tables.top(self)
+
+
+@dataclass(frozen=True, repr=False)
+class Tensor:
+    """A tensor as it came."""
+
+    dtype: str
+    """As numpy writes it, such as ``<f4``."""
+    shape: tuple[int, ...]
+    data: bytes
+    """Elements in row-major order."""
+
+    def array(self) -> npt.NDArray[Any]:
+        """The elements, read only."""
+        numpy = need("numpy", "a tensor as an array")
+        if self.dtype.startswith("unknown"):
+            raise ValueError("a tensor of a type that this version of the client does not know")
+        return numpy.frombuffer(self.data, self.dtype).reshape(self.shape)  # type: ignore[no-any-return]
+
+    def __repr__(self) -> str:
+        return f"<Tensor {self.dtype} {list(self.shape)}>"
 
 
 @dataclass(frozen=True)
@@ -135,16 +287,28 @@ class Tensors:
 
     head: str
     version: str
-    tensors: dict[str, np.ndarray]
-    provenance: Provenance
+    raw: dict[str, Tensor] = field(hash=False)
+    provenance: Provenance = field(compare=False)
+    request_id: str = field(default="", compare=False)
+
+    @property
+    def tensors(self) -> dict[str, npt.NDArray[Any]]:
+        """The outputs as arrays."""
+        return {name: tensor.array() for name, tensor in self.raw.items()}
 
 
 @dataclass(frozen=True)
 class Features:
-    """The backbone's feature maps by name, each [channels, height, width] or as the backbone's manifest says."""
+    """The backbone's feature maps by name."""
 
-    maps: dict[str, np.ndarray]
-    provenance: Provenance
+    raw: dict[str, Tensor] = field(hash=False)
+    provenance: Provenance = field(compare=False)
+    request_id: str = field(default="", compare=False)
+
+    @property
+    def maps(self) -> dict[str, npt.NDArray[Any]]:
+        """Each [channels, height, width], or as the backbone's manifest says."""
+        return {name: tensor.array() for name, tensor in self.raw.items()}
 
 
 @dataclass(frozen=True)
@@ -153,23 +317,116 @@ class HeadFailure:
 
     head: str
     version: str
-    code: int
+    code: grpc.StatusCode
     reason: str
     message: str
+    request_id: str = field(default="", compare=False)
+
+    def error(self) -> FrostlineError:
+        """As the error that the head alone would have been."""
+        return FrostlineError(
+            self.code, f"{self.head}: {self.message}", reason=self.reason, request_id=self.request_id
+        )
 
 
-HeadResult = Detections | Segmentation | Classification | Tensors | HeadFailure
+HeadResult = Union[Detections, Segmentation, Classification, Tensors, HeadFailure]
 
 
-@dataclass(frozen=True)
-class Analysis:
+@dataclass(frozen=True, repr=False)
+class Analysis(_Answer):
     """Answers of several heads from one pass of the backbone, by head."""
 
-    results: dict[str, HeadResult]
-    provenance: Provenance
+    results: dict[str, HeadResult] = field(hash=False)
+    provenance: Provenance = field(compare=False)
+    request_id: str = field(default="", compare=False)
+    image: Any = field(default=None, compare=False)
 
     def __getitem__(self, head: str) -> HeadResult:
         return self.results[head]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.results)
+
+    def __len__(self) -> int:
+        return len(self.results)
+
+    def __contains__(self, head: object) -> bool:
+        return head in self.results
+
+    def detections(self, head: str = "") -> Detections:
+        """What a detection head found; its name may be left out where one answered. See `_of` for what is raised."""
+        return self._of(Detections, head)
+
+    def segmentation(self, head: str = "") -> Segmentation:
+        """The answer of a segmentation head, likewise."""
+        return self._of(Segmentation, head)
+
+    def classification(self, head: str = "") -> Classification:
+        """The answer of an action or classification head, likewise."""
+        return self._of(Classification, head)
+
+    def tensors(self, head: str = "") -> Tensors:
+        """The answer of a tensor or embedding head, likewise."""
+        return self._of(Tensors, head)
+
+    def failures(self) -> list[HeadFailure]:
+        """The heads that failed."""
+        return [result for result in self.results.values() if isinstance(result, HeadFailure)]
+
+    def _of(self, kind: type[_Result], head: str) -> _Result:
+        """A head's answer of a kind.
+
+        Raises:
+            FrostlineError: the head failed.
+            KeyError: no such head answered.
+            TypeError: it gives another kind of answer.
+        """
+        if not head:
+            fitting = [result for result in self.results.values() if isinstance(result, kind)]
+            failed = self.failures()
+            if len(fitting) == 1:
+                return fitting[0]
+            if not fitting and failed:
+                raise failed[0].error()
+            raise KeyError(f"{len(fitting)} heads of {', '.join(self.results)} gave {kind.__name__}: name one")
+        if head not in self.results:
+            raise KeyError(f"no answer of a head {head!r}; there are {', '.join(self.results)}")
+        result = self.results[head]
+        if isinstance(result, kind):
+            return result
+        if isinstance(result, HeadFailure):
+            raise result.error()
+        raise TypeError(f"the head {head} gave {type(result).__name__}, not {kind.__name__}")
+
+
+@dataclass(frozen=True)
+class FeatureMap:
+    """One of the backbone's outputs."""
+
+    name: str
+    stride: int
+    """Input pixels per cell."""
+    channels: int
+    layout: str
+    """Order of the axes: NCHW or NHWC."""
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """The frozen backbone."""
+
+    name: str
+    version: str
+    fingerprint: str
+    """SHA-256 of its weights, in hex."""
+    architecture: str
+    checkpoint: str
+    license: str
+    precision: str
+    sizes: tuple[tuple[int, int], ...]
+    """Input sizes that it accepts: height and width in pixels."""
+    resize: str
+    maps: tuple[FeatureMap, ...]
 
 
 @dataclass(frozen=True)
@@ -185,107 +442,14 @@ class Head:
     """Frames that it reads; 1 for an image."""
     input_size: tuple[int, int]
     """Height and width in pixels."""
+    reads: tuple[str, ...]
+    """Names of the feature maps that it reads."""
     fingerprint: str
     """SHA-256 of its graph, in hex."""
+    trained: dict[str, str] = field(hash=False)
+    """How it was trained, as its manifest tells it."""
+    metrics: dict[str, float] = field(hash=False)
+    """What was measured on held-out data, as its manifest tells it."""
 
-
-# --- from messages ---
-
-_DTYPES = {
-    types_pb2.DATA_TYPE_FLOAT32: np.dtype("<f4"),
-    types_pb2.DATA_TYPE_FLOAT16: np.dtype("<f2"),
-    types_pb2.DATA_TYPE_INT64: np.dtype("<i8"),
-    types_pb2.DATA_TYPE_INT32: np.dtype("<i4"),
-    types_pb2.DATA_TYPE_UINT8: np.dtype("u1"),
-}
-
-
-def _provenance(made: types_pb2.Provenance) -> Provenance:
-    stages = ("queue", "decode", "backbone", "head", "postprocess", "total")
-    source = types_pb2.FeatureSource.Name(made.features).removeprefix("FEATURE_SOURCE_").lower()
-    return Provenance(
-        backbone=made.backbone,
-        features=source,
-        backbone_rows=made.backbone_rows,
-        batch_size=made.batch_size,
-        seconds={stage: getattr(made.timing, f"{stage}_us") / 1e6 for stage in stages},
-    )
-
-
-def _mask(mask: types_pb2.Mask) -> Mask:
-    return Mask(mask.height, mask.width, mask.counts)
-
-
-def _detection(d: types_pb2.Detection) -> Detection:
-    box = (d.bbox.x_min, d.bbox.y_min, d.bbox.x_max, d.bbox.y_max)
-    return Detection(box, d.score, d.label, d.name, _mask(d.mask) if d.HasField("mask") else None)
-
-
-def _tensors(tensors) -> dict[str, np.ndarray]:
-    return {t.name: np.frombuffer(t.data, _DTYPES[t.data_type]).reshape(tuple(t.shape)) for t in tensors}
-
-
-def _detections(answer, result: types_pb2.DetectionResult, made: Provenance) -> Detections:
-    return Detections(answer.head, answer.version, tuple(map(_detection, result.detections)), made)
-
-
-def _segmentation(answer, result: types_pb2.SegmentationResult, made: Provenance) -> Segmentation:
-    with Image.open(io.BytesIO(result.png)) as png:
-        # Pillow reads 16-bit grayscale as 32-bit integers in some of its versions.
-        label_map = np.asarray(png)
-    if label_map.dtype != np.uint8:
-        label_map = label_map.astype(np.uint16)
-    segments = tuple(Segment(s.label, s.name, s.pixels) for s in result.segments)
-    return Segmentation(answer.head, answer.version, label_map, segments, made)
-
-
-def _classification(answer, result: types_pb2.ClassificationResult, made: Provenance) -> Classification:
-    top = tuple(ScoredLabel(s.label, s.name, s.probability) for s in result.top)
-    return Classification(answer.head, answer.version, top, result.frames, made)
-
-
-def detections(answer: vision_pb2.DetectResponse) -> Detections:
-    return _detections(answer, answer.result, _provenance(answer.provenance))
-
-
-def segmentation(answer: vision_pb2.SegmentResponse) -> Segmentation:
-    return _segmentation(answer, answer.result, _provenance(answer.provenance))
-
-
-def classification(answer: vision_pb2.RecognizeActionResponse) -> Classification:
-    return _classification(answer, answer.result, _provenance(answer.provenance))
-
-
-def features(answer: vision_pb2.ExtractFeaturesResponse) -> Features:
-    return Features(_tensors(answer.features), _provenance(answer.provenance))
-
-
-def analysis(answer: vision_pb2.AnalyzeResponse) -> Analysis:
-    made = _provenance(answer.provenance)
-
-    def convert(result: vision_pb2.HeadResult) -> HeadResult:
-        kind = result.WhichOneof("result")
-        if kind == "detection":
-            return _detections(result, result.detection, made)
-        if kind == "segmentation":
-            return _segmentation(result, result.segmentation, made)
-        if kind == "classification":
-            return _classification(result, result.classification, made)
-        if kind == "tensors":
-            return Tensors(result.head, result.version, _tensors(result.tensors.tensors), made)
-        error = result.error
-        return HeadFailure(result.head, result.version, error.code, error.reason, error.message)
-
-    return Analysis({result.head: convert(result) for result in answer.results}, made)
-
-
-def head(message: model_pb2.Head) -> Head:
-    return Head(
-        name=message.name,
-        version=message.version,
-        task=model_pb2.Task.Name(message.task).removeprefix("TASK_").lower(),
-        labels=tuple(message.labels),
-        frames=message.frames,
-        input_size=(message.input_size.height, message.input_size.width),
-        fingerprint=message.fingerprint,
-    )
+    def __repr__(self) -> str:
+        return f"<Head {self.name} {self.version}: {self.task}, {len(self.labels)} labels>"

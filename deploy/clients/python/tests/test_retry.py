@@ -6,6 +6,7 @@ from concurrent import futures
 
 import grpc
 import pytest
+from conftest import own_port
 from frostline.v1 import model_pb2, model_pb2_grpc
 from frostline_client import AsyncClient, Client, FrostlineError, RetryPolicy
 from google.protobuf.duration_pb2 import Duration
@@ -14,17 +15,25 @@ from google.rpc import error_details_pb2, status_pb2
 FAST = RetryPolicy(attempts=4, base=0.01, most=0.05)
 
 
+SLOW = object()
+"""Answers when it is told to."""
+
+
 class Failing(model_pb2_grpc.ModelServiceServicer):
     """Answers each call with the next of `failures`, then well."""
 
     def __init__(self):
-        self.failures, self.times = [], []
+        self.failures, self.times, self.go = [], [], threading.Event()
 
     def _fail(self, context):
         self.times.append(time.monotonic())
         if not self.failures:
             return
-        code, delay = self.failures.pop(0)
+        failure = self.failures.pop(0)
+        if failure is SLOW:
+            self.go.wait(60)
+            return
+        code, delay = failure
         if delay is not None:
             status = status_pb2.Status(code=code.value[0], message="later")
             info = error_details_pb2.RetryInfo(retry_delay=Duration(seconds=int(delay), nanos=int(delay % 1 * 1e9)))
@@ -93,9 +102,52 @@ def test_what_is_not_safe_twice_is_not_repeated(service):
 
 def test_it_ends(service):
     service.failures = [UNAVAILABLE] * 100
-    with Client(service.address, retry=FAST) as client, pytest.raises(FrostlineError):
+    with Client(service.address, retry=FAST) as client, pytest.raises(FrostlineError) as refused:
         client.heads()
-    assert len(service.times) == FAST.attempts
+    assert len(service.times) == FAST.attempts == refused.value.attempts
+
+
+def test_it_goes_on_until_the_deadline_and_slows_down(service):
+    service.failures = [UNAVAILABLE] * 10_000
+    begun = time.monotonic()
+    with Client(service.address, retry=RetryPolicy(base=0.01, most=0.2)) as client, pytest.raises(FrostlineError) as gone:
+        client.heads(timeout=2.0)
+    assert time.monotonic() - begun > 1.9, "it waits as long as the caller does"
+    assert gone.value.code is grpc.StatusCode.UNAVAILABLE and gone.value.attempts == len(service.times)
+    # Waits of 0.1 to 0.2 s after the first few, and halves of what is left at the end.
+    assert len(service.times) < 40
+    between = [b - a for a, b in zip(service.times, service.times[1:])]
+    assert max(between) > 0.09 and len({round(gap, 3) for gap in between[5:15]}) > 3, "waits differ"
+
+
+def test_what_cannot_be_sent_twice_waits_for_a_connection():
+    """`unload` is sent once, but when a server is there: one that comes while the call waits answers it."""
+    address = own_port()
+    failing = Failing()
+    with Client(address) as client, futures.ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(client.unload, "scene", timeout=60.0)
+        with Client(address) as other:
+            assert not other.healthy()
+        server = grpc.server(futures.ThreadPoolExecutor(2))
+        model_pb2_grpc.add_ModelServiceServicer_to_server(failing, server)
+        server.add_insecure_port(address)
+        server.start()
+        try:
+            answer.result(60)
+        finally:
+            server.stop(None).wait()
+    assert len(failing.times) == 1
+
+
+def test_a_deadline_that_passes_while_a_server_is_away_says_so(service):
+    service.failures = [UNAVAILABLE, SLOW]
+    with Client(service.address, retry=FAST) as client, pytest.raises(FrostlineError) as late:
+        client.heads(timeout=1.0)
+    service.go.set()
+    error = late.value
+    assert error.code is grpc.StatusCode.DEADLINE_EXCEEDED and error.attempts == 2
+    assert "1 tries before it ended in UNAVAILABLE: later" in str(error)
+    assert error.__cause__.code is grpc.StatusCode.UNAVAILABLE
 
 
 def test_no_wait_goes_beyond_the_deadline(service):
@@ -106,8 +158,8 @@ def test_no_wait_goes_beyond_the_deadline(service):
     assert refused.value.retry_after == 30.0 and time.monotonic() - begun < 5
 
 
-def test_a_budget_ends_retries_when_most_calls_fail(service):
-    service.failures = [UNAVAILABLE] * 1000
+def test_a_budget_ends_retries_of_what_a_full_server_refuses(service):
+    service.failures = [(FULL, 0.001)] * 1000
     policy = RetryPolicy(attempts=4, base=0.001, most=0.001, budget=5)
     with Client(service.address, retry=policy) as client:
 
@@ -121,3 +173,18 @@ def test_a_budget_ends_retries_when_most_calls_fail(service):
         for thread in threads:
             thread.join()
     assert len(service.times) == 20 + 5
+
+
+def test_a_damaged_detail_is_no_second_error(service):
+    error = FrostlineError(grpc.StatusCode.INTERNAL, "x")
+    error._read(b"\xff\xff\xff")
+    status = status_pb2.Status(code=13)
+    status.details.add(type_url="type.googleapis.com/google.rpc.ErrorInfo", value=b"\xff")
+    error._read(status.SerializeToString())
+    assert error.reason == ""
+
+
+def test_policies_are_checked():
+    for wrong in ({"attempts": 0}, {"base": 0.0}, {"base": 3.0, "most": 1.0}):
+        with pytest.raises(ValueError):
+            RetryPolicy(**wrong)

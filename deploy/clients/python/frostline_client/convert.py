@@ -1,0 +1,155 @@
+"""Messages as results: the one place that reads what a server answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+from frostline.v1 import model_pb2, types_pb2, vision_pb2
+
+from . import results
+from .results import Analysis, Classification, Detections, Features, HeadFailure, HeadResult, Segmentation, Tensors
+
+
+@dataclass(frozen=True)
+class About:
+    """What is known of an answer beside the message."""
+
+    request_id: str = ""
+    image: Any = None
+
+
+_DTYPES = {
+    types_pb2.DATA_TYPE_FLOAT32: "<f4",
+    types_pb2.DATA_TYPE_FLOAT16: "<f2",
+    types_pb2.DATA_TYPE_INT64: "<i8",
+    types_pb2.DATA_TYPE_INT32: "<i4",
+    types_pb2.DATA_TYPE_UINT8: "u1",
+}
+
+
+def _text(enum: Any, value: int, prefix: str) -> str:
+    """An enum's name as text; a number that this package does not know (of a newer server) as ``unknown_9``."""
+    descriptor = enum.DESCRIPTOR.values_by_number.get(value)
+    return descriptor.name.removeprefix(prefix).lower() if descriptor else f"unknown_{value}"
+
+
+def _provenance(made: types_pb2.Provenance) -> results.Provenance:
+    stages = ("queue", "decode", "backbone", "head", "postprocess", "total")
+    return results.Provenance(
+        backbone=made.backbone,
+        feature_source=_text(types_pb2.FeatureSource, made.features, "FEATURE_SOURCE_"),
+        backbone_rows=made.backbone_rows,
+        batch_size=made.batch_size,
+        seconds={stage: getattr(made.timing, f"{stage}_us") / 1e6 for stage in stages},
+    )
+
+
+def _mask(mask: types_pb2.Mask) -> results.Mask:
+    return results.Mask(mask.height, mask.width, mask.counts)
+
+
+def _detection(d: types_pb2.Detection) -> results.Detection:
+    box = (d.bbox.x_min, d.bbox.y_min, d.bbox.x_max, d.bbox.y_max)
+    return results.Detection(box, d.score, d.name, d.label, _mask(d.mask) if d.HasField("mask") else None)
+
+
+def _tensors(tensors: Any) -> dict[str, results.Tensor]:
+    return {t.name: _tensor(t) for t in tensors}
+
+
+def _tensor(t: types_pb2.Tensor) -> results.Tensor:
+    return results.Tensor(_DTYPES.get(t.data_type, f"unknown_{t.data_type}"), tuple(t.shape), t.data)
+
+
+def _detections(of: Any, result: types_pb2.DetectionResult, made: results.Provenance, about: About) -> Detections:
+    found = tuple(map(_detection, result.detections))
+    return Detections(of.head, of.version, found, made, about.request_id, about.image)
+
+
+def _segmentation(of: Any, result: types_pb2.SegmentationResult, made: results.Provenance, about: About) -> Segmentation:
+    segments = tuple(results.Segment(s.name, s.label, s.pixels) for s in result.segments)
+    size = (result.height, result.width)
+    return Segmentation(of.head, of.version, size, segments, result.png, made, about.request_id, about.image)
+
+
+def _classification(
+    of: Any, result: types_pb2.ClassificationResult, made: results.Provenance, about: About
+) -> Classification:
+    top = tuple(results.ScoredLabel(s.name, s.label, s.probability) for s in result.top)
+    return Classification(of.head, of.version, top, result.frames, made, about.request_id, about.image)
+
+
+def detections(answer: vision_pb2.DetectResponse, about: About) -> Detections:
+    return _detections(answer, answer.result, _provenance(answer.provenance), about)
+
+
+def segmentation(answer: vision_pb2.SegmentResponse, about: About) -> Segmentation:
+    return _segmentation(answer, answer.result, _provenance(answer.provenance), about)
+
+
+def classification(answer: vision_pb2.RecognizeActionResponse, about: About) -> Classification:
+    return _classification(answer, answer.result, _provenance(answer.provenance), about)
+
+
+def features(answer: vision_pb2.ExtractFeaturesResponse, about: About) -> Features:
+    return Features(_tensors(answer.features), _provenance(answer.provenance), about.request_id)
+
+
+def analysis(answer: vision_pb2.AnalyzeResponse, about: About) -> Analysis:
+    made = _provenance(answer.provenance)
+
+    def one(result: vision_pb2.HeadResult) -> HeadResult:
+        kind = result.WhichOneof("result")
+        if kind == "detection":
+            return _detections(result, result.detection, made, about)
+        if kind == "segmentation":
+            return _segmentation(result, result.segmentation, made, about)
+        if kind == "classification":
+            return _classification(result, result.classification, made, about)
+        if kind == "tensors":
+            return Tensors(result.head, result.version, _tensors(result.tensors.tensors), made, about.request_id)
+        if kind == "error":
+            error = result.error
+            code, reason, message = _code(error.code), error.reason, error.message
+        else:
+            code, reason = grpc.StatusCode.UNKNOWN, ""
+            message = "an answer of a kind that this version of the client does not know"
+        return HeadFailure(result.head, result.version, code, reason, message, about.request_id)
+
+    return Analysis({result.head: one(result) for result in answer.results}, made, about.request_id, about.image)
+
+
+def _code(number: int) -> grpc.StatusCode:
+    return next((code for code in grpc.StatusCode if code.value[0] == number), grpc.StatusCode.UNKNOWN)
+
+
+def head(message: model_pb2.Head) -> results.Head:
+    return results.Head(
+        name=message.name,
+        version=message.version,
+        task=_text(model_pb2.Task, message.task, "TASK_"),
+        labels=tuple(message.labels),
+        frames=message.frames,
+        input_size=(message.input_size.height, message.input_size.width),
+        reads=tuple(message.features),
+        fingerprint=message.fingerprint,
+        trained=dict(message.trained),
+        metrics=dict(message.metrics),
+    )
+
+
+def backbone(message: model_pb2.Backbone) -> results.Backbone:
+    return results.Backbone(
+        name=message.name,
+        version=message.version,
+        fingerprint=message.fingerprint,
+        architecture=message.architecture,
+        checkpoint=message.checkpoint,
+        license=message.licence,
+        precision=message.precision,
+        sizes=tuple((size.height, size.width) for size in message.sizes),
+        resize=message.resize,
+        maps=tuple(results.FeatureMap(m.name, m.stride, m.channels, m.layout) for m in message.features),
+    )

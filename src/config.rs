@@ -74,7 +74,9 @@ pub struct Server {
     pub drain_seconds: u64,
     /// Most calls at once on one connection.
     pub max_streams: u32,
-    /// Most connections; beyond, the one that has been idle longest makes room.
+    /// Whether messages may come packed with gzip or zstd, and answers leave so where that is asked for.
+    pub compression: bool,
+    /// Most connections; beyond, the one that has been idle longest makes room. Never more than open files are left for.
     pub max_connections: usize,
     /// Seconds for a connection to finish its TLS handshake and its HTTP/2 preface.
     pub handshake_seconds: u64,
@@ -210,6 +212,7 @@ impl Default for Server {
             lame_duck_seconds: server.lame_duck.as_secs(),
             drain_seconds: server.drain_timeout.as_secs(),
             max_streams: server.max_streams,
+            compression: server.compression,
             max_connections: server.transport.connections,
             handshake_seconds: server.transport.handshake.as_secs(),
             keepalive_seconds: server.transport.keepalive.as_secs(),
@@ -379,6 +382,7 @@ impl Config {
                 millis => Some(Duration::from_millis(millis)),
             },
             max_streams: self.server.max_streams,
+            compression: self.server.compression,
             readiness: Readiness::default(),
             transport: TransportLimits {
                 connections: self.server.max_connections,

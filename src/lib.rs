@@ -7,8 +7,8 @@
 //! server, client  the protocol
 //! engine          sharing, batching, scheduling
 //! backend         ONNX Runtime          task   outputs to results      media  images
-//! repository      manifests and files   metrics, telemetry, trace   error, config, cores, corked, files, memory, proto,
-//!                                                                      slice
+//! repository      manifests and files   metrics, telemetry, trace   error, config, cores, corked, descriptors, files,
+//!                                                                      memory, proto, slice
 //! ```
 
 pub mod backend;
@@ -17,6 +17,7 @@ pub mod client;
 pub mod config;
 mod cores;
 pub mod corked;
+mod descriptors;
 pub mod engine;
 pub mod error;
 mod files;

@@ -10,10 +10,11 @@ use tokio::{net::TcpListener, signal::unix};
 
 use crate::{
     config::Config,
+    descriptors,
     engine::{Engine, EngineConfig},
     memory,
     repository::Location,
-    server::{self, Admin, Readiness, ServerConfig},
+    server::{self, Admin, Readiness, ServerConfig, TransportLimits},
     slice,
     telemetry::LogFilter,
     trace::Tracer,
@@ -29,6 +30,7 @@ pub(super) fn run(
     configured: impl Fn() -> anyhow::Result<String> + Send + 'static,
 ) -> anyhow::Result<()> {
     let started = Instant::now();
+    let descriptors = descriptors::raise();
     let executor = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(config.server_threads())
         // Between lanes that never rest, an answer would wait at each of its steps.
@@ -99,6 +101,11 @@ pub(super) fn run(
         if repository.location != Location::Embedded && config.repository.watch_seconds > 0 {
             engine.watch(Duration::from_secs(config.repository.watch_seconds))?;
         }
+        let mut server = ServerConfig {
+            readiness,
+            ..config.server()
+        };
+        bound_connections(&mut server.transport, descriptors)?;
         tracing::info!(
             address = %listener.local_addr()?,
             backbone = repository.backbone.name,
@@ -107,11 +114,7 @@ pub(super) fn run(
             ready_ms = started.elapsed().as_millis(),
             "ready"
         );
-        let config = ServerConfig {
-            readiness,
-            ..config.server()
-        };
-        server::serve(listener, Arc::clone(&engine), config, shutdown).await
+        server::serve(listener, Arc::clone(&engine), server, shutdown).await
     });
     tracer.stop(LAST_SPANS);
     // A head that is being loaded is not waited for.
@@ -119,6 +122,29 @@ pub(super) fn run(
     served?;
     engine.stop();
     tracing::info!("stopped");
+    Ok(())
+}
+
+/// Lowers the most connections to what the file descriptors leave: one more would keep probes and files from being opened.
+fn bound_connections(
+    transport: &mut TransportLimits,
+    descriptors: Option<u64>,
+) -> anyhow::Result<()> {
+    let Some(limit) = descriptors else {
+        return Ok(());
+    };
+    let left = descriptors::left(limit).context("cannot count the open files")?;
+    let fit = usize::try_from(left).unwrap_or(usize::MAX);
+    let fit = fit.saturating_sub(server::SPARE_CONNECTIONS).max(1);
+    if fit < transport.connections {
+        tracing::warn!(
+            asked = transport.connections,
+            connections = fit,
+            open_files = limit,
+            "server.max_connections is lowered to what the limit on open files leaves (ulimit -Hn)"
+        );
+        transport.connections = fit;
+    }
     Ok(())
 }
 

@@ -69,8 +69,9 @@ impl<U: Message + Name + Default> Decoder for Bounded<U> {
         let decode = |buffer: &mut DecodeBuf<'_>| {
             U::decode(buffer).map_err(|error| {
                 let message = format!("the message is no {}: {error}", U::NAME);
-                let details =
+                let mut details =
                     ErrorDetails::with_error_info("INVALID_ARGUMENT", ERROR_DOMAIN, HashMap::new());
+                details.add_bad_request_violation("request", error.to_string());
                 Status::with_error_details(Code::InvalidArgument, message, details)
             })
         };

@@ -7,7 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -20,14 +20,17 @@ use tokio::{
 };
 use tonic::{Status, body::Body};
 
-use super::{connection::Active, guard::Permits, status::status};
+use super::{
+    connection::Active,
+    foreign,
+    guard::Permits,
+    packing::{self, Aside, PREFIX, Packing},
+    status::status,
+};
 use crate::error::{Error, Kind};
 
 /// Bytes of an answer that are handed over at once: what the transport holds of it when the caller stops reading.
 const PIECE: usize = 64 << 10;
-
-/// Bytes in front of every message: a flag and the length.
-const PREFIX: usize = 5;
 
 /// Bytes of a message that its reader has room for before it knows the length. Of a longer one it is given the prefix
 /// first: it then makes room once, and does not copy what it had.
@@ -49,6 +52,8 @@ pub(super) enum Framing {
 pub(super) struct Message {
     inner: Body,
     framing: Framing,
+    /// Whether messages may be packed.
+    packed: bool,
     most_bytes: usize,
     limit: Duration,
     /// Runs while a message is awaited; made when there is something to wait for.
@@ -62,10 +67,17 @@ pub(super) struct Message {
 }
 
 impl Message {
-    pub(super) fn new(inner: Body, framing: Framing, most_bytes: usize, limit: Duration) -> Self {
+    pub(super) fn new(
+        inner: Body,
+        framing: Framing,
+        packed: bool,
+        most_bytes: usize,
+        limit: Duration,
+    ) -> Self {
         Self {
             inner,
             framing,
+            packed,
             most_bytes,
             limit,
             timer: None,
@@ -92,7 +104,14 @@ impl Message {
                 if self.prefix_bytes < PREFIX {
                     return Ok(());
                 }
-                let [_, length @ ..] = self.prefix;
+                let [flag, length @ ..] = self.prefix;
+                if flag > u8::from(self.packed) {
+                    let message = match flag {
+                        1 => "is marked as packed, but the header grpc-encoding does not say how",
+                        _ => "does not begin with 0 or 1, as every gRPC message does",
+                    };
+                    return Err(status(&Error::invalid("request", message)));
+                }
                 self.body_bytes = u32::from_be_bytes(length) as usize;
                 if self.body_bytes > self.most_bytes {
                     let message = format!(
@@ -153,6 +172,8 @@ impl HttpBody for Message {
                 let error = Error::new(Kind::DeadlineExceeded, message);
                 Poll::Ready(Some(Err(status(&error))))
             }
+            // Reset, or its connection is gone: nobody's fault here, and nobody reads the answer.
+            Poll::Ready(Some(Err(_))) => Poll::Ready(Some(Err(foreign::gone()))),
             other => other,
         }
     }
@@ -177,7 +198,52 @@ struct Held {
     body: Body,
     /// What is left of a piece of the body that was too large to hand over at once.
     rest: Bytes,
+    packer: Option<Packer>,
     _permits: Permits,
+}
+
+/// How an answer's messages are to be packed, and one that is being packed elsewhere.
+struct Packer {
+    packing: Packing,
+    aside: Aside,
+    under_way: Option<Pin<Box<dyn Future<Output = Result<Bytes, Status>> + Send>>>,
+}
+
+impl std::fmt::Debug for Packer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Packer")
+            .field("packing", &self.packing)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Packer {
+    /// `frame` packed, if that is done soon; else it is under way, or not worth it.
+    fn take(&mut self, frame: Bytes) -> Bytes {
+        if !packing::is_worthwhile(&frame) {
+            return frame;
+        }
+        let packing = self.packing;
+        if packing::is_small(&frame) {
+            return packing::pack(packing, frame);
+        }
+        let work = self
+            .aside
+            .clone()
+            .run(move || packing::pack(packing, frame));
+        self.under_way = Some(Box::pin(work));
+        Bytes::new()
+    }
+
+    /// What was under way, once it is done.
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<Bytes, Status>> {
+        let Some(work) = &mut self.under_way else {
+            return Poll::Ready(Ok(Bytes::new()));
+        };
+        let done = ready!(work.as_mut().poll(context));
+        self.under_way = None;
+        Poll::Ready(done)
+    }
 }
 
 #[derive(Debug)]
@@ -199,8 +265,10 @@ pub(super) struct Answer {
 }
 
 impl Answer {
+    /// The answer `body`, packed if `packing` says how.
     pub(super) fn new(
         body: Body,
+        packing: Option<(Packing, Aside)>,
         limit: Duration,
         permits: Permits,
         active: Option<Active>,
@@ -208,6 +276,11 @@ impl Answer {
         let held = Held {
             body,
             rest: Bytes::new(),
+            packer: packing.map(|(packing, aside)| Packer {
+                packing,
+                aside,
+                under_way: None,
+            }),
             _permits: permits,
         };
         Self {
@@ -224,11 +297,31 @@ impl Answer {
 }
 
 impl Held {
+    /// Whether all of the body's frames that came have been handed over.
+    fn is_bare(&self) -> bool {
+        let under_way = self.packer.as_ref().is_some_and(|p| p.under_way.is_some());
+        self.rest.is_empty() && !under_way
+    }
+
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        if let Some(packer) = &mut self.packer
+            && self.rest.is_empty()
+        {
+            self.rest = ready!(packer.poll(context))?;
+        }
         if self.rest.is_empty() {
             match Pin::new(&mut self.body).poll_frame(context) {
                 Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
-                    Ok(data) => self.rest = data,
+                    Ok(data) => match &mut self.packer {
+                        None => self.rest = data,
+                        Some(packer) => {
+                            self.rest = packer.take(data);
+                            // What is under way is waited for.
+                            if packer.under_way.is_some() {
+                                return self.poll(context);
+                            }
+                        }
+                    },
                     Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
                 },
                 other => return other,
@@ -297,12 +390,12 @@ impl HttpBody for Answer {
     fn is_end_stream(&self) -> bool {
         let held = self.watch.held.lock();
         held.as_ref()
-            .is_some_and(|held| held.rest.is_empty() && held.body.is_end_stream())
+            .is_some_and(|held| held.is_bare() && held.body.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
         match self.watch.held.lock().as_ref() {
-            Some(held) if held.rest.is_empty() => held.body.size_hint(),
+            Some(held) if held.packer.is_none() && held.rest.is_empty() => held.body.size_hint(),
             _ => SizeHint::default(),
         }
     }
@@ -323,7 +416,7 @@ pub(super) fn fuzz(bytes: &[u8]) {
         return;
     };
     let limit = Duration::from_secs(1);
-    let mut message = Message::new(Body::empty(), Framing::Stream, 1 << 20, limit);
+    let mut message = Message::new(Body::empty(), Framing::Stream, true, 1 << 20, limit);
     for piece in bytes.chunks(usize::from(*step).max(1)) {
         if message.follow(piece).is_err() {
             return;
@@ -337,7 +430,7 @@ mod tests {
     use super::*;
 
     fn message(framing: Framing) -> Message {
-        Message::new(Body::empty(), framing, 100, Duration::from_secs(1))
+        Message::new(Body::empty(), framing, false, 100, Duration::from_secs(1))
     }
 
     #[test]
@@ -365,7 +458,7 @@ mod tests {
             );
             let whole = whole.unwrap();
             let body = Body::new(whole.clone());
-            let mut message = Message::new(body, Framing::One, ROOM, Duration::from_secs(1));
+            let mut message = Message::new(body, Framing::One, false, ROOM, Duration::from_secs(1));
             let (mut frames, mut bytes) = (Vec::new(), Vec::new());
             while !message.is_end_stream() {
                 let frame =

@@ -24,6 +24,8 @@ pub struct ServerConfig {
     pub default_deadline: Option<Duration>,
     /// Most calls at once on one connection.
     pub max_streams: u32,
+    /// Whether messages may come packed with gzip or zstd, and answers leave so where that is asked for.
+    pub compression: bool,
     /// Bounds on connections and on calls as such.
     pub transport: TransportLimits,
     /// Certificates; plain text if unset.
@@ -44,6 +46,7 @@ impl Default for ServerConfig {
             lame_duck: Duration::ZERO,
             default_deadline: None,
             max_streams: 1024,
+            compression: true,
             transport: TransportLimits::default(),
             tls: None,
             auth: None,

@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{Request, Response};
+use http::{HeaderName, Request, Response};
 use tonic::body::Body;
 use tower::{Layer, Service};
 
@@ -22,10 +22,13 @@ use super::{
     auth::Authenticator,
     body::{Answer, Framing, Message},
     connection::Peer,
+    foreign,
     identity::Identity,
-    observe::CallRecord,
+    observe::{CallRecord, Methods},
+    packing::{self, Aside, Packing},
     quota::Quotas,
     status::status,
+    unpacked::Unpacked,
 };
 use crate::{
     error::{Error, Kind, Result},
@@ -51,19 +54,25 @@ struct Shared {
     most_bytes: usize,
     read: Duration,
     write: Duration,
+    most_headers: usize,
     /// Paths of methods whose caller sends many messages.
     streaming: Vec<String>,
+    methods: Methods,
+    /// Whether messages may be packed.
+    packing: bool,
+    aside: Aside,
     refusals: Refusals,
 }
 
 impl Guard {
-    /// `streaming` are the paths of methods whose caller sends many messages.
+    /// `streaming` are the paths of those of the `methods` whose caller sends many messages.
     ///
     /// # Errors
     /// A file of keys that cannot be used.
     pub(super) fn new(
         config: &ServerConfig,
         streaming: Vec<String>,
+        methods: Methods,
         metrics: Arc<Metrics>,
     ) -> anyhow::Result<Self> {
         Ok(Self {
@@ -76,7 +85,11 @@ impl Guard {
                 most_bytes: config.max_request_bytes,
                 read: config.transport.read,
                 write: config.transport.write,
+                most_headers: config.transport.header_bytes as usize,
                 streaming,
+                methods,
+                packing: config.compression,
+                aside: Aside::default(),
                 refusals: Refusals::default(),
             }),
         })
@@ -86,6 +99,7 @@ impl Guard {
 impl Shared {
     /// Lets a call in, or says why not.
     fn admit(&self, request: &Request<Body>) -> Result<(Identity, Permits)> {
+        foreign::check_headers(request.headers(), self.most_headers)?;
         let peer = request.extensions().get::<Arc<Peer>>();
         let method = method(request.uri().path());
         let identity = match &self.auth {
@@ -189,15 +203,21 @@ where
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let shared = &self.shared;
+        let refuse = |refusal| -> Self::Future { Box::pin(async move { Ok(refusal) }) };
+        if let Err(foreign) = foreign::check(&request) {
+            shared.metrics.refused("not_grpc");
+            return refuse(foreign);
+        }
         let (identity, permits) = match shared.admit(&request) {
             Ok(admitted) => admitted,
-            Err(error) => {
-                let refusal = status(&error).into_http();
-                return Box::pin(async move { Ok(refusal) });
-            }
+            Err(error) => return refuse(status(&error).into_http()),
         };
         if let Some(record) = request.extensions().get::<CallRecord>() {
             record.identify(&identity.name());
+            if !record.known() {
+                let unknown = foreign::unknown_method(request.uri().path(), &shared.methods);
+                return refuse(unknown.into_http());
+            }
         }
         let active = request
             .extensions()
@@ -212,14 +232,39 @@ where
         } else {
             Framing::One
         };
+        let packed = match Packing::of_request(request.headers(), shared.packing) {
+            Ok(packed) => packed,
+            Err(refusal) => return refuse(refusal.into_http()),
+        };
+        let asked = match shared.packing {
+            true => Packing::of_answer(request.headers(), packed),
+            false => None,
+        };
+        let asked = asked.map(|packing| (packing, shared.aside.clone()));
         let (read, write, most_bytes) = (shared.read, shared.write, shared.most_bytes);
-        let mut request =
-            request.map(|body| Body::new(Message::new(body, framing, most_bytes, read)));
+        let mut request = request.map(|body| {
+            let message = Message::new(body, framing, packed.is_some(), most_bytes, read);
+            match packed {
+                None => Body::new(message),
+                Some(packing) => {
+                    let aside = shared.aside.clone();
+                    Body::new(Unpacked::new(message, packing, most_bytes, aside))
+                }
+            }
+        });
+        if packed.is_some() {
+            // The services see plain messages.
+            request.headers_mut().remove(packing::ENCODING);
+        }
         request.extensions_mut().insert(identity);
         let answering = self.inner.call(request);
         Box::pin(async move {
-            let response = answering.await?;
-            Ok(response.map(|body| Body::new(Answer::new(body, write, permits, active))))
+            let mut response = foreign::refine(answering.await?);
+            if let Some((packing, _)) = &asked {
+                let encoding = HeaderName::from_static(packing::ENCODING);
+                response.headers_mut().insert(encoding, packing.header());
+            }
+            Ok(response.map(|body| Body::new(Answer::new(body, asked, write, permits, active))))
         })
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! An adapter extracts a request, calls the engine and converts the answer; nothing else happens here.
 
+mod accept;
 mod admin;
 mod auth;
 mod body;
@@ -9,17 +10,21 @@ mod call;
 mod config;
 mod connection;
 mod convert;
+mod foreign;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod greeting;
 mod guard;
 mod health;
 mod identity;
 mod model;
 mod observe;
 mod oip;
+mod packing;
 mod quota;
 mod status;
 mod tls;
+mod unpacked;
 mod vision;
 mod watched;
 
@@ -32,6 +37,7 @@ use tonic_health::pb::health_server::HealthServer;
 
 use observe::{Methods, ObserveLayer};
 
+pub use accept::SPARE_CONNECTIONS;
 pub use admin::{Admin, AdminAccess, MAX_LOG_FILTER, Phase, Readiness};
 pub use convert::{MAX_DETECTIONS, MAX_TOP_K};
 pub use observe::MAX_REQUEST_ID;
@@ -113,17 +119,14 @@ pub async fn serve(
         streaming.extend(streaming_methods(set)?);
     }
     let metrics = &engine.config().metrics;
-    let guard = guard::Guard::new(&config, streaming, Arc::clone(metrics))?;
+    let methods = Methods::of(&[descriptors.as_slice(), &reflections].concat())?;
+    let guard = guard::Guard::new(&config, streaming, methods.clone(), Arc::clone(metrics))?;
     let settings = config.tls.as_ref().map(tls::settings).transpose()?;
 
     let observe = ObserveLayer {
         metrics: Arc::clone(metrics),
         tracer: engine.config().tracer.clone(),
-        methods: Methods::of(&[
-            FILE_DESCRIPTOR_SET,
-            tonic_health::pb::FILE_DESCRIPTOR_SET,
-            tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
-        ])?,
+        methods,
     };
     let phases = config.readiness.clone();
     let (draining, mut drained) = tokio::sync::watch::channel(false);
@@ -154,7 +157,7 @@ pub async fn serve(
     };
     let limits = config.transport;
     let some = |duration: Duration| (!duration.is_zero()).then_some(duration);
-    let incoming = connection::accept(listener, settings, limits.clone());
+    let incoming = accept::accept(listener, settings, limits.clone(), Arc::clone(metrics));
     let mut server = Server::builder()
         .max_concurrent_streams(config.max_streams)
         .initial_stream_window_size(1 << 20)
@@ -163,7 +166,8 @@ pub async fn serve(
         .max_frame_size(Some(256 << 10))
         .http2_keepalive_interval(some(limits.keepalive))
         .http2_keepalive_timeout(Some(limits.keepalive_timeout))
-        .http2_max_header_list_size(limits.header_bytes)
+        // Room beyond the limit, so that a call that is over it is answered in gRPC; what is over this is told by HTTP alone.
+        .http2_max_header_list_size(limits.header_bytes.saturating_mul(foreign::HEADER_ROOM))
         // Under overload every call on a connection may pass its deadline, and be reset, before it is looked at: that is
         // no attack, and must not cost the calls beside it their connection. The bound is as many as streams by default.
         .http2_max_pending_accept_reset_streams(Some(limits.pending_resets));

@@ -41,12 +41,19 @@ struct Record {
     trace: Context,
     identity: OnceLock<Arc<str>>,
     span: Span,
+    /// Whether the server has the method.
+    known: bool,
 }
 
 impl CallRecord {
     /// The call's place in a trace.
     pub(super) fn trace(&self) -> &Context {
         &self.0.trace
+    }
+
+    /// Whether the server has the method that is called.
+    pub(super) fn known(&self) -> bool {
+        self.0.known
     }
 
     /// Notes who calls, once that is known.
@@ -80,9 +87,16 @@ impl Methods {
         Ok(Self(Arc::new(methods)))
     }
 
-    fn get(&self, path: &str) -> Arc<str> {
+    /// The method's name, and whether there is one.
+    fn get(&self, path: &str) -> (Arc<str>, bool) {
         static UNKNOWN: LazyLock<Arc<str>> = LazyLock::new(|| "unknown".into());
-        Arc::clone(self.0.get(path).unwrap_or(&UNKNOWN))
+        let name = self.0.get(path);
+        (Arc::clone(name.unwrap_or(&UNKNOWN)), name.is_some())
+    }
+
+    /// The names of all methods, `package.Service/Method`, in no order.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.values().map(|name| &**name)
     }
 }
 
@@ -128,7 +142,7 @@ where
             tracer,
             methods,
         } = &self.layer;
-        let method = methods.get(request.uri().path());
+        let (method, known) = methods.get(request.uri().path());
         let text = |name: HeaderName| request.headers().get(name).and_then(|v| v.to_str().ok());
         let parent = text(TRACEPARENT).and_then(|parent| {
             let state = text(HeaderName::from_static("tracestate"));
@@ -151,6 +165,7 @@ where
             trace: call.context().clone(),
             identity: OnceLock::new(),
             span: span.clone(),
+            known,
         }));
         request.extensions_mut().insert(record.clone());
         let ending = Ending {

@@ -59,7 +59,8 @@ fn make(
     let mut settings = builder
         .with_single_cert(chain, key)
         .with_context(|| format!("{} and {} do not go together", name(0), name(1)))?;
-    settings.alpn_protocols = vec![b"h2".to_vec()];
+    // Older HTTP is taken as far as to be told that this is a gRPC port.
+    settings.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(settings)
 }
 

@@ -1,6 +1,6 @@
 //! An attacker's table: each attempt is refused or bounded, and another caller sees nothing of it.
 
-use std::{fs, os::unix::fs::symlink, path::Path, time::Duration};
+use std::{fs, net::SocketAddr, os::unix::fs::symlink, path::Path, time::Duration};
 
 use bytes::Bytes;
 use frostline::{
@@ -66,7 +66,15 @@ pub(crate) async fn bare(
     server: &Running,
     window: u32,
 ) -> (SendRequest<Bytes>, JoinHandle<Result<(), h2::Error>>) {
-    let stream = TcpStream::connect(server.address).await.unwrap();
+    bare_to(server.address, window).await
+}
+
+/// As [`bare`], to any server.
+pub(crate) async fn bare_to(
+    address: SocketAddr,
+    window: u32,
+) -> (SendRequest<Bytes>, JoinHandle<Result<(), h2::Error>>) {
+    let stream = TcpStream::connect(address).await.unwrap();
     let (sender, connection) = h2::client::Builder::new()
         .initial_window_size(window)
         .handshake(stream)
@@ -255,35 +263,6 @@ async fn a_flood_of_resets_ends_its_own_connection() {
     witness.sees_nothing(&server).await;
     server.settled().await;
     drop(witness);
-    server.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn packed_messages_and_long_headers_are_refused() {
-    let server = bounded(TransportLimits::default()).await;
-    let mut witness = Witness::new(&server).await;
-    let (mut sender, _end) = bare(&server, 65_535).await;
-    // A few bytes that unpack to many: nothing is unpacked.
-    let call = request(&server, DETECT)
-        .header("grpc-encoding", "gzip")
-        .body(())
-        .unwrap();
-    let (answer, mut stream) = sender.send_request(call, false).unwrap();
-    // The refusal may come, and end the stream, before the message is on its way.
-    let _ = stream.send_data(framed(&detect(0), true), true);
-    assert_eq!(code(answer).await, Code::Unimplemented);
-    let long = request(&server, DETECT)
-        .header("x-long", "a".repeat(40_000))
-        .body(())
-        .unwrap();
-    let (answer, _stream) = sender.send_request(long, false).unwrap();
-    let refused = match timeout(LIMIT, answer).await.expect("no answer") {
-        Ok(response) => response.status().is_client_error(),
-        Err(error) => error.is_reset() || error.is_go_away(),
-    };
-    assert!(refused, "40 kB of headers were taken");
-    witness.sees_nothing(&server).await;
-    drop((witness, sender));
     server.stop().await;
 }
 

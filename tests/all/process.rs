@@ -28,15 +28,30 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 /// `frostline serve` on free ports, with its log as it is written.
 pub(crate) struct Process {
-    child: Child,
+    pub(crate) child: Child,
+    /// Lines that were passed over while another was awaited.
+    seen: Vec<Value>,
     log: mpsc::UnboundedReceiver<Value>,
-    address: SocketAddr,
+    pub(crate) address: SocketAddr,
     pub(crate) admin: SocketAddr,
 }
 
 impl Process {
     pub(crate) async fn start(arguments: &[&str]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_frostline"))
+        let command = Command::new(env!("CARGO_BIN_EXE_frostline"));
+        Self::start_as(command, arguments).await
+    }
+
+    /// As [`Process::start`], with at most `soft` open files, which it may raise to `hard`.
+    pub(crate) async fn start_with_files(soft: u64, hard: u64, arguments: &[&str]) -> Self {
+        let mut shell = Command::new("sh");
+        let limited = format!("ulimit -Sn {soft} && ulimit -Hn {hard} && exec \"$0\" \"$@\"");
+        shell.args(["-c", &limited, env!("CARGO_BIN_EXE_frostline")]);
+        Self::start_as(shell, arguments).await
+    }
+
+    async fn start_as(mut command: Command, arguments: &[&str]) -> Self {
+        let mut child = command
             .args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
             .args(["--set", "telemetry.format=json"])
             .args(arguments)
@@ -56,6 +71,7 @@ impl Process {
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut process = Self {
             child,
+            seen: Vec::new(),
             log,
             address: nowhere,
             admin: nowhere,
@@ -74,13 +90,19 @@ impl Process {
                 if line["message"] == message {
                     return line;
                 }
+                self.seen.push(line);
             }
         };
         let line = timeout(LIMIT, line).await;
         line.unwrap_or_else(|_| panic!("it does not say {message:?}"))
     }
 
-    async fn client(&self, token: Option<String>) -> Client {
+    /// The lines that were passed over while others were awaited.
+    pub(crate) fn take_seen(&mut self) -> Vec<Value> {
+        std::mem::take(&mut self.seen)
+    }
+
+    pub(crate) async fn client(&self, token: Option<String>) -> Client {
         let credentials = Credentials {
             token,
             ..Credentials::default()
@@ -88,6 +110,20 @@ impl Process {
         Client::connect_with(&format!("http://{}", self.address), &credentials)
             .await
             .unwrap()
+    }
+
+    /// Stops it; the rest of its log.
+    pub(crate) async fn stop(mut self) -> Vec<Value> {
+        self.signal(Signal::TERM);
+        let mut lines = Vec::new();
+        let rest = async {
+            while let Some(line) = self.log.recv().await {
+                lines.push(line);
+            }
+        };
+        timeout(LIMIT, rest).await.expect("it does not end");
+        assert!(self.ends().await.success());
+        lines
     }
 
     fn signal(&self, signal: Signal) {

@@ -1,0 +1,304 @@
+//! Connections as they come: counted, given a time to say what they are, and told so if there is no place for them.
+
+use std::{
+    collections::HashMap,
+    future::Future,
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use parking_lot::Mutex;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{Notify, Semaphore, mpsc},
+    time::{sleep, timeout},
+};
+use tokio_rustls::TlsAcceptor;
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::{
+    TransportLimits,
+    connection::{Connection, Peer, State, Stream},
+    greeting::{self, Begun},
+    tls,
+};
+use crate::metrics::Metrics;
+
+/// Sockets that may be open beside the most connections: those that are closing to make room, and those that are told that there is none.
+pub const SPARE_CONNECTIONS: usize = 32;
+
+/// Of those, the ones that are told something; others are closed without a word.
+const TOLD: usize = 16;
+
+/// Time that being told may take.
+const TELLING: Duration = Duration::from_secs(2);
+
+/// The shortest time between two lines of the log about connections that cannot be accepted.
+const QUIET: Duration = Duration::from_secs(10);
+
+/// The open connections.
+#[derive(Debug, Default)]
+struct Registry {
+    open: Mutex<Open>,
+    left: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Open {
+    last: u64,
+    /// Those that have a place, by number.
+    states: HashMap<u64, Arc<State>>,
+    /// Sockets that are open: of these, of those that are closing, and of those that are being refused.
+    sockets: usize,
+}
+
+impl Open {
+    /// Closes the connection that has been idle longest; false if none is idle.
+    fn evict(&mut self) -> bool {
+        let idle = self.states.iter();
+        let idle = idle.filter_map(|(id, state)| Some((*id, state.idle()?)));
+        let Some((id, _)) = idle.max_by_key(|(_, idle)| *idle) else {
+            return false;
+        };
+        if let Some(state) = self.states.remove(&id) {
+            state.close();
+        }
+        true
+    }
+}
+
+/// An open socket's share of the descriptors, given back when dropped.
+#[derive(Debug)]
+pub(super) struct Place {
+    /// Its number, if it is a connection that calls may come on.
+    id: Option<u64>,
+    registry: Arc<Registry>,
+}
+
+impl Registry {
+    /// Waits until another socket may be opened.
+    async fn room(&self, most: usize) {
+        loop {
+            let left = self.left.notified();
+            if self.open.lock().sockets < most.saturating_add(SPARE_CONNECTIONS) {
+                return;
+            }
+            left.await;
+        }
+    }
+
+    fn open(self: &Arc<Self>) -> Place {
+        self.open.lock().sockets += 1;
+        Place {
+            id: None,
+            registry: Arc::clone(self),
+        }
+    }
+
+    /// Gives `place` to `state`, if need be by closing the connection that has been idle longest; false if none is.
+    fn enter(&self, place: &mut Place, state: &Arc<State>, most: usize) -> bool {
+        let mut open = self.open.lock();
+        if open.states.len() >= most && !open.evict() {
+            return false;
+        }
+        open.last += 1;
+        let id = open.last;
+        open.states.insert(id, Arc::clone(state));
+        place.id = Some(id);
+        true
+    }
+
+    /// Closes every connection that has had no call for `limit`.
+    fn close_idle(&self, limit: Duration) {
+        let open = self.open.lock();
+        let idle = |state: &&Arc<State>| state.idle().is_some_and(|idle| idle >= limit);
+        open.states.values().filter(idle).for_each(|s| s.close());
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut open = self.registry.open.lock();
+        open.sockets -= 1;
+        if let Some(id) = self.id {
+            open.states.remove(&id);
+        }
+        drop(open);
+        self.registry.left.notify_one();
+    }
+}
+
+/// What every connection is accepted with.
+struct Door {
+    registry: Arc<Registry>,
+    settings: Option<tls::Settings>,
+    limits: TransportLimits,
+    metrics: Arc<Metrics>,
+    telling: Semaphore,
+    ready: mpsc::Sender<io::Result<Connection>>,
+}
+
+/// Accepts connections until the stream of them is dropped. Then those that have not finished their handshake are closed:
+/// they hold no call. Those that hold none and do not take their leave have as long as a handshake may take.
+pub(super) fn accept(
+    listener: TcpListener,
+    settings: Option<tls::Settings>,
+    limits: TransportLimits,
+    metrics: Arc<Metrics>,
+) -> ReceiverStream<io::Result<Connection>> {
+    let (ready, accepted) = mpsc::channel(64);
+    let door = Arc::new(Door {
+        registry: Arc::default(),
+        settings,
+        limits,
+        metrics,
+        telling: Semaphore::new(TOLD),
+        ready,
+    });
+    tokio::spawn(async move {
+        let mut complaints = Complaints::default();
+        let next = async || {
+            door.registry.room(door.limits.connections).await;
+            listener.accept().await
+        };
+        loop {
+            let accepting = tokio::select! {
+                accepting = next() => accepting,
+                () = door.ready.closed() => break,
+            };
+            match accepting {
+                Ok((stream, address)) => Arc::clone(&door).open(stream, address),
+                Err(error) => {
+                    // Out of file descriptors, most likely, which a connection that rests then gives back; those with
+                    // calls go on.
+                    complaints.tell(&error);
+                    door.registry.open.lock().evict();
+                    sleep(Duration::from_millis(50)).await;
+                }
+            }
+        }
+        drop(listener);
+        sleep(door.limits.handshake).await;
+        door.registry.close_idle(door.limits.handshake);
+    });
+    ReceiverStream::new(accepted)
+}
+
+/// Tells the log that connections cannot be accepted, but seldom: they are tried again at once.
+#[derive(Default)]
+struct Complaints {
+    last: Option<Instant>,
+    untold: u64,
+}
+
+impl Complaints {
+    fn tell(&mut self, error: &io::Error) {
+        if self.last.is_some_and(|last| last.elapsed() < QUIET) {
+            self.untold += 1;
+            return;
+        }
+        self.last = Some(Instant::now());
+        let untold = std::mem::take(&mut self.untold);
+        tracing::warn!(%error, untold, "cannot accept a connection");
+    }
+}
+
+impl Door {
+    /// Follows a connection until HTTP/2 has it.
+    fn open(self: Arc<Self>, stream: TcpStream, address: SocketAddr) {
+        let mut place = self.registry.open();
+        // A small answer would else wait 40 ms for the client's delayed acknowledgement.
+        if stream.set_nodelay(true).is_err() {
+            return;
+        }
+        let state = Arc::new(State::new());
+        let most = self.limits.connections;
+        if !self.registry.enter(&mut place, &state, most) {
+            tokio::spawn(async move { self.refuse(stream, place).await });
+            return;
+        }
+        tokio::spawn(async move {
+            let shaking = timeout(self.limits.handshake, self.shake(stream));
+            // Before it has said what it is it holds no call: it is in nobody's way, neither another's nor a drain's.
+            let shaken = tokio::select! {
+                shaken = shaking => shaken,
+                () = state.closed() => return,
+                () = self.ready.closed() => return,
+            };
+            let (stream, certificate, begun) = match shaken {
+                Ok(Ok(shaken)) => shaken,
+                Ok(Err(error)) => {
+                    tracing::debug!(%address, %error, "the handshake failed");
+                    return;
+                }
+                Err(_) => {
+                    tracing::debug!(%address, "the handshake took too long");
+                    return;
+                }
+            };
+            let greeting = match begun {
+                Begun::Http2(greeting) => greeting,
+                Begun::Http1 => {
+                    self.metrics.refused("not_grpc");
+                    self.tell(greeting::tell_http1(stream)).await;
+                    return;
+                }
+                Begun::Other => {
+                    self.metrics.refused("not_grpc");
+                    tracing::debug!(%address, "this is no HTTP");
+                    return;
+                }
+            };
+            let peer = Arc::new(Peer {
+                address,
+                certificate,
+                state,
+            });
+            let connection = Connection::new(stream, greeting, peer, &self.limits, place);
+            // The receiver is gone when the server drains: the connection is closed then.
+            let _ = self.ready.send(Ok(connection)).await;
+        });
+    }
+
+    /// Says that there is no place, in HTTP/2: its client then knows that no call was taken.
+    async fn refuse(&self, stream: TcpStream, _place: Place) {
+        self.metrics.refused("connections");
+        let most = self.limits.connections;
+        let telling = async {
+            let (stream, ..) = self.shake(stream).await?;
+            let why = format!("the server has {most} busy connections, which is its limit");
+            greeting::refuse(stream, &why).await
+        };
+        self.tell(telling).await;
+    }
+
+    /// Waits for `telling`, but not long, and for few at once.
+    async fn tell(&self, telling: impl Future<Output = io::Result<()>>) {
+        let Ok(_one) = self.telling.try_acquire() else {
+            return;
+        };
+        tokio::select! {
+            // Whoever does not hear it is gone.
+            _ = timeout(TELLING.min(self.limits.handshake), telling) => {}
+            () = self.ready.closed() => {}
+        }
+    }
+
+    /// Ends the TLS handshake, if there is one, and reads how the connection begins.
+    async fn shake(&self, stream: TcpStream) -> io::Result<(Stream, Option<tls::Names>, Begun)> {
+        let (mut stream, certificate) = match &self.settings {
+            None => (Stream::Plain(stream), None),
+            Some(settings) => {
+                let acceptor = TlsAcceptor::from(settings.get());
+                let stream = acceptor.accept(stream).await?;
+                let certificates = stream.get_ref().1.peer_certificates();
+                let certificate = certificates.and_then(|chain| tls::Names::of(chain.first()?));
+                (Stream::Tls(Box::new(stream)), certificate)
+            }
+        };
+        let begun = greeting::read(&mut stream).await?;
+        Ok((stream, certificate, begun))
+    }
+}

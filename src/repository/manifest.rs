@@ -264,12 +264,19 @@ impl HeadManifest {
     /// Checks what the head says of the backbone.
     ///
     /// # Errors
-    /// Another backbone's fingerprint, an input size or a feature that this backbone does not have.
+    /// The backbone's own name, another backbone's fingerprint, an input size or a feature that this backbone does not have.
     pub(super) fn check_against(
         &self,
         file: &str,
         backbone: &BackboneManifest,
     ) -> Result<(), RepositoryError> {
+        if self.name == backbone.name {
+            let reason = format!(
+                "is {:?}, which is the backbone's name too: the Open Inference Protocol knows both by it",
+                self.name
+            );
+            return Err(RepositoryError::field(file, "name", reason));
+        }
         if self.backbone != backbone.sha256 {
             let reason = format!(
                 "the head was trained on {}, but the repository's backbone is {}",

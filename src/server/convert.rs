@@ -1,6 +1,6 @@
 //! Between the protocol's messages and the engine's types.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
@@ -102,6 +102,36 @@ pub(super) fn classification_options(
             return Err(Error::invalid(format!("{field}.top_k"), message));
         }
         out.top_k = Some(count as usize);
+    }
+    Ok(())
+}
+
+/// Refuses options beyond what one of the `heads` gives; `fields` are where most detections and labels come from.
+pub(super) fn check_bounds(
+    options: &Options,
+    heads: &[Arc<Head>],
+    fields: [&str; 2],
+) -> Result<()> {
+    for head in heads {
+        let manifest = &head.manifest;
+        let (asked, most, field) = match manifest.task {
+            Task::Detection => (
+                options.max_detections,
+                manifest.postprocess.max_detections(),
+                fields[0],
+            ),
+            Task::Action | Task::Classification => {
+                (options.top_k, manifest.labels.len(), fields[1])
+            }
+            Task::Segmentation | Task::Embedding | Task::Tensor => continue,
+        };
+        if let Some(asked) = asked.filter(|&asked| asked > most) {
+            let message = format!(
+                "is {asked}, but must be from 1 to {most}, the most that the head {:?} gives",
+                manifest.name
+            );
+            return Err(Error::invalid(field, message));
+        }
     }
     Ok(())
 }

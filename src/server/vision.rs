@@ -13,6 +13,9 @@ use crate::{
     task::LabelMap,
 };
 
+/// The fields of options of calls for one task.
+const FIELDS: [&str; 2] = ["options.max_detections", "options.top_k"];
+
 /// Answers calls with an engine.
 #[derive(Clone)]
 pub(super) struct Vision {
@@ -83,6 +86,8 @@ impl Vision {
             "classification",
             &mut options,
         )?;
+        let fields = ["detection.max_detections", "classification.top_k"];
+        convert::check_bounds(&options, &heads, fields)?;
         let request = call.request(images, heads, options);
         let analysis = self.engine.run(request).await?;
         let provenance = self.provenance(&analysis.provenance);
@@ -111,6 +116,7 @@ impl Vision {
         let images = vec![convert::image(request.image, "image")?];
         let mut options = Options::default();
         convert::detection_options(request.options.as_ref(), "options", &mut options)?;
+        convert::check_bounds(&options, std::slice::from_ref(&head), FIELDS)?;
         let (head, outcome, made) = self.run_one(images, head, options, call).await?;
         let engine::Outcome::Detection(detections) = outcome else {
             return Err(mixed_up());
@@ -163,6 +169,7 @@ impl Vision {
         let images = convert::clip(clip)?;
         let mut options = Options::default();
         convert::classification_options(request.options.as_ref(), "options", &mut options)?;
+        convert::check_bounds(&options, std::slice::from_ref(&head), FIELDS)?;
         let (head, outcome, made) = self.run_one(images, head, options, call).await?;
         let engine::Outcome::Classification(top) = outcome else {
             return Err(mixed_up());
@@ -201,6 +208,12 @@ impl Vision {
                 let message = format!("is not among the backbone's features {known:?}");
                 return Err(Error::invalid(format!("features[{index}]"), message));
             }
+            if request.features[..index].contains(name) {
+                return Err(Error::invalid(
+                    format!("features[{index}]"),
+                    "is named twice",
+                ));
+            }
         }
         let images = vec![convert::image(request.image, "image")?];
         let analysis = self
@@ -210,16 +223,18 @@ impl Vision {
                 ..call.request(images, Vec::new(), Options::default())
             })
             .await?;
-        let wanted = |name: &str| {
-            request.features.is_empty() || request.features.iter().any(|other| other == name)
-        };
         let row = analysis.features.ok_or_else(mixed_up)?;
+        let features = if request.features.is_empty() {
+            row.maps().map(convert::tensor).collect()
+        } else {
+            let named = |name: &String| {
+                let map = row.maps().find(|map| map.name == name);
+                map.map(convert::tensor).ok_or_else(mixed_up)
+            };
+            request.features.iter().map(named).collect::<Result<_>>()?
+        };
         Ok(proto::ExtractFeaturesResponse {
-            features: row
-                .maps()
-                .filter(|map| wanted(map.name))
-                .map(convert::tensor)
-                .collect(),
+            features,
             provenance: self.provenance(&analysis.provenance),
         })
     }

@@ -217,3 +217,96 @@ async fn heads_and_options_that_do_not_exist() {
     server.settled().await;
     server.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_than_a_head_gives_is_refused_with_the_bound() {
+    let server = Running::start(one_lane()).await;
+    let mut client = server.client().await;
+    let most = |name: &str| {
+        let head = server.engine.head(name).unwrap();
+        let manifest = &head.manifest;
+        match name {
+            "objects" => u32::try_from(manifest.postprocess.max_detections()).unwrap(),
+            _ => u32::try_from(manifest.labels.len()).unwrap(),
+        }
+    };
+    let (detections, labels) = (most("objects"), most("motion"));
+    let detection = |most: u32| proto::DetectionOptions {
+        max_detections: Some(most),
+        ..Default::default()
+    };
+    let image = || Some(encoded(png(32, 32, 0)));
+    let frames = || clip(vec![png(32, 32, 0); 2]);
+    let refused = |status: &tonic::Status, at: &str, bound: u32| {
+        assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
+        assert_eq!(field(status), at);
+        let bound = format!("from 1 to {bound}");
+        assert!(status.message().contains(&bound), "{status:?}");
+    };
+    let mut detect = async |most: u32| {
+        let request = proto::DetectRequest {
+            image: image(),
+            options: Some(detection(most)),
+            ..Default::default()
+        };
+        client.vision.detect(request).await
+    };
+    detect(detections).await.unwrap();
+    let status = detect(detections + 1).await.unwrap_err();
+    refused(&status, "options.max_detections", detections);
+
+    let mut recognize = async |top_k: u32| {
+        let request = proto::RecognizeActionRequest {
+            input: Some(proto::recognize_action_request::Input::Clip(frames())),
+            options: Some(proto::ClassificationOptions { top_k: Some(top_k) }),
+            ..Default::default()
+        };
+        client.vision.recognize_action(request).await
+    };
+    let top = recognize(labels).await.unwrap().into_inner();
+    assert_eq!(top.result.unwrap().top.len(), labels as usize);
+    let status = recognize(labels + 1).await.unwrap_err();
+    refused(&status, "options.top_k", labels);
+
+    let mut analyze = async |most: u32, top_k: u32| {
+        let request = proto::AnalyzeRequest {
+            input: Some(proto::analyze_request::Input::Clip(frames())),
+            detection: Some(detection(most)),
+            classification: Some(proto::ClassificationOptions { top_k: Some(top_k) }),
+            ..Default::default()
+        };
+        client.vision.analyze(request).await
+    };
+    analyze(detections, labels).await.unwrap();
+    let status = analyze(detections + 1, labels).await.unwrap_err();
+    refused(&status, "detection.max_detections", detections);
+    let status = analyze(detections, labels + 1).await.unwrap_err();
+    refused(&status, "classification.top_k", labels);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn features_come_in_the_order_that_was_asked_for() {
+    let server = Running::start(one_lane()).await;
+    let mut client = server.client().await;
+    let mut extract = async |names: &[&str]| {
+        let request = proto::ExtractFeaturesRequest {
+            image: Some(encoded(png(32, 32, 0))),
+            features: names.iter().map(|name| (*name).to_owned()).collect(),
+            ..Default::default()
+        };
+        let answer = client.vision.extract_features(request).await?;
+        Ok::<_, tonic::Status>(answer.into_inner().features)
+    };
+    let all = extract(&[]).await.unwrap();
+    let names: Vec<_> = all.iter().map(|tensor| tensor.name.as_str()).collect();
+    let backwards: Vec<_> = names.iter().rev().copied().collect();
+    let asked = extract(&backwards).await.unwrap();
+    assert!(asked.iter().eq(all.iter().rev()), "{backwards:?}");
+    let two = [names[2], names[0]];
+    let asked = extract(&two).await.unwrap();
+    assert!(asked.iter().eq([&all[2], &all[0]]));
+    let status = extract(&[names[0], names[0]]).await.unwrap_err();
+    assert_eq!(field(&status), "features[1]");
+    server.stop().await;
+}

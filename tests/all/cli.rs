@@ -78,6 +78,7 @@ type Case<'a> = (&'a str, Box<dyn Fn(&Path) + 'a>, &'a [&'a str]);
 #[test]
 fn a_bad_repository_is_refused_by_file_and_field() {
     let cases: [Case; 8] = [
+<<<<<<< HEAD
         (
             "a graph that is none",
             Box::new(|dir| {
@@ -101,6 +102,8 @@ fn a_bad_repository_is_refused_by_file_and_field() {
             }),
             &["heads/scene/head.onnx", "output \"logits\"", "labels"],
         ),
+=======
+>>>>>>> 79f14c4 (Bounds of options are refused by name; features in the order asked for; no head has the backbone's name; graphs at fault exit 4; numbers in strings)
         (
             "missing graph",
             Box::new(|dir| fs::remove_file(dir.join("heads/scene/head.onnx")).unwrap()),
@@ -134,6 +137,32 @@ fn a_bad_repository_is_refused_by_file_and_field() {
             "wrong shape",
             Box::new(|dir| edit(&dir.join("backbone.toml"), "stride = 8", "stride = 16")),
             &["backbone", "stride"],
+        ),
+        (
+            "no graph",
+            Box::new(|dir| {
+                let graph = b"no graph at all";
+                fs::write(dir.join("heads/scene/head.onnx"), graph).unwrap();
+                let file = dir.join("heads/scene/head.toml");
+                let text = fs::read_to_string(&file).unwrap();
+                let line = text.lines().find(|l| l.starts_with("sha256")).unwrap();
+                let hash = hex::encode(Sha256::digest(graph));
+                let own = format!("sha256 = \"{hash}\"");
+                fs::write(&file, text.replace(line, &own)).unwrap();
+            }),
+            &["heads/scene/head.onnx"],
+        ),
+        (
+            "a head with the backbone's name",
+            Box::new(|dir| {
+                let text = fs::read_to_string(dir.join("backbone.toml")).unwrap();
+                let line = text.lines().find(|l| l.starts_with("name")).unwrap();
+                let (file, own) = (dir.join("heads/scene/head.toml"), "name = \"scene\"");
+                edit(&file, own, line);
+                let name = line.split('"').nth(1).unwrap();
+                fs::rename(dir.join("heads/scene"), dir.join("heads").join(name)).unwrap();
+            }),
+            &["head.toml: name", "the backbone's name too"],
         ),
         (
             "no manifest",

@@ -21,7 +21,7 @@ use self::{
     input::{Expected, Row},
     parameters::{Parameters, shown},
 };
-use super::{call::Call, identity::Identity};
+use super::{call::Call, convert, identity::Identity};
 use crate::{
     engine::{Analysis, Engine, FeatureSource, Head, Source},
     error::{Error, Kind, Result},
@@ -94,7 +94,7 @@ impl Inference {
         }
     }
 
-    /// The model called `name` and its version. A head that has the backbone's name hides it.
+    /// The model called `name` and its version. No head has the backbone's name.
     ///
     /// # Errors
     /// `PermissionDenied` for one that `identity` may not use, `UnknownHead` for one that is not loaded or has another
@@ -161,6 +161,8 @@ impl Inference {
                 features = Some(parameters.size(&self.engine.backbone().input.sizes)?)
             }
             Model::Head(head) => {
+                let fields = ["parameters[max_detections]", "parameters[top_k]"];
+                convert::check_bounds(&options, std::slice::from_ref(head), fields)?;
                 let wants = |name| answer::wants(&wanted, name);
                 options.omit_masks = !wants("masks") && !wants("masks_dense");
                 let manifest = &head.manifest;

@@ -8,6 +8,7 @@ use crate::{
     error::{Error, Result},
     proto::inference::{InferParameter, infer_parameter::ParameterChoice},
     repository::Task,
+    server::{MAX_DETECTIONS, MAX_TOP_K},
 };
 
 /// What a call's parameters ask for.
@@ -46,10 +47,10 @@ impl Parameters {
                     out.options.score_threshold = Some(value.fraction()?);
                 }
                 ("max_detections", Some(Task::Detection)) => {
-                    out.options.max_detections = Some(value.count(10_000)? as usize);
+                    out.options.max_detections = Some(value.count(MAX_DETECTIONS)? as usize);
                 }
                 ("top_k", Some(Task::Action | Task::Classification)) => {
-                    out.options.top_k = Some(value.count(100_000)? as usize);
+                    out.options.top_k = Some(value.count(MAX_TOP_K)? as usize);
                 }
                 ("height", None) => out.height = Some(value.count(8192)?),
                 ("width", None) => out.width = Some(value.count(8192)?),
@@ -125,6 +126,8 @@ impl Value<'_> {
         let value = match self.choice {
             Some(&ParameterChoice::DoubleParam(v)) => Some(v),
             Some(&ParameterChoice::Int64Param(v @ 0..=1)) => Some(v as f64),
+            // Triton's clients have no other way for numbers with a fraction, at some versions.
+            Some(ParameterChoice::StringParam(text)) => text.parse().ok(),
             _ => None,
         };
         value

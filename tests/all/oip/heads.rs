@@ -149,3 +149,26 @@ async fn heads_come_and_go_and_are_told_of() {
     assert_eq!(field(&refused), "parameters[config]");
     server.stop().await;
 }
+
+/// Triton's clients send numbers with a fraction as strings, at some versions: as many detections as with the number.
+#[tokio::test(flavor = "multi_thread")]
+async fn numbers_in_strings_are_numbers() {
+    let server = Running::start(one_lane()).await;
+    let mut client = inference(&server).await;
+    let files = [png(96, 64, 3)];
+    let counted = async |client: &mut Inference, threshold: ParameterChoice| {
+        let request = ModelInferRequest {
+            parameters: parameters(&[("score_threshold", threshold)]),
+            ..typed("objects", "image", &[1], &files[..1])
+        };
+        let answer = client.model_infer(request).await.unwrap().into_inner();
+        output(&answer, "num_detections").i32()[0]
+    };
+    for threshold in [0.0, 0.25, 1.0] {
+        let number = ParameterChoice::DoubleParam(threshold);
+        let text = ParameterChoice::StringParam(format!("{threshold:?}"));
+        let expected = counted(&mut client, number).await;
+        assert_eq!(counted(&mut client, text).await, expected, "{threshold}");
+    }
+    server.stop().await;
+}

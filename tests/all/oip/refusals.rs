@@ -313,7 +313,15 @@ fn values() -> Vec<Case> {
         case("score_threshold", DoubleParam(f64::NAN), threshold),
         case("score_threshold", DoubleParam(1.5), threshold),
         case("score_threshold", Int64Param(2), threshold),
-        case("score_threshold", StringParam("0.5".to_owned()), threshold),
+        case("score_threshold", StringParam("half".to_owned()), threshold),
+        case("score_threshold", StringParam("NaN".to_owned()), threshold),
+        case("score_threshold", StringParam("1.01".to_owned()), threshold),
+        case("score_threshold", StringParam(String::new()), threshold),
+        case(
+            "max_detections",
+            Int64Param(51),
+            "parameters[max_detections]",
+        ),
         case(
             "max_detections",
             Int64Param(0),

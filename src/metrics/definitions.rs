@@ -77,7 +77,7 @@ pub const DEFINITIONS: &[Definition] = &[
         Counter,
         "frostline_refused_total",
         &["reason"],
-        "Requests refused before any work: full, deadline (cannot be met), too_large; or by a limit on their caller: rate, concurrency",
+        "Requests refused before any work: full, deadline (cannot be met), too_large; by a limit on their caller: rate, concurrency; connections without a place: connections; what is no gRPC: not_grpc",
     ),
     // === sharing ===
     of(

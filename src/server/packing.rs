@@ -48,8 +48,8 @@ const ZSTD_WINDOW: u32 = 23;
 /// Window bits of gzip: the most that it has.
 const GZIP_WINDOW: u8 = 15;
 
-/// Answers are made once and sent once: the fastest levels.
-const GZIP_LEVEL: u32 = 1;
+/// Answers are made once and sent once: the fastest levels, but for gzip's first, whose fixed codes make numbers longer.
+const GZIP_LEVEL: u32 = 2;
 const ZSTD_LEVEL: i32 = 1;
 
 /// How messages are packed.

@@ -142,7 +142,9 @@ impl HttpBody for Unpacked {
                 return Poll::Ready(Some(Ok(Frame::data(piece))));
             }
             if let State::Elsewhere(step) = &mut this.state {
-                let (unpacker, packed) = ready!(step.as_mut().poll(context))?;
+                let done = ready!(step.as_mut().poll(context));
+                this.state = State::Plain;
+                let (unpacker, packed) = done?;
                 this.take_up(unpacker, packed).map_err(|e| status(&e))?;
             } else if !this.input.is_empty() {
                 this.go_on().map_err(|e| status(&e))?;

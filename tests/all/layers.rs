@@ -93,7 +93,7 @@ const OWNED: &[(&str, &[&str])] = &[
     ("ort", &["backend"]),
     ("libc", &["files", "slice"]),
     ("libmimalloc_sys", &["memory"]),
-    ("rustix", &["cores", "files"]),
+    ("rustix", &["cores", "descriptors", "files"]),
     ("tonic", &["server", "client", "proto"]),
     (
         "tokio",

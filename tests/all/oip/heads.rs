@@ -6,8 +6,9 @@ use frostline::{backend::Runtime, proto, repository::Repository};
 use tonic::Code;
 
 use super::{
-    Inference, RepositoryIndexRequest, RepositoryModelLoadRequest, RepositoryModelUnloadRequest,
-    field, inference, input, numbers, output, prefixed, raw, typed,
+    Inference, ModelInferRequest, ParameterChoice, RepositoryIndexRequest,
+    RepositoryModelLoadRequest, RepositoryModelUnloadRequest, field, inference, input, numbers,
+    output, parameters, prefixed, raw, typed,
 };
 use crate::support::{Running, one_lane, png};
 

@@ -337,7 +337,14 @@ async fn a_bomb_takes_no_more_memory_than_an_honest_message() {
             }
             let took = high_water(&process);
             eprintln!("{encoding} {bytes}: {took} KiB, plain {plain} KiB");
-            assert!(took <= plain + SLACK, "{encoding} {bytes}: {took}, {plain}");
+            // What is taken is copied once, piece by piece, into the one buffer that a plain message comes into.
+            let copied = if expected.is_empty() {
+                HONEST as u64 >> 10
+            } else {
+                0
+            };
+            let most = plain + copied + SLACK;
+            assert!(took <= most, "{encoding} {bytes}: {took}, {plain}");
             drop(sender);
             process.stop().await;
         }

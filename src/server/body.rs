@@ -202,11 +202,14 @@ struct Held {
     _permits: Permits,
 }
 
+/// A message that is being packed.
+type Packed = Pin<Box<dyn Future<Output = Result<Bytes, Status>> + Send>>;
+
 /// How an answer's messages are to be packed, and one that is being packed elsewhere.
 struct Packer {
     packing: Packing,
     aside: Aside,
-    under_way: Option<Pin<Box<dyn Future<Output = Result<Bytes, Status>> + Send>>>,
+    under_way: Option<Packed>,
 }
 
 impl std::fmt::Debug for Packer {

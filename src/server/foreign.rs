@@ -15,12 +15,12 @@ const HEADER_OVERHEAD: usize = 32;
 const STATUS: &str = "grpc-status";
 const DETAILS: &str = "grpc-status-details-bin";
 
-/// Whether `request` is a call at all; if not, the answer to it.
-pub(super) fn check(request: &Request<Body>) -> Result<(), Response<Body>> {
+/// The answer to `request` if it is no call at all.
+pub(super) fn answer(request: &Request<Body>) -> Option<Response<Body>> {
     let content = request.headers().get(header::CONTENT_TYPE);
     let known = content.is_some_and(|content| is_grpc(content.as_bytes()));
     if known && request.method() == Method::POST {
-        return Ok(());
+        return None;
     }
     let http = match known {
         true => StatusCode::METHOD_NOT_ALLOWED,
@@ -44,7 +44,7 @@ pub(super) fn check(request: &Request<Body>) -> Result<(), Response<Body>> {
         parts.headers.insert(header::ALLOW, post);
     }
     let text = format!("{message}; {HINT}");
-    Err(Response::from_parts(parts, Body::new(text)))
+    Some(Response::from_parts(parts, Body::new(text)))
 }
 
 /// Whether this content type is gRPC's with protocol buffers, which are what it means by itself.

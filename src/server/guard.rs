@@ -204,7 +204,7 @@ where
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let shared = &self.shared;
         let refuse = |refusal| -> Self::Future { Box::pin(async move { Ok(refusal) }) };
-        if let Err(foreign) = foreign::check(&request) {
+        if let Some(foreign) = foreign::answer(&request) {
             shared.metrics.refused("not_grpc");
             return refuse(foreign);
         }

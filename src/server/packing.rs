@@ -374,7 +374,9 @@ mod tests {
 
     #[test]
     fn what_is_packed_is_unpacked_however_it_is_cut() -> Result<()> {
-        let noise: Vec<u8> = (0..300_000_u32).map(|i| (i * i >> 7) as u8).collect();
+        let noise: Vec<u8> = (0..300_000_u32)
+            .map(|i| (i.wrapping_mul(i) >> 7) as u8)
+            .collect();
         let even = vec![7; 1_000_000];
         for packing in BOTH {
             for message in [&noise[..], &even[..], &noise[..PIECE], &even[..WORTHWHILE]] {

@@ -17,8 +17,9 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from .dataset import SIZE, Clips, Scenes
+from .geometry import Input, placement
 from .labels import IGNORE, SCENE_NAMES, THING_NAMES
-from .postprocess import Detection, detections, label_map, placement
+from .measure.served import Detection, detections, label_map
 from .repository import POSTPROCESS
 
 #: Detections below this score cannot move average precision noticeably.
@@ -108,21 +109,18 @@ def coco_metrics(truth: COCO, results: list[dict]) -> dict[str, float]:
 
 
 def objects_metrics(server: Server, scenes: Scenes) -> dict[str, float]:
-    where, results = placement(SIZE, SIZE), []
-    settings = POSTPROCESS["objects"]
+    where, results = placement(SIZE, SIZE, Input(SIZE, SIZE)), []
+    post = POSTPROCESS["objects"] | {"score_threshold": LOW_SCORE, "max_detections": 100}
     for start in range(0, len(scenes), BATCH):
         rows = server(scenes.images[start : start + BATCH])
         for i, (boxes, scores, labels, masks) in enumerate(zip(*rows)):
-            found = detections(
-                boxes, scores, labels, masks, where, LOW_SCORE, settings["nms_iou"], 100,
-                settings["mask_threshold"],
-            )  # fmt: skip
-            results += [coco_result(start + i, f) for f in found]
+            outputs = {"boxes": boxes, "scores": scores, "labels": labels, "masks": masks}
+            results += [coco_result(start + i, f) for f in detections(outputs, where, post)]
     return coco_metrics(coco_truth(scenes), results)
 
 
 def scene_metrics(server: Server, scenes: Scenes) -> dict[str, float]:
-    where, classes = placement(SIZE, SIZE), len(SCENE_NAMES)
+    where, classes = placement(SIZE, SIZE, Input(SIZE, SIZE)), len(SCENE_NAMES)
     confusion = np.zeros((classes, classes), np.int64)
     for start in range(0, len(scenes), BATCH):
         (logits,) = server(scenes.images[start : start + BATCH])

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from . import geometry
 from .errors import InputError, at
 
 FOLDER = Path(__file__).resolve().parents[1] / "recipes"
@@ -31,6 +32,13 @@ class BackbonePart:
     precision: str = "fp32"
     attention: str = "matmul"
     resize: str = "letterbox"
+    filter: str = "bilinear"
+    pad: int = geometry.PAD
+    crop_fraction: float = 1.0
+
+    def input(self) -> geometry.Input:
+        """How images are fitted."""
+        return geometry.Input(self.size, self.size, self.resize, self.filter, self.pad, self.crop_fraction)
 
 
 @dataclass(frozen=True)
@@ -56,7 +64,8 @@ class DataPart:
 @dataclass(frozen=True)
 class TrainPart:
     """``[train]``: optimizer steps and the rest of the loop's plan; ``cache_gb`` bounds the
-    features on disk, ``views`` counts the augmented views of each sample."""
+    features on disk, ``views`` counts the augmented views of each sample.  ``frames`` of a clip
+    are ``frame_stride`` apart in the video; unset: spread over all of it."""
 
     steps: int
     batch: int
@@ -66,7 +75,7 @@ class TrainPart:
     views: int = 4
     cache_gb: float = 100.0
     frames: int = 1
-    frame_stride: int = 1
+    frame_stride: int | None = None
     seed: int = 0
     save_every: float = 60.0
     log_every: int = 50
@@ -145,7 +154,48 @@ def load(source: str, changes: list[str] = ()) -> Recipe:
             parts[name] = _part(path, name, SECTIONS[name], value)
         else:
             parts[name] = value
-    return _part(path, "", Recipe, parts)
+    recipe = _part(path, "", Recipe, parts)
+    _check(path, recipe)
+    return recipe
+
+
+#: What ``[head.postprocess]`` may set, by task: least and greatest value.
+POSTPROCESS = {
+    "detection": {
+        "score_threshold": (0, 1), "nms_iou": (0, 1), "max_detections": (1, 10_000),
+        "mask_threshold": (0, 1),
+    },
+    "action": {"top_k": (1, 100_000)},
+}  # fmt: skip
+COUNTS = ("max_detections", "top_k")
+MOST_FRAMES = 1024
+
+
+def _check(path: Path, recipe: Recipe) -> None:
+    """Refuses what no head could be served with, before anything is made or trained."""
+    try:
+        recipe.backbone.input()
+    except InputError as error:
+        raise at(path, f"backbone.{error}") from None
+    t, task = recipe.train, recipe.head.task
+    if task != "action" and (t.frames != 1 or t.frame_stride is not None):
+        raise at(path, f"train.frames and train.frame_stride: have no meaning for the task {task}")
+    for key, value in (("frames", t.frames), ("frame_stride", t.frame_stride)):
+        if value is not None and not 1 <= value <= MOST_FRAMES:
+            raise at(path, f"train.{key}: is {value}, must be from 1 to {MOST_FRAMES}")
+    if task == "action" and t.frame_stride is None and recipe.evaluate.clips > 1:
+        raise at(path, "evaluate.clips: must be 1 without train.frame_stride: each clip is the whole video")
+    known = POSTPROCESS.get(task, {})
+    for key, value in recipe.head.postprocess.items():
+        where = f"head.postprocess.{key}"
+        if key not in known:
+            may = ", ".join(known) or "none"
+            raise at(path, f"{where}: cannot be set for the task {task}; these can: {may}")
+        kinds = int if key in COUNTS else (int, float)
+        least, most = known[key]
+        if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value <= most:
+            kind = "a whole number" if key in COUNTS else "a number"
+            raise at(path, f"{where}: is {value!r}, must be {kind} from {least} to {most}")
 
 
 def _change(table: dict, change: str) -> None:

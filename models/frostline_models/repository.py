@@ -28,7 +28,8 @@ POSTPROCESS: dict[str, dict] = {
         "mask_threshold": 0.5,
     },
     "scene": {},
-    "motion": {"frames": FRAMES, "frame_stride": 1, "top_k": 5},
+    # Learned from clips that show a motion from beginning to end, so whole clips are what it reads.
+    "motion": {"frames": FRAMES, "top_k": 5},
 }
 
 

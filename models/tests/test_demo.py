@@ -10,8 +10,9 @@ from PIL import Image
 
 from frostline_models import export
 from frostline_models.evaluate import Server
+from frostline_models.geometry import Input, fit
 from frostline_models.labels import FRAMES
-from frostline_models.postprocess import letterbox
+from frostline_models.readers.base import read_image
 from frostline_models.repository import LABELS
 
 HEAD_KEYS = {
@@ -53,7 +54,7 @@ def test_head_manifest(demo, name):
 
 @pytest.mark.parametrize("name", list(LABELS))
 def test_head_rows_do_not_depend_on_the_batch(demo, name):
-    pictures = [letterbox(Image.open(p)) for p in sorted((demo / "samples").glob("*.jpg"))]
+    pictures = [fit(read_image(p), Input(128, 128)) for p in sorted((demo / "samples").glob("*.jpg"))]
     images = np.stack(pictures[:8])
     if name == "motion":
         images = np.stack([np.roll(images, i, 0) for i in range(3)])

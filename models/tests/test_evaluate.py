@@ -7,9 +7,10 @@ from PIL import Image
 from frostline_models import evaluate
 from frostline_models.dataset import generate, load_scenes
 from frostline_models.labels import IGNORE, SCENE_NAMES
-from frostline_models.postprocess import (
-    Detection, detections, label_map, letterbox, placement, resample, sampling,
-)  # fmt: skip
+from frostline_models.geometry import Input, fit, placement, sampling
+from frostline_models.measure.served import Detection, detections, label_map
+
+DEMO = Input(128, 128)
 
 
 @pytest.fixture(scope="module")
@@ -62,9 +63,9 @@ def test_sampling_follows_half_pixel_centres():
 
 
 def test_placement_centres_the_image():
-    where = placement(640, 480)
+    where = placement(640, 480, DEMO)
     assert (where.new_width, where.new_height, where.left, where.top) == (128, 96, 0, 16)
-    boxed = letterbox(Image.new("RGB", (640, 480), (10, 20, 30)))
+    boxed = fit(Image.new("RGB", (640, 480), (10, 20, 30)), DEMO)
     assert (boxed[:16] == 114).all() and (boxed[112:] == 114).all()
     assert (boxed[16:112] == (10, 20, 30)).all()
 
@@ -73,7 +74,9 @@ def test_detections_are_thresholded_suppressed_and_mapped_back():
     boxes = np.array([[32, 48, 64, 80], [33, 48, 64, 80], [33, 48, 64, 80], [0, 0, 9, 9]], float)
     scores, labels = np.array([0.9, 0.8, 0.7, 0.1]), np.array([1, 1, 2, 1])
     masks = np.ones((4, 32, 32), np.float32)
-    found = detections(boxes, scores, labels, masks, placement(640, 480), 0.3, 0.5, 10)
+    outputs = {"boxes": boxes, "scores": scores, "labels": labels, "masks": masks}
+    post = {"score_threshold": 0.3, "nms_iou": 0.5, "max_detections": 10, "mask": "image"}
+    found = detections(outputs, placement(640, 480, DEMO), post)
     assert [(d.label, d.score) for d in found] == [(1, 0.9), (2, 0.7)]
     np.testing.assert_allclose(found[0].box, [160, 160, 320, 320])
     assert found[0].mask.shape == (480, 640) and found[0].mask.sum() == 160 * 160
@@ -82,7 +85,5 @@ def test_detections_are_thresholded_suppressed_and_mapped_back():
 def test_label_maps_come_back_at_the_original_size():
     logits = np.zeros((3, 32, 32), np.float32)
     logits[2, :, 16:] = 1
-    where = placement(200, 100)
-    labels = label_map(logits, where)
+    labels = label_map(logits, placement(200, 100, DEMO))
     assert labels.shape == (100, 200) and (labels[:, 104:] == 2).all() and (labels[:, :96] == 0).all()
-    assert resample(logits, where).shape == (3, 100, 200)

@@ -8,9 +8,10 @@ import datasets
 import numpy as np
 import pytest
 import serving
+import torch
 from PIL import Image
 
-from frostline_models import postprocess
+from frostline_models import geometry
 from frostline_models.errors import InputError
 from frostline_models.measure import command, gallery, metrics, served
 from frostline_models.measure.local import Local
@@ -57,6 +58,8 @@ def test_protocols_score_the_truth_one_and_nonsense_zero(tmp_path, wrong):
     segmented = metrics.run(Oracle(ade, "segmentation", wrong), ade, "segmentation")
     kinetics = open_dataset("kinetics", datasets.kinetics(tmp_path / "k"), videos="val", csv="val.csv")
     seen = metrics.run(Oracle(kinetics, "action", wrong), kinetics, "action", frames=3, stride=2, clips=2)
+    with pytest.raises(InputError, match="clips 2: a head without frame_stride"):
+        metrics.run(Oracle(kinetics, "action", wrong), kinetics, "action", frames=3, clips=2)
     for result in (found, segmented):
         assert all(v == pytest.approx(wanted, abs=0.02) for v in result.metrics.values()), result.metrics
     assert seen.metrics == {"top1": wanted, "top5": 1.0}
@@ -73,44 +76,77 @@ def test_a_limit_counts_only_its_images(tmp_path):
     assert result.metrics["box_map"] == pytest.approx(1.0) and len(result.scores) == 2
 
 
-def test_postprocessing_agrees_with_the_demos():
-    """At the demo's size and kind of mask, both implementations say the same."""
-    rng = np.random.default_rng(0)
-    where = postprocess.placement(100, 60)
-    low = rng.uniform(0, 60, (12, 2)) * [1, 0.5] + [0, 30]
-    boxes = np.concatenate((low, low + rng.uniform(8, 38, (12, 2))), 1).clip(0, 128)
+@pytest.mark.parametrize("resize, share", [("letterbox", 1.0), ("stretch", 1.0), ("center_crop", 1.0), ("center_crop", 0.8)])
+def test_detections_are_torchvisions(resize, share):
+    """Clip, drop, suppress within a class, most: torchvision's own operators in RoIHeads' order."""
+    boxes_of = pytest.importorskip("torchvision.ops")
+    rng, to = np.random.default_rng(0), geometry.Input(96, 128, resize, crop_fraction=share)
+    where = geometry.placement(210, 133, to)
+    low = rng.uniform(-40, 120, (80, 2))
     outputs = {
-        "boxes": boxes, "scores": rng.uniform(0, 1, 12), "labels": rng.integers(0, 2, 12),
-        "masks": rng.uniform(0, 1, (12, 32, 32)).astype(np.float32),
+        "boxes": np.concatenate((low, low + rng.uniform(1, 60, (80, 2))), 1).astype(np.float32),
+        "scores": rng.permutation(80).astype(np.float32) / 80, "labels": rng.integers(0, 2, 80),
     }  # fmt: skip
-    post = {"score_threshold": 0.2, "nms_iou": 0.5, "max_detections": 6, "mask": "image", "mask_threshold": 0.5}
-    ours = served.detections(outputs, where, 128, post)
-    theirs = postprocess.detections(*outputs.values(), where, 0.2, 0.5, 6)
-    assert len(ours) == len(theirs) > 2
-    for a, b in zip(ours, theirs):
-        assert (a.label, a.score) == (b.label, b.score)
-        np.testing.assert_allclose(a.box, b.box)
-        assert (a.mask != b.mask).mean() < 0.01
-    logits = rng.normal(size=(5, 32, 32)).astype(np.float32)
-    np.testing.assert_array_equal(served.label_map(logits, where, 128), postprocess.label_map(logits, where))
+    post = {"score_threshold": 0.2, "nms_iou": 0.45, "max_detections": 20}
+    # Into the original, then to what the input shows of it.
+    scale, offset = np.array([where.scale_x, where.scale_y] * 2), np.array([where.left, where.top] * 2)
+    boxes = torch.from_numpy((outputs["boxes"] - offset) / scale)
+    edges = lambda new, left, count, size: (max(0, -left / new * count), min(count, (size - left) / new * count))  # noqa: E731
+    x0, x1 = edges(where.new_width, where.left, 210, 96)
+    y0, y1 = edges(where.new_height, where.top, 133, 128)
+    boxes[:, 0::2], boxes[:, 1::2] = boxes[:, 0::2].clamp(x0, x1), boxes[:, 1::2].clamp(y0, y1)
+    scores, labels = torch.from_numpy(outputs["scores"]), torch.from_numpy(outputs["labels"])
+    sound = (scores >= 0.2) & (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+    boxes, scores, labels = boxes[sound], scores[sound], labels[sound]
+    kept = boxes_of.batched_nms(boxes.float(), scores, labels, 0.45)[:20]
+    found = served.detections(outputs, where, post)
+    assert sound.sum() < 64 and len(found) == len(kept) > 10
+    assert [d.label for d in found] == labels[kept].tolist()
+    np.testing.assert_allclose([d.box for d in found], boxes[kept], atol=1e-6)
+    np.testing.assert_allclose([d.score for d in found], scores[kept])
+
+
+@pytest.mark.parametrize("classes, hole", [(3, 255), (300, 65535)])
+def test_what_a_centre_crop_cuts_away_has_no_label_and_counts_as_wrong(classes, hole):
+    to = geometry.Input(64, 64, "center_crop", crop_fraction=0.8)
+    where = geometry.placement(150, 100, to)
+    logits = np.zeros((classes, 16, 16), np.float32)
+    logits[2] = 1
+    # Covered are 80x80: 120x80 at 0.8 a pixel, 64x64 of them from (28, 8).
+    inside = np.zeros((100, 150), bool)
+    inside[10:90, 35:115] = True
+    found = served.label_map(logits, where)
+    np.testing.assert_array_equal(found, np.where(inside, 2, hole))
+    np.testing.assert_array_equal(served.cell_labels(np.full((16, 16), 2), where, classes), found)
+
+    class Truth:
+        labels = [str(i) for i in range(classes)]
+
+        def label_map(self, index):
+            return np.full((100, 150), 2, np.uint8)
+
+    scored = metrics.score_segmentation([found], Truth()).metrics
+    assert scored["pixel_accuracy"] == pytest.approx(6400 / 15000)
+    assert scored["miou"] == pytest.approx(6400 / 15000)
 
 
 def test_box_masks_are_stretched_over_their_box():
-    where = postprocess.placement(64, 64, 64)
+    where = geometry.placement(64, 64, geometry.Input(64, 64))
     mask = np.zeros((28, 28), np.float32)
     mask[:, :14] = 1
     post = {"mask": "box", "mask_threshold": 0.5}
-    out = served.paste(mask, np.array([10.0, 20, 30, 60]), where, 64, post)
+    box = np.array([10.0, 20, 30, 60])
+    out = served.paste(mask, box, box, where, post)
     assert out[20:60, 10:20].all() and out.sum() == 40 * 10
 
 
 def test_heads_that_do_not_fit_the_data_are_refused(tmp_path, demo):
     coco = open_dataset("coco", datasets.coco(tmp_path, splits=("val2017",)), **COCO)
-    arguments = argparse.Namespace(head="objects", limit=1, frame_stride=1, clips=1, crops=1, workers=1)
+    arguments = argparse.Namespace(head="objects", limit=1, frame_stride=None, clips=1, crops=1, workers=1)
     with pytest.raises(InputError, match="22 labels are not the data set's 3: number 0 is 'cat'"):
-        command.evaluate(Local(demo, "objects"), coco, arguments, 1, "here")
+        command.evaluate(Local(demo, "objects"), coco, arguments, "here")
     with pytest.raises(InputError, match="is for segmentation, the data set for detection"):
-        command.evaluate(Local(demo, "scene"), coco, arguments, 1, "here")
+        command.evaluate(Local(demo, "scene"), coco, arguments, "here")
     with pytest.raises(InputError, match="no such head; there are motion, objects, scene"):
         Local(demo, "poses")
     with pytest.raises(InputError, match="KEY=VALUE"):

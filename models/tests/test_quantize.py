@@ -7,6 +7,7 @@ import onnxruntime as ort
 import pytest
 import serving
 
+from frostline_models import geometry
 from frostline_models.backbones import command, parity
 from frostline_models.backbones.quantize import HELD_OUT, quantize
 from frostline_models.errors import InputError
@@ -46,6 +47,6 @@ def test_what_cannot_be_quantized_is_refused(tmp_path, demo):
 
 def test_generated_scenes_calibrate_without_a_trace(tmp_path, font, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    images = command.calibration_images("generated-scenes", 128, 3)
+    images = command.calibration_images("generated-scenes", geometry.Input(128, 128), 3)
     assert images.shape == (3, 128, 128, 3) and images.dtype == np.uint8
     assert images[0].std() > 5 and not list(tmp_path.iterdir())

@@ -1,17 +1,18 @@
 """Readers give what the files say, and name the file and key of what is wrong."""
 
 import json
+from dataclasses import replace
 
 import datasets
 import numpy as np
 import pytest
 from PIL import Image
 
+from frostline_models import geometry
+from frostline_models.backbones import command
 from frostline_models.errors import InputError
-from frostline_models.postprocess import letterbox
 from frostline_models.readers import open_dataset, views
-from frostline_models.readers.base import IGNORE, Things
-from frostline_models.readers.kinetics import positions
+from frostline_models.readers.base import IGNORE, Things, read_image
 
 COCO = {"images": "train2017", "annotations": "annotations/instances_train2017.json"}
 
@@ -159,29 +160,96 @@ def test_unknown_formats_and_options_are_refused(tmp_path):
         open_dataset("ade20k", tmp_path, splitt="x")
 
 
-def test_positions_cover_the_video():
-    assert positions(10, 4, 2, 0.0) == [0, 2, 4, 6]
-    assert positions(10, 4, 2, 1.0) == [3, 5, 7, 9]
-    assert positions(3, 4, 2, 0.5) == [0, 2, 2, 2]
+# === reading ===
+
+
+def deep_png(path, levels: np.ndarray) -> None:
+    """A PNG of 16 bits a channel: ``[H, W]`` or ``[H, W, C]``; Pillow writes none with colours."""
+    import struct
+    import zlib
+
+    height, width = levels.shape[:2]
+    kind = {1: 0, 2: 4, 3: 2, 4: 6}[1 if levels.ndim == 2 else levels.shape[2]]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in levels)
+    chunk = lambda name, data: struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))  # noqa: E731
+    head = struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0)
+    parts = (b"IHDR", head), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts))
+
+
+@pytest.mark.parametrize("channels", [None, 2, 3, 4])
+def test_16_bits_become_the_nearest_of_256_levels(tmp_path, channels):
+    if channels is not None:
+        pytest.importorskip("torchvision")
+    shape = (40, 60) if channels is None else (40, 60, channels)
+    levels = np.random.default_rng(0).integers(0, 65536, shape)
+    deep_png(tmp_path / "deep.png", levels)
+    colours = levels if channels is None else levels[..., 0] if channels == 2 else levels[..., :3]
+    wanted = np.round(colours / 257).astype(np.uint8)
+    wanted = wanted if wanted.ndim == 3 else wanted[..., None].repeat(3, -1)
+    np.testing.assert_array_equal(read_image(tmp_path / "deep.png"), wanted)
+
+
+def test_transparency_and_palettes_give_the_colours_that_are_there(tmp_path):
+    rng = np.random.default_rng(0)
+    colours = rng.integers(0, 256, (30, 40, 3)).astype(np.uint8)
+    plain = Image.fromarray(colours).quantize(32)
+    plain.save(tmp_path / "a.gif")
+    plain.save(tmp_path / "b.gif", transparency=3)
+    np.testing.assert_array_equal(read_image(tmp_path / "b.gif"), read_image(tmp_path / "a.gif"))
+    np.testing.assert_array_equal(read_image(tmp_path / "a.gif"), np.asarray(plain.convert("RGB")))
+    clear = Image.fromarray(np.concatenate((colours, np.zeros((30, 40, 1), np.uint8)), -1))
+    clear.save(tmp_path / "c.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "c.png"), colours)
+
+
+def test_calibration_sees_images_upright_and_as_the_backbone_is_fed(tmp_path):
+    pixels = np.zeros((40, 60, 3), np.uint8)
+    pixels[:20] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown turned by a quarter to the right
+    Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
+    upright = np.rot90(pixels, -1)
+    for to in INPUTS:
+        (got,) = command.calibration_images(str(tmp_path), to, 1)
+        np.testing.assert_array_equal(got, geometry.fit(np.ascontiguousarray(upright), to))
 
 
 # === views ===
 
 
-def test_the_plain_view_is_what_the_server_does(tmp_path):
-    image = np.random.default_rng(0).integers(0, 255, (50, 90, 3)).astype(np.uint8)
-    at = views.view(90, 50, 64, seed=0, index=3, number=0)
-    np.testing.assert_array_equal(views.pixels(image, at), letterbox(Image.fromarray(image), 64))
+INPUTS = [
+    geometry.Input(128, 128), geometry.Input(128, 128, "letterbox", "bicubic", 0), geometry.Input(128, 128, "stretch"),
+    geometry.Input(128, 128, "center_crop"), geometry.Input(128, 128, "center_crop", "bicubic", crop_fraction=0.875),
+]  # fmt: skip
 
 
+@pytest.mark.parametrize("to", INPUTS)
+@pytest.mark.parametrize("width, height", [(90, 50), (512, 338), (60, 200)])
+def test_the_plain_view_is_what_the_server_does(to, width, height):
+    image = np.random.default_rng(0).integers(0, 255, (height, width, 3)).astype(np.uint8)
+    at = views.view(width, height, to, seed=0, index=3, number=0)
+    np.testing.assert_array_equal(views.pixels(image, at), geometry.fit(image, to))
+
+
+@pytest.mark.parametrize("number", range(12))
+@pytest.mark.parametrize("to", [i for i in INPUTS if i.resize != "letterbox"])
+def test_views_show_padding_only_where_the_server_does(to, number):
+    image = np.full((70, 100, 3), 200, np.uint8)
+    at = views.view(100, 70, to, seed=4, index=2, number=number)
+    plain = views.pixels(image, replace(at, colour=None))
+    assert (plain == 200).all()
+
+
+@pytest.mark.parametrize("to", INPUTS)
 @pytest.mark.parametrize("number", range(8))
-def test_truth_moves_with_the_pixels(number):
+def test_truth_moves_with_the_pixels(number, to):
     """A mask painted into the image is found where the view says it is."""
     mask = np.zeros((1, 60, 100), bool)
     mask[0, 15:45, 30:80] = True
     image = np.where(mask[0, ..., None], np.uint8(255), np.uint8(0)).repeat(3, -1)
     truth = Things(np.array([[30, 15, 80, 45]], np.float32), np.array([2]), mask)
-    at = views.view(100, 60, 128, seed=1, index=5, number=number)
+    at = views.view(100, 60, to, seed=1, index=5, number=number)
     seen, moved = views.pixels(image, at), views.things(truth, at)
     bright = seen.mean(-1) > 160
     assert len(moved.boxes) == 1
@@ -195,19 +263,22 @@ def test_truth_moves_with_the_pixels(number):
     np.testing.assert_array_equal(labels == 7, moved.masks[0])
 
 
+SMALL = geometry.Input(64, 64)
+
+
 def test_views_are_repeatable_and_differ():
     image = np.random.default_rng(0).integers(0, 255, (60, 90, 3)).astype(np.uint8)
-    made = [views.pixels(image, views.view(90, 60, 64, 0, 1, n)) for n in (0, 1, 2, 3, 2)]
+    made = [views.pixels(image, views.view(90, 60, SMALL, 0, 1, n)) for n in (0, 1, 2, 3, 2)]
     np.testing.assert_array_equal(made[2], made[4])
     assert all((made[0] != m).any() for m in made[1:])
-    assert all(not views.view(90, 60, 64, 0, 1, n, mirror=False).mirror for n in range(9))
+    assert all(not views.view(90, 60, SMALL, 0, 1, n, mirror=False).mirror for n in range(9))
 
 
 def test_a_cut_thing_is_dropped():
     truth = Things(np.array([[0, 0, 1, 1]], np.float32), np.array([0]), np.ones((1, 200, 200), bool))
-    assert not len(views.things(truth, views.view(200, 200, 32, 0, 0, 0)).boxes)
+    assert not len(views.things(truth, views.view(200, 200, geometry.Input(32, 32), 0, 0, 0)).boxes)
     empty = Things(np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros((0, 20, 20), bool))
-    assert not len(views.things(empty, views.view(20, 20, 32, 0, 0, 3)).boxes)
+    assert not len(views.things(empty, views.view(20, 20, geometry.Input(32, 32), 0, 0, 3)).boxes)
 
 
 @pytest.mark.usefixtures("font")

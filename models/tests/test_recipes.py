@@ -127,6 +127,78 @@ def test_recipes_ask_for_what_exists(name):
     assert bool(b.checkpoint) != b.name.endswith("-g")  # the G weights are not public
 
 
+@pytest.mark.parametrize(
+    "words", [["stretch", "--filter", "bicubic"], ["center_crop", "--crop-fraction", "0.875"], ["letterbox", "--pad", "0"]]
+)  # fmt: skip
+def test_a_head_is_trained_and_measured_as_its_backbone_is_fed(tmp_path, monkeypatch, data, words):
+    """To the end, on what the server will show it: the checked head's own measure is the server's."""
+    name, repository = "ade20k-swinv2-b", tmp_path / "repository"
+    small = changes(recipes.load(name))
+    run(monkeypatch, "backbone", "export", "swinv2-n", "--size", 64, "--random", 0, "--out", repository, "--resize", *words)
+    table = read_manifest(repository / "backbone.toml")["input"]
+    assert table["resize"] == words[0] and str(list(table.values())).count(words[2]) == 1
+    run(
+        monkeypatch, "train", name, *small, "--data", data["ade20k"], "--repository", repository,
+        "--validate", 4, "--threads", 1,
+    )  # fmt: skip
+    serving.check(repository)
+    out = tmp_path / "out"
+    with serving.serve(repository) as address:
+        run(
+            monkeypatch, "evaluate", "ade20k", "--server", address, "--recipe", name, *small,
+            "--data", data["ade20k"], "--limit", 4, "--out", out,
+        )  # fmt: skip
+    report = json.loads((out / "evaluation.json").read_text())
+    for key, value in read_head(repository, "ade20k")["metrics"].items():
+        assert report["metrics"][key] == pytest.approx(value, abs=0.02), key
+
+
+@pytest.mark.parametrize(
+    "name, change, says",
+    [
+        ("ade20k-swinv2-b", "train.frames=3", "train.frames and train.frame_stride: have no meaning for the task segm"),
+        ("kinetics400-swinv2-b", "train.frame_stride=0", "train.frame_stride: is 0, must be from 1 to 1024"),
+        ("coco-swinv2-b", "head.postprocess.nms_iuo=0.5", "head.postprocess.nms_iuo: cannot be set.*nms_iou"),
+        ("coco-swinv2-b", "head.postprocess.nms_iou=1.5", "head.postprocess.nms_iou: is 1.5, must be a number from 0 to 1"),
+        ("coco-swinv2-b", "head.postprocess.max_detections=2.5", "is 2.5, must be a whole number"),
+        ("kinetics400-swinv2-b", "head.postprocess.frames=4", "head.postprocess.frames: cannot be set"),
+        ("coco-swinv2-b", "backbone.resize=squash", "backbone.resize 'squash'"),
+        ("coco-swinv2-b", "backbone.crop_fraction=0.875", "backbone.crop_fraction 0.875: has no meaning"),
+    ],
+)
+def test_what_could_not_be_served_is_refused_before_training(name, change, says):
+    with pytest.raises(InputError, match=says):
+        recipes.load(name, [change])
+
+
+def test_a_clip_that_is_the_whole_video_is_one(tmp_path):
+    good = (recipes.FOLDER / "kinetics400-swinv2-b.toml").read_text()
+    file = tmp_path / "whole.toml"
+    file.write_text(good.replace("frame_stride = 4\n", ""))
+    with pytest.raises(InputError, match="evaluate.clips: must be 1 without train.frame_stride"):
+        recipes.load(str(file))
+    assert recipes.load(str(file), ["evaluate.clips=1"]).train.frame_stride is None
+
+
+@pytest.mark.parametrize(
+    "line, says",
+    [
+        ('resize = "squash"', "backbone.toml: input.resize 'squash'"),
+        ('resize = "stretch"\ncrop_fraction = 0.875', "backbone.toml: input.crop_fraction 0.875"),
+        ('resize = "letterbox"\nmean = 3', "backbone.toml: input.mean: is no key"),
+    ],
+)
+def test_a_manifest_that_training_cannot_follow_is_refused_before(tmp_path, monkeypatch, capsys, data, line, says):
+    name = "ade20k-swinv2-b"
+    run(monkeypatch, "backbone", "export", "swinv2-n", "--size", 64, "--random", 0, "--out", tmp_path / "r")
+    file = tmp_path / "r" / "backbone.toml"
+    file.write_text(file.read_text().replace('resize = "letterbox"', line))
+    with pytest.raises(SystemExit):
+        run(monkeypatch, "train", name, *changes(recipes.load(name)), "--data", data["ade20k"], "--repository", tmp_path / "r")
+    assert says in capsys.readouterr().err
+    assert not (tmp_path / "r" / "heads").exists() and not (tmp_path / "r-training").exists()
+
+
 def test_recipes_are_listed(monkeypatch, capsys):
     run(monkeypatch, "recipes")
     out = capsys.readouterr().out

@@ -1,17 +1,27 @@
 """Every form of head, as the server serves it, beside PyTorch on the same features; and the
 features themselves, of every implementation and precision."""
 
+import shutil
+
 import numpy as np
+import onnxruntime as ort
 import pytest
 import serving
+import test_readers
 import torch
+from PIL import Image
 from references import huggingface_maps, timm_maps
 
+from frostline_models import geometry
 from frostline_models.backbones import export, parity, sources
-from frostline_models.measure import served
+from frostline_models.geometry import Input, placement
+from frostline_models.labels import SCENE_NAMES, THING_NAMES
+from frostline_models.measure import metrics, served
+from frostline_models.measure.local import Local
 from frostline_models.measure.remote import Remote
-from frostline_models.postprocess import placement
+from frostline_models.readers.base import Images, Things, read_image
 from frostline_models.repository import randomize
+from frostline_models.scenes import draw_scene, render
 from frostline_models.taskheads import registry
 from frostline_models.taskheads.spec import from_manifest, read_manifest
 
@@ -69,7 +79,7 @@ def test_every_form_serves_what_pytorch_computes(heads, task, form):
     images = parity.pictures(FRAMES, SIZE, seed=4)
     frames = [remote.features(image) for image in images]
     maps = [torch.from_numpy(np.stack([f[n].reshape(f[n].shape[-3:]) for f in frames])) for n in head.features]
-    where = placement(SIZE, SIZE, SIZE)
+    where = placement(SIZE, SIZE, Input(SIZE, SIZE))
     if task == "action":
         wanted = served.probabilities(head.serve([m[None] for m in maps])[0].numpy())
         np.testing.assert_allclose(remote.recognize(list(images)), wanted, atol=1e-3)
@@ -77,14 +87,14 @@ def test_every_form_serves_what_pytorch_computes(heads, task, form):
         return
     outputs = head.serve([m[:1] for m in maps])
     if task == "segmentation":
-        wanted = served.label_map(outputs[0].numpy(), where, SIZE)
+        wanted = served.label_map(outputs[0].numpy(), where)
         # Random queries all lean to one class; their masks are compared in test_taskheads.
         assert form == "mask2former" or len(np.unique(wanted)) > 1
         assert (remote.segment(images[0]) == wanted).mean() > 0.998  # ties within rounding
         return
     post = registry.postprocess(head, POST[task])
     row = {k: v[0].numpy() for k, v in zip(head.outputs, outputs)}
-    wanted, got = served.detections(row, where, SIZE, post), remote.detect(images[0])
+    wanted, got = served.detections(row, where, post), remote.detect(images[0])
     assert len(wanted) == len(got) > 1
     for a, b in zip(wanted, got):
         assert a.label == b.label and b.score == pytest.approx(a.score, abs=1e-3)
@@ -159,3 +169,136 @@ def test_full_size_parity(tmp_path, name, size, window, pretrained):
     """``pytest -m slow -s -k full_size_parity`` prints the table."""
     request = sources.Request(name, size, window, *pretrained, seed=0)
     check_parity(parity_table(request, tmp_path, ("fp32", "fp16", "int8")))
+
+
+# === the demo's models, fed otherwise ===
+
+
+class Rendered(Images):
+    """Held-out scenes at sizes of their own, as they are painted: no bars, no square."""
+
+    tasks = ("detection", "segmentation")
+
+    def __init__(self, count: int, task: str):
+        self.made = [render(draw_scene(9_400_000 + i, "heldout"), 150 + 23 * (i % 7)) for i in range(count)]
+        self.labels = list(THING_NAMES if task == "detection" else SCENE_NAMES)
+
+    def __len__(self) -> int:
+        return len(self.made)
+
+    def key(self, index: int) -> str:
+        return f"scene-{index}"
+
+    def fingerprint(self) -> str:
+        return "rendered"
+
+    def image_id(self, index: int) -> int:
+        return index
+
+    def category_id(self, label: int) -> int:
+        return label
+
+    def image(self, index: int) -> np.ndarray:
+        return self.made[index].image
+
+    def things(self, index: int) -> Things:
+        made = self.made[index]
+        masks = made.instances[None] == np.array(made.numbers, np.uint8).reshape(-1, 1, 1) + 1
+        return Things(np.array(made.boxes, np.float32).reshape(-1, 4), np.array(made.classes, np.int64), masks)
+
+    def label_map(self, index: int) -> np.ndarray:
+        return self.made[index].labels
+
+
+WAYS = [
+    'resize = "letterbox"\nfilter = "bilinear"\npad = 114',
+    'resize = "letterbox"\nfilter = "bicubic"\npad = 0',
+    'resize = "stretch"\nfilter = "bilinear"\npad = 114',
+    'resize = "center_crop"\nfilter = "bilinear"\npad = 114',
+    'resize = "center_crop"\nfilter = "bicubic"\npad = 114\ncrop_fraction = 0.875',
+]
+
+
+def fed(demo, folder, way: str):
+    """The demo's repository, whose backbone is fed in another way."""
+    shutil.copytree(demo, folder, ignore=shutil.ignore_patterns("samples"))
+    file = folder / "backbone.toml"
+    text = file.read_text()
+    assert WAYS[0] in text
+    file.write_text(text.replace(WAYS[0], way))
+    return folder
+
+
+@pytest.mark.usefixtures("font")
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.replace("\n", " "))
+def test_the_server_and_the_graphs_agree_however_the_backbone_is_fed(tmp_path, demo, way):
+    repository, count = fed(demo, tmp_path / "fed", way), 24
+    with serving.serve(repository) as address:
+        for head, task in (("objects", "detection"), ("scene", "segmentation")):
+            dataset, remote, local = Rendered(count, task), Remote(address, head), Local(repository, head)
+            sizes = {dataset.size(i) for i in range(count)}
+            assert len(sizes) > 8
+            got = metrics.run(remote, dataset, task, workers=2)
+            wanted = metrics.run(local, dataset, task)
+            for name, value in wanted.metrics.items():
+                print(f"{head} {name}: here {100 * value:.2f}, served {100 * got.metrics[name]:.2f}")
+                assert got.metrics[name] == pytest.approx(value, abs=5e-3), name
+            assert max(wanted.metrics.values()) > 0.5
+            if task == "segmentation":
+                for a, b in zip(got.predictions, wanted.predictions):
+                    assert (a == b).mean() > 0.995
+                    np.testing.assert_array_equal(a == 255, b == 255)
+                assert any((b == 255).any() for b in wanted.predictions) == ("center_crop" in way)
+            else:
+                for a, b in zip(got.predictions, wanted.predictions):
+                    assert abs(len(a) - len(b)) <= 1
+            remote.close()
+
+
+@pytest.mark.parametrize("line", ["", "frame_stride = 1\n", "frame_stride = 3\n"])
+def test_whole_clips_are_sampled_alike(tmp_path, demo, line):
+    """The server takes a clip as it is; here its frames are chosen before."""
+    repository = fed(demo, tmp_path / "fed", WAYS[0])
+    file = repository / "heads" / "motion" / "head.toml"
+    file.write_text(file.read_text().replace("frames = 8\n", f"frames = 8\n{line}"))
+    rng = np.random.default_rng(0)
+    with serving.serve(repository) as address:
+        remote, local = Remote(address, "motion"), Local(repository, "motion")
+        assert (remote.frames, remote.frame_stride) == (local.frames, local.frame_stride)
+        chances = []
+        for count in (1, 3, 7, 8, 9, 16, 21, 22, 23, 40, 64):
+            clip = list(rng.integers(0, 256, (count, 30, 40, 3)).astype(np.uint8))
+            chances.append(local.recognize(clip))
+            np.testing.assert_allclose(remote.recognize(clip), chances[-1], atol=2e-3, err_msg=f"{count} frames")
+            read = geometry.positions(count, remote.frames, remote.frame_stride)
+            np.testing.assert_allclose(remote.recognize([clip[i] for i in read]), chances[-1], atol=2e-3)
+        assert np.ptp(chances, axis=0).max() > 0.01
+        remote.close()
+
+
+def test_files_are_read_as_the_server_reads_them(tmp_path, demo):
+    """By the features of files that are easily read otherwise."""
+    rng = np.random.default_rng(5)
+    smooth = np.asarray(Image.fromarray(rng.integers(0, 256, (9, 12, 3)).astype(np.uint8)).resize((160, 120)))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(smooth).save(tmp_path / "turned.png", exif=exif)
+    Image.fromarray(smooth).save(tmp_path / "turned.jpg", exif=exif, quality=95)
+    Image.fromarray(smooth[..., 0].astype(np.uint16) * 201).save(tmp_path / "deep.png")
+    test_readers.deep_png(tmp_path / "deep-colour.png", smooth.astype(np.uint16) * 257 - smooth[..., :1] // 3)
+    palette = Image.fromarray(smooth).quantize(64)
+    palette.save(tmp_path / "palette.gif")
+    palette.save(tmp_path / "clear.gif", transparency=5)
+    Image.fromarray(np.dstack((smooth, smooth[..., 0]))).save(tmp_path / "alpha.png")
+    Image.fromarray(np.dstack((smooth, smooth[..., 0]))).save(tmp_path / "alpha.webp", lossless=True, exact=True)
+    session = ort.InferenceSession(str(demo / "backbone.onnx"), providers=["CPUExecutionProvider"])
+    names = [o.name for o in session.get_outputs()]
+    with serving.serve(demo) as address:
+        remote = Remote(address, "objects")
+        for file in sorted(tmp_path.iterdir()):
+            maps = remote.features(file)
+            pixels = geometry.fit(read_image(file), Input(128, 128))
+            for name, wanted in zip(names, session.run(names, {"image": pixels[None]})):
+                got = maps[name].reshape(wanted.shape)
+                assert np.abs(got - wanted).max() < 2e-3 * np.abs(wanted).max(), f"{file.name} {name}"
+        remote.close()

@@ -3,6 +3,7 @@
 import csv
 import errno
 import os
+from dataclasses import replace
 
 import datasets
 import numpy as np
@@ -103,7 +104,11 @@ def test_other_backbones_views_and_data_have_other_caches(tmp_path, repository, 
         Samples(ade, "segmentation", samples.spec, views=3, seed=1),
     ):
         folders.add(make_cache(tmp_path, repository, other).folder)
-    assert len(folders) == 3
+    # How images are fitted to the input decides the pixels as well.
+    for change in ({"resize": "stretch"}, {"resize": "center_crop"}, {"resize": "center_crop", "crop_fraction": 0.875}, {"filter": "bicubic"}, {"pad": 0}):
+        spec = replace(samples.spec, input=replace(samples.spec.input, **change))
+        folders.add(make_cache(tmp_path, repository, Samples(ade, "segmentation", spec, views=3)).folder)
+    assert len(folders) == 8
 
 
 def test_a_full_disk_is_an_error_that_says_how_much_is_needed(tmp_path, repository, samples, monkeypatch):

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     error::{Error, Kind, Result},
-    media::{Filter, Preprocess, ResizeMode},
+    media::{Filter, Preprocess, ResizeMode, sample_frames},
     repository::{BackboneManifest, Resize, Task},
 };
 
@@ -120,7 +120,11 @@ impl Engine {
         for (index, head) in request.heads.iter().enumerate() {
             if head.manifest.input_size == size {
                 let frames = match head.manifest.task {
-                    Task::Action => request::sample_frames(count, head.manifest.frames()),
+                    Task::Action => sample_frames(
+                        count,
+                        head.manifest.frames(),
+                        head.manifest.postprocess.frame_stride,
+                    ),
                     _ => vec![count - 1],
                 };
                 add(Some(index), Some(head), frames);
@@ -319,7 +323,9 @@ pub(super) fn preprocess(backbone: &BackboneManifest, [height, width]: [u32; 2])
         mode: match backbone.input.resize {
             Resize::Letterbox => ResizeMode::Letterbox,
             Resize::Stretch => ResizeMode::Stretch,
-            Resize::CenterCrop => ResizeMode::CenterCrop,
+            Resize::CenterCrop => ResizeMode::CenterCrop {
+                fraction: backbone.input.crop_fraction(),
+            },
         },
         filter: match backbone.input.filter {
             crate::repository::Filter::Bilinear => Filter::Bilinear,

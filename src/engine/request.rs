@@ -214,10 +214,3 @@ pub(super) fn sizes(request: &Request) -> Vec<[u32; 2]> {
     }
     sizes
 }
-
-/// Indices of `wanted` frames spread evenly over `count`: the middles of equal parts.
-pub(super) fn sample_frames(count: usize, wanted: usize) -> Vec<usize> {
-    (0..wanted)
-        .map(|index| (2 * index + 1) * count / (2 * wanted))
-        .collect()
-}

@@ -59,6 +59,24 @@ impl Axis {
         (position - self.offset as f64) / self.scale()
     }
 
+    /// The first original pixel whose centre lies in the input, and one past the last.
+    fn seen(self) -> (u32, u32) {
+        // The centre of pixel i is at (2i + 1) * resized / (2 * original) of the resized image: those from `low` on,
+        // and before `high`, in exact arithmetic.
+        let (original, resized) = (i128::from(self.original), i128::from(self.resized));
+        let first = |edge: i64| {
+            let least = 2 * i128::from(edge) * original - resized;
+            u32::try_from(
+                least.div_euclid(2 * resized) + i128::from(least.rem_euclid(2 * resized) > 0),
+            )
+            .map_or(0, |pixel| pixel.min(self.original))
+        };
+        (
+            first(-self.offset),
+            first(i64::from(self.input) - self.offset),
+        )
+    }
+
     fn valid(self) -> (u32, u32) {
         let clamp =
             |edge: i64| u32::try_from(edge.max(0)).map_or(self.input, |edge| edge.min(self.input));
@@ -132,6 +150,20 @@ impl Geometry {
         }
     }
 
+    /// Pixels of the original image whose centres lie in the input; a centre crop leaves the others out, and what a
+    /// network says of them is a guess.
+    #[must_use]
+    pub fn seen(&self) -> Region {
+        let (left, right) = self.x.seen();
+        let (top, bottom) = self.y.seen();
+        Region {
+            left,
+            top,
+            right,
+            bottom,
+        }
+    }
+
     /// Maps a point of the original image to the input.
     #[must_use]
     pub fn to_input(&self, x: f64, y: f64) -> (f64, f64) {
@@ -153,29 +185,33 @@ impl Geometry {
     }
 }
 
-/// Where an image of `width` x `height` pixels goes in the input that `preprocess` describes.
+/// Where an image of `width` x `height` pixels goes in the input that `preprocess` describes; `models/GEOMETRY.md`
+/// is the rule, and `models/geometry/cases.json` holds this and the models' code to it.
+///
+/// Every quotient is rounded to the nearest whole number, halves up, from the exact value: whole numbers are
+/// multiplied and divided, so that no machine rounds one size up that another rounds down.
 ///
 /// - Letterbox: `scale = min(W / w, H / h)`, each side `max(1, round(side * scale))`, centred, the odd pixel of
 ///   padding at the right or bottom.
 /// - Stretch: both sides to the input's.
-/// - Centre crop: `scale = max(W / w, H / h)`, then the middle `W` x `H`, an odd pixel more cut at the right or
-///   bottom.
+/// - Centre crop: `scale = max(W' / w, H' / h)` with `W' = floor(W / fraction)`, then the middle `W` x `H`, an odd
+///   pixel more cut at the right or bottom.
 ///
 /// Pure, and the same as what [`preprocess_into`](super::preprocess_into) returns. Sides of zero count as one.
 #[must_use]
 pub fn geometry(width: u32, height: u32, preprocess: &Preprocess) -> Geometry {
     let original = [width.max(1), height.max(1)];
     let input = [preprocess.width.max(1), preprocess.height.max(1)];
-    let ratio = |i: usize| f64::from(input[i]) / f64::from(original[i]);
     let resized = match preprocess.mode {
         ResizeMode::Stretch => input,
         ResizeMode::Letterbox => {
-            let scale = ratio(0).min(ratio(1));
-            [0, 1].map(|i| scaled(original[i], scale).min(input[i]))
+            let ratio = if wider(input, original) { 1 } else { 0 };
+            original.map(|side| scaled(side, input[ratio], original[ratio]))
         }
-        ResizeMode::CenterCrop => {
-            let scale = ratio(0).max(ratio(1));
-            [0, 1].map(|i| scaled(original[i], scale).max(input[i]))
+        ResizeMode::CenterCrop { fraction } => {
+            let cover = input.map(|side| covering(side, fraction));
+            let ratio = if wider(cover, original) { 0 } else { 1 };
+            original.map(|side| scaled(side, cover[ratio], original[ratio]))
         }
     };
     let axis = |i: usize| Axis {
@@ -184,7 +220,7 @@ pub fn geometry(width: u32, height: u32, preprocess: &Preprocess) -> Geometry {
         input: input[i],
         offset: match preprocess.mode {
             // Floors of half the padding and of half the overhang: both leave the odd pixel at the far side.
-            ResizeMode::CenterCrop => -i64::from((resized[i] - input[i]) / 2),
+            ResizeMode::CenterCrop { .. } => -i64::from((resized[i] - input[i]) / 2),
             ResizeMode::Letterbox | ResizeMode::Stretch => i64::from((input[i] - resized[i]) / 2),
         },
     };
@@ -194,13 +230,25 @@ pub fn geometry(width: u32, height: u32, preprocess: &Preprocess) -> Geometry {
     }
 }
 
+/// Whether the box is wider for its height than the image: `W / w > H / h`.
+fn wider(to: [u32; 2], image: [u32; 2]) -> bool {
+    u64::from(to[0]) * u64::from(image[1]) > u64::from(to[1]) * u64::from(image[0])
+}
+
+/// `side * to / from`, rounded to the nearest, halves up; at least 1.
+fn scaled(side: u32, to: u32, from: u32) -> u32 {
+    let twice = 2 * u128::from(side) * u128::from(to) + u128::from(from);
+    u32::try_from(twice / (2 * u128::from(from))).map_or(u32::MAX, |side| side.max(1))
+}
+
+/// The side of which `fraction` is `side`, rounded down as timm's `crop_pct` is.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
     reason = "the cast saturates, which is wanted"
 )]
-fn scaled(side: u32, scale: f64) -> u32 {
-    (f64::from(side) * scale).round().max(1.0) as u32
+fn covering(side: u32, fraction: f64) -> u32 {
+    ((f64::from(side) / fraction).floor() as u32).max(side)
 }
 
 #[cfg(test)]
@@ -244,7 +292,11 @@ mod tests {
 
     #[test]
     fn centre_crop_cuts_the_long_side() {
-        let g = geometry(640, 480, &preprocess(ResizeMode::CenterCrop, 128, 128));
+        let g = geometry(
+            640,
+            480,
+            &preprocess(ResizeMode::CenterCrop { fraction: 1.0 }, 128, 128),
+        );
         assert_eq!((g.resized(), g.offset()), ((171, 128), (-21, 0)));
         assert_eq!(
             g.valid(),
@@ -261,7 +313,7 @@ mod tests {
         prop_oneof![
             Just(ResizeMode::Letterbox),
             Just(ResizeMode::Stretch),
-            Just(ResizeMode::CenterCrop)
+            (0.1f64..=1.0).prop_map(|fraction| ResizeMode::CenterCrop { fraction })
         ]
     }
 
@@ -290,7 +342,7 @@ mod tests {
             let full_height = valid.height() == ih;
             match mode {
                 ResizeMode::Letterbox => prop_assert!(full_width || full_height),
-                ResizeMode::Stretch | ResizeMode::CenterCrop => prop_assert!(full_width && full_height),
+                ResizeMode::Stretch | ResizeMode::CenterCrop { .. } => prop_assert!(full_width && full_height),
             }
             let (left, top) = g.to_input(0.0, 0.0);
             prop_assert!(left <= f64::from(valid.left) && top <= f64::from(valid.top));

@@ -8,14 +8,17 @@ use super::{
 };
 
 /// How an image of another aspect ratio is made to fit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum ResizeMode {
     /// Shrunk or grown to fit inside, centred, padded with one colour.
     Letterbox,
     /// Each side resized by itself.
     Stretch,
-    /// The shortest side fitted, then the centre cut out.
-    CenterCrop,
+    /// Resized to cover, then the centre cut out.
+    CenterCrop {
+        /// Share of the covered width and height that the centre is: above 0, and 1 for the largest centre there is.
+        fraction: f64,
+    },
 }
 
 /// What a resized pixel is made of. The kernel widens when shrinking (antialiasing), as Pillow
@@ -29,7 +32,7 @@ pub enum Filter {
 }
 
 /// A network's input and how to fill it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Preprocess {
     /// How the image is made to fit.
     pub mode: ResizeMode,
@@ -64,7 +67,8 @@ pub fn preprocess_into(
         });
     }
     let geometry = geometry(image.width(), image.height(), preprocess);
-    if (image.width(), image.height()) == (width, height) {
+    let size = (image.width(), image.height());
+    if size == (width, height) && geometry.resized() == size {
         out.copy_from_slice(image.data());
         return Ok(geometry);
     }

@@ -22,10 +22,12 @@ pub struct Postprocess {
     pub mask: Option<MaskSpace>,
     /// Least probability of a pixel that belongs to an instance mask.
     pub mask_threshold: Option<f32>,
-    /// Frames that one call reads. Of a clip of n frames it is the middles of equal parts: for i from 0 to `frames` - 1 the
-    /// frame floor((2 i + 1) n / (2 `frames`)); of a shorter clip some are read more than once.
+    /// Frames that one call reads. A clip of just as many is read as it is.
     pub frames: Option<usize>,
-    /// Distance of sampled frames in the stream it was trained on, for people: who sends a clip sees to it.
+    /// Distance of the frames that one call reads, in frames of the clip: of a clip of n frames that has (`frames` - 1) *
+    /// `frame_stride` + 1 of them, the span, those from floor((n - span + 1) / 2) on. Unset, or the clip too short for it:
+    /// the middles of equal parts of the whole clip, for i from 0 to `frames` - 1 the frame floor((2 i + 1) n / (2
+    /// `frames`)).
     pub frame_stride: Option<usize>,
     /// Labels in an answer, the most probable first. A caller may ask for another number.
     pub top_k: Option<usize>,

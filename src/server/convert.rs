@@ -339,6 +339,11 @@ pub(super) fn head(manifest: &HeadManifest) -> proto::Head {
         frames: u32::try_from(manifest.frames()).unwrap_or(u32::MAX),
         trained: manifest.trained.clone().into_iter().collect(),
         metrics: manifest.metrics.clone().into_iter().collect(),
+        frame_stride: manifest
+            .postprocess
+            .frame_stride
+            .and_then(|stride| u32::try_from(stride).ok())
+            .unwrap_or(0),
     }
 }
 

@@ -1,20 +1,54 @@
 //! Label maps at the original image's size.
 
+use std::ops::Range;
+
 use ndarray::{ArrayView2, ArrayView3};
 
 use super::{Problem, Rle, TaskError, error::check_finite};
-use crate::media::{self, Geometry, MediaError};
+use crate::media::{self, Geometry, MediaError, Region};
 
-/// A label for each pixel of the original image.
+/// A label for each pixel of the original image that the head has seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LabelMap {
     width: u32,
     height: u32,
     /// Row by row.
     labels: Vec<u16>,
+    /// Value of pixels that have no label.
+    unseen: u16,
 }
 
 impl LabelMap {
+    /// Most labels that a map can tell apart.
+    pub const MOST_LABELS: usize = u16::MAX as usize;
+
+    /// A map in which nothing is seen yet, of a head with so many labels.
+    fn unseen(geometry: &Geometry, labels: usize) -> Self {
+        let (width, height) = (geometry.original_width(), geometry.original_height());
+        // What label images use for "no label": 255 where that is no label, else the last 16-bit value.
+        let unseen = match labels {
+            ..=255 => 255,
+            _ => u16::MAX,
+        };
+        Self {
+            width,
+            height,
+            labels: vec![unseen; width as usize * height as usize],
+            unseen,
+        }
+    }
+
+    /// The part of each row that `seen` covers, with its row.
+    fn rows_mut(&mut self, seen: Region) -> impl Iterator<Item = (u32, &mut [u16])> {
+        let columns = seen.left as usize..seen.right as usize;
+        (seen.top..seen.bottom).zip(
+            self.labels
+                .chunks_exact_mut(self.width as usize)
+                .skip(seen.top as usize)
+                .map(move |row| &mut row[columns.clone()]),
+        )
+    }
+
     /// Width in pixels.
     #[must_use]
     pub fn width(&self) -> u32 {
@@ -27,13 +61,14 @@ impl LabelMap {
         self.height
     }
 
-    /// The labels, row by row.
+    /// The labels, row by row; a pixel that a centre crop has cut away is 255, or 65535 where the head has more than
+    /// 255 labels.
     #[must_use]
     pub fn labels(&self) -> &[u16] {
         &self.labels
     }
 
-    /// Labels that occur, each with its number of pixels.
+    /// Labels that occur, each with its number of pixels; pixels that were not seen are of none.
     #[must_use]
     pub fn counts(&self) -> Vec<(u32, u64)> {
         let most = self.labels.iter().copied().max().unwrap_or(0);
@@ -41,10 +76,13 @@ impl LabelMap {
         self.labels
             .iter()
             .for_each(|&label| counts[usize::from(label)] += 1);
+        if let Some(unseen) = counts.get_mut(usize::from(self.unseen)) {
+            *unseen = 0;
+        }
         (0..).zip(counts).filter(|(_, count)| *count > 0).collect()
     }
 
-    /// A grayscale PNG whose value is the label: 8 bits while the labels fit, else 16.
+    /// A grayscale PNG whose value is the label, or what says that there is none: 8 bits while the values fit, else 16.
     ///
     /// # Errors
     /// The encoder's failure.
@@ -76,13 +114,13 @@ impl LabelMap {
     }
 }
 
-/// One axis of a bilinear sampling: for each original pixel the two cells and the second one's weight.
+/// One axis of a bilinear sampling: for each original pixel that is seen the two cells and the second one's weight.
 struct Axis(Vec<(usize, usize, f32)>);
 
 impl Axis {
-    /// `count` pixels whose centre's place in the input is `to_input`, over `cells` cells that span `input` pixels.
+    /// `pixels` whose centre's place in the input is `to_input`, over `cells` cells that span `input` pixels.
     /// Cell centres are half way between cell edges; beyond the first and last centre the edge cell's value holds.
-    fn new(count: u32, input: u32, cells: usize, to_input: impl Fn(f64) -> f64) -> Self {
+    fn new(pixels: Range<u32>, input: u32, cells: usize, to_input: impl Fn(f64) -> f64) -> Self {
         let last = (cells - 1) as f64;
         let place = |pixel: u32| {
             let at = to_input(f64::from(pixel) + 0.5) * cells as f64 / f64::from(input) - 0.5;
@@ -94,12 +132,12 @@ impl Axis {
                 (at - low) as f32,
             )
         };
-        Self((0..count).map(place).collect())
+        Self(pixels.map(place).collect())
     }
 }
 
 /// Label of the highest logit at every original pixel's centre, the logits `[C, h, w]` over the whole input
-/// interpolated bilinearly; equal ones go to the lower label.
+/// interpolated bilinearly; equal ones go to the lower label. Pixels that a centre crop has cut away get none.
 ///
 /// # Errors
 /// Empty logits, or a NaN or an infinity among them.
@@ -108,19 +146,22 @@ pub fn segment_logits(
     geometry: &Geometry,
 ) -> Result<LabelMap, TaskError> {
     let (classes, rows, columns) = logits.dim();
-    if classes == 0 || rows == 0 || columns == 0 || classes > usize::from(u16::MAX) + 1 {
-        let expected = "[C, h, w] with no side 0 and at most 65536 labels";
+    if classes == 0 || rows == 0 || columns == 0 || classes > LabelMap::MOST_LABELS {
+        let expected = "[C, h, w] with no side 0 and at most 65535 labels";
         return Err(Problem::shape(expected, logits.shape()).of("logits"));
     }
     check_finite("logits", logits.iter())?;
-    let (width, height) = (geometry.original_width(), geometry.original_height());
-    let xs = Axis::new(width, geometry.input_width(), columns, |x| {
-        geometry.to_input(x, 0.0).0
-    });
-    let ys = Axis::new(height, geometry.input_height(), rows, |y| {
+    let seen = geometry.seen();
+    let xs = Axis::new(
+        seen.left..seen.right,
+        geometry.input_width(),
+        columns,
+        |x| geometry.to_input(x, 0.0).0,
+    );
+    let ys = Axis::new(seen.top..seen.bottom, geometry.input_height(), rows, |y| {
         geometry.to_input(0.0, y).1
     });
-    let mut labels = vec![0_u16; width as usize * height as usize];
+    let mut map = LabelMap::unseen(geometry, classes);
     // One input row for all classes, then along it. Classes lie innermost, so that both passes run over neighbours.
     let cells: Vec<f32> = {
         let mut cells = vec![0.0; classes * rows * columns];
@@ -133,7 +174,7 @@ pub fn segment_logits(
     let mut line = vec![0.0_f32; span];
     let mut highest = vec![0_u16; columns];
     let mut pixel = vec![0.0_f32; classes];
-    for (out, &(top, bottom, weight)) in labels.chunks_exact_mut(width as usize).zip(&ys.0) {
+    for ((_, out), &(top, bottom, weight)) in map.rows_mut(seen).zip(&ys.0) {
         let (top, bottom) = (
             &cells[top * span..][..span],
             &cells[bottom * span..][..span],
@@ -158,11 +199,7 @@ pub fn segment_logits(
             *label = first_highest(&pixel);
         }
     }
-    Ok(LabelMap {
-        width,
-        height,
-        labels,
-    })
+    Ok(map)
 }
 
 /// Index of the highest value, the first of equal ones.
@@ -176,7 +213,8 @@ fn first_highest(values: &[f32]) -> u16 {
     best.0 as u16
 }
 
-/// The label `[h, w]` of the cell that holds every original pixel's centre.
+/// The label `[h, w]` of the cell that holds every original pixel's centre; pixels that a centre crop has cut away get
+/// none.
 ///
 /// # Errors
 /// An empty map, or a label outside `0..count`.
@@ -189,15 +227,15 @@ pub fn segment_labels(
     if rows == 0 || columns == 0 {
         return Err(Problem::shape("[h, w] with no side 0", map.shape()).of("label_map"));
     }
-    let most = count.min(usize::from(u16::MAX) + 1);
+    let most = count.min(LabelMap::MOST_LABELS);
     if let Some(&label) = map.iter().find(|label| !(0..most as i64).contains(*label)) {
         return Err(Problem::LabelOutOfRange { label, count }.of("label_map"));
     }
-    let (width, height) = (geometry.original_width(), geometry.original_height());
+    let seen = geometry.seen();
     let cell = |at: f64, cells: usize, input: u32| {
         ((at * cells as f64 / f64::from(input)).floor().max(0.0) as usize).min(cells - 1)
     };
-    let xs: Vec<_> = (0..width)
+    let xs: Vec<_> = (seen.left..seen.right)
         .map(|x| {
             cell(
                 geometry.to_input(f64::from(x) + 0.5, 0.0).0,
@@ -206,18 +244,16 @@ pub fn segment_labels(
             )
         })
         .collect();
-    let mut labels = Vec::with_capacity(width as usize * height as usize);
-    for y in 0..height {
+    let mut labels = LabelMap::unseen(geometry, count);
+    for (y, out) in labels.rows_mut(seen) {
         let y = cell(
             geometry.to_input(0.0, f64::from(y) + 0.5).1,
             rows,
             geometry.input_height(),
         );
-        labels.extend(xs.iter().map(|&x| map[[y, x]] as u16));
+        for (label, &x) in out.iter_mut().zip(&xs) {
+            *label = map[[y, x]] as u16;
+        }
     }
-    Ok(LabelMap {
-        width,
-        height,
-        labels,
-    })
+    Ok(labels)
 }

@@ -18,6 +18,7 @@ mod descriptors;
 mod device;
 mod drain;
 mod foreign;
+mod geometry;
 mod health;
 mod layers;
 mod lifecycle;

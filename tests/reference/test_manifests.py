@@ -116,6 +116,7 @@ ELSEWHERE = (
     "is not among the backbone's",
     "is named twice",
     "does not divide the input size",
+    "has no meaning for resize",
     "hashes to",
     "cannot be read",
 )

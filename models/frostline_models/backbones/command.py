@@ -7,13 +7,12 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
-from .. import recipes
+from .. import geometry, recipes
 from ..errors import InputError, at
-from ..postprocess import letterbox
+from ..readers.base import read_image
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif"}
 
 
 def add(groups) -> None:
@@ -26,7 +25,11 @@ def add(groups) -> None:
     one.add_argument("--precision", help="fp32 (unset), fp16, bf16 or int8")
     one.add_argument("--attention", help="matmul (unset), fused (ONNX Attention) or mha (MultiHeadAttention)")
     one.add_argument("--resize", help="letterbox (unset), stretch or center_crop")
-    one.add_argument("--filter", default="bilinear", help="bilinear or bicubic")
+    one.add_argument("--filter", help="bilinear (unset) or bicubic")
+    one.add_argument("--pad", type=int, help=f"gray level around a letterboxed image ({geometry.PAD})")
+    one.add_argument(
+        "--crop-fraction", type=float, help="center_crop: share of each side that is seen (1); timm's crop_pct"
+    )
     one.add_argument("--licence", default="unknown", help="of the weights, for the manifest")
     one.add_argument("--version", default="1", help="for the manifest")
     one.add_argument("--provider", default="CPUExecutionProvider", help="that checks the graph")
@@ -92,7 +95,7 @@ def request(arguments: argparse.Namespace):
             raise InputError("give a backbone's name or --recipe, not both")
         recipe = recipes.load(arguments.recipe, arguments.changes)
         arguments.size = recipe.backbone.size
-        for key in ("precision", "attention", "resize"):
+        for key in ("precision", "attention", "resize", "filter", "pad", "crop_fraction"):
             if getattr(arguments, key, None) is None:
                 setattr(arguments, key, getattr(recipe.backbone, key))
         return recipe.request(arguments.checkpoint, arguments.random)
@@ -109,33 +112,26 @@ def request(arguments: argparse.Namespace):
     )
 
 
-def calibration_images(source: str | None, size: int, count: int) -> np.ndarray | None:
-    """uint8 ``[N, size, size, 3]``, letterboxed as the server does; ``None`` without a source."""
+def calibration_images(source: str | None, to: geometry.Input, count: int) -> np.ndarray | None:
+    """uint8 ``[N, H, W, 3]``, read and fitted as the server does; ``None`` without a source."""
     from .parity import pictures
 
     if source is None:
         return None
     if source == "generated":
-        return pictures(count, size, seed=3)
+        return pictures(count, to.height, seed=3)
     if source == "generated-scenes":
         from ..readers import open_dataset
 
         with tempfile.TemporaryDirectory() as folder:
             scenes = open_dataset(source, Path(folder), split="train", count=count)
-            return np.stack([letterbox(Image.fromarray(scenes.image(i)), size) for i in range(count)])
+            return np.stack([geometry.fit(scenes.image(i), to) for i in range(count)])
     folder = Path(source)
     files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
     if not files:
         raise at(folder, "holds no images to calibrate on")
     chosen = files[:: max(1, len(files) // count)][:count]
-    rows = []
-    for file in chosen:
-        try:
-            with Image.open(file) as image:
-                rows.append(letterbox(image, size))
-        except (OSError, UnidentifiedImageError, ValueError) as error:
-            raise at(file, f"is not a readable image: {error}") from None
-    return np.stack(rows)
+    return np.stack([geometry.fit(read_image(file), to) for file in chosen])
 
 
 def _export(arguments: argparse.Namespace) -> None:
@@ -149,7 +145,9 @@ def _export(arguments: argparse.Namespace) -> None:
         precision=arguments.precision or "fp32",
         attention=arguments.attention or "matmul",
         resize=arguments.resize or "letterbox",
-        filter=arguments.filter,
+        filter=arguments.filter or "bilinear",
+        pad=geometry.PAD if arguments.pad is None else arguments.pad,
+        crop_fraction=1.0 if arguments.crop_fraction is None else arguments.crop_fraction,
         licence=arguments.licence,
         version=arguments.version,
         provider=arguments.provider,
@@ -157,10 +155,9 @@ def _export(arguments: argparse.Namespace) -> None:
         percentile=arguments.percentile,
         force=arguments.force,
     )
+    to = options.input(arguments.size)
     backbone = sources.load(wanted)
-    images = calibration_images(
-        arguments.calibration, arguments.size, arguments.calibration_count
-    )
+    images = calibration_images(arguments.calibration, to, arguments.calibration_count)
     export.export(backbone, arguments.out, options, images)
     print(f"wrote {arguments.out / 'backbone.onnx'} and backbone.toml")
 
@@ -169,8 +166,9 @@ def _quantize(arguments: argparse.Namespace) -> None:
     from ..taskheads.spec import read_manifest
     from .quantize import quantize
 
-    size = read_manifest(arguments.repository / "backbone.toml")["input"]["sizes"][0][0]
-    images = calibration_images(arguments.calibration, size, arguments.calibration_count)
+    manifest = arguments.repository / "backbone.toml"
+    to = geometry.from_manifest(manifest, read_manifest(manifest))
+    images = calibration_images(arguments.calibration, to, arguments.calibration_count)
     quantize(arguments.repository, arguments.out, images, arguments.percentile, arguments.force)
     print(f"wrote {arguments.out / 'backbone.onnx'}, backbone.toml and heads/")
 
@@ -179,9 +177,8 @@ def _bench(arguments: argparse.Namespace) -> None:
     from . import bench
 
     wanted = request(arguments)
-    images = calibration_images(
-        arguments.calibration or "generated", arguments.size, arguments.calibration_count
-    )
+    to = geometry.Input(arguments.size, arguments.size)
+    images = calibration_images(arguments.calibration or "generated", to, arguments.calibration_count)
     times = bench.run(
         wanted, arguments.precisions.split(","), arguments.attentions.split(","),
         arguments.batch, arguments.rounds, arguments.threads, images,

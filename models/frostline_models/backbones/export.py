@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from .. import export as common
+from .. import geometry
 from ..errors import InputError
 from ..swinv2 import SwinV2
 from . import graph, parity, precision
@@ -29,7 +30,6 @@ from .sources import Backbone
 OPSET = 20
 #: protobuf's limit, less room for the graph itself.
 EMBED_LIMIT = (2 << 30) - (64 << 20)
-PAD = 114
 PARITY_IMAGES = 2
 
 
@@ -41,6 +41,8 @@ class Options:
     attention: str = "matmul"
     resize: str = "letterbox"
     filter: str = "bilinear"
+    pad: int = geometry.PAD
+    crop_fraction: float = 1.0
     licence: str = "unknown"
     version: str = "1"
     provider: str = "CPUExecutionProvider"
@@ -50,6 +52,13 @@ class Options:
     embed_limit: int = EMBED_LIMIT
     #: Writes the files even when parity misses its gate.
     force: bool = False
+
+    def input(self, size: int) -> geometry.Input:
+        """How images are fitted to an input of that side."""
+        try:
+            return geometry.Input(size, size, self.resize, self.filter, self.pad, self.crop_fraction)
+        except InputError as error:
+            raise InputError(f"--{str(error).replace('_', '-', 1) if 'crop_fraction' in str(error) else error}") from None
 
 
 class _Maps(nn.Module):
@@ -108,11 +117,10 @@ def _check(options: Options, calibration: np.ndarray | None) -> None:
     for name, value, known in (
         ("--precision", options.precision, precision.PRECISIONS),
         ("--attention", options.attention, graph.FORMS),
-        ("--resize", options.resize, ("letterbox", "stretch", "center_crop")),
-        ("--filter", options.filter, ("bilinear", "bicubic")),
     ):
         if value not in known:
             raise InputError(f"{name} {value!r}: must be one of {', '.join(known)}")
+    options.input(1)
     if options.precision == "int8" and (calibration is None or not len(calibration)):
         raise InputError("--precision int8: needs calibration images (--calibration FOLDER)")
     if options.provider not in ort.get_available_providers():
@@ -255,9 +263,7 @@ def manifest(backbone: Backbone, file: Path, options: Options, levels: list[pari
         "input": {
             "name": "image",
             "sizes": [[backbone.size, backbone.size]],
-            "resize": options.resize,
-            "filter": options.filter,
-            "pad": PAD,
+            **options.input(backbone.size).manifest(),
         },
         "features": [
             {"name": f"stride{s}", "stride": s, "channels": c, "layout": "NCHW"}

@@ -34,7 +34,7 @@ def add(groups) -> None:
     parser.add_argument("--workers", type=int, default=4, help="calls in flight")
     parser.add_argument("--clips", type=int, help="action: clips per video (1)")
     parser.add_argument("--crops", type=int, help="action: crops per clip (1)")
-    parser.add_argument("--frame-stride", type=int, help="action: in the video's frames (1)")
+    parser.add_argument("--frame-stride", type=int, help="action: in the video's frames (the head's)")
     parser.add_argument("--token", help="bearer token, where the server asks for one")
     parser.add_argument("--out", type=Path, help="folder for evaluation.json and cases.png")
     parser.set_defaults(run=run)
@@ -61,11 +61,11 @@ def settle(arguments: argparse.Namespace) -> dict:
         recipe = recipes.load(arguments.recipe, arguments.changes)
         arguments.format = arguments.format or recipe.data.format
         options |= recipe.data.validation
-        said = {"clips": recipe.evaluate.clips, "crops": recipe.evaluate.crops, "frame_stride": recipe.train.frame_stride}
+        said = {"clips": recipe.evaluate.clips, "crops": recipe.evaluate.crops}
     elif arguments.format is None:
         raise InputError(f"give --format ({', '.join(FORMATS)}) or --recipe")
     else:
-        said = {"clips": 1, "crops": 1, "frame_stride": 1}
+        said = {"clips": 1, "crops": 1}
     for key, value in said.items():
         if getattr(arguments, key) is None:
             setattr(arguments, key, value)
@@ -78,29 +78,29 @@ def run(arguments: argparse.Namespace) -> None:
         from .remote import Remote
 
         predictor = Remote(arguments.server, arguments.head, token=arguments.token)
-        frames, where = max(1, predictor.head.frames), arguments.server
+        where = arguments.server
     else:
         from .local import Local
 
         predictor = Local(arguments.repository, arguments.head)
-        frames, where = predictor.post.get("frames", 1), str(arguments.repository)
+        where = str(arguments.repository)
     if arguments.format == "generated-scenes" and predictor.task == "segmentation":
         options.setdefault("task", "segmentation")
     if arguments.format == "kinetics":
         options.setdefault("labels", predictor.labels)
     dataset = open_dataset(arguments.format, arguments.data, **options)
-    report, result = evaluate(predictor, dataset, arguments, frames, where)
+    report, result = evaluate(predictor, dataset, arguments, where)
     print(show(report))
     if arguments.out:
         from . import gallery
 
         arguments.out.mkdir(parents=True, exist_ok=True)
         (arguments.out / "evaluation.json").write_text(json.dumps(report, indent=2) + "\n")
-        gallery.save(arguments.out / "cases.png", result, dataset, predictor.task, frames=frames)
+        gallery.save(arguments.out / "cases.png", result, dataset, predictor.task, predictor.frames, predictor.frame_stride)
         print(f"wrote {arguments.out / 'evaluation.json'} and cases.png")
 
 
-def evaluate(predictor, dataset, arguments: argparse.Namespace, frames: int, where: str):
+def evaluate(predictor, dataset, arguments: argparse.Namespace, where: str):
     """The report as a table of plain values, and the result with its cases."""
     from . import metrics
 
@@ -112,9 +112,10 @@ def evaluate(predictor, dataset, arguments: argparse.Namespace, frames: int, whe
             f"the head's {len(predictor.labels)} labels are not the data set's {len(dataset.labels)}: "
             f"{_difference(predictor.labels, dataset.labels)}"
         )
+    frames, stride = predictor.frames, arguments.frame_stride or predictor.frame_stride
     began = time.monotonic()
     result = metrics.run(
-        predictor, dataset, predictor.task, arguments.limit, frames, arguments.frame_stride,
+        predictor, dataset, predictor.task, arguments.limit, frames, stride,
         arguments.clips, arguments.crops, arguments.workers,
     )  # fmt: skip
     seconds = time.monotonic() - began

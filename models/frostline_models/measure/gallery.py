@@ -19,7 +19,9 @@ def colour(label: int) -> tuple[int, int, int]:
     return int(255 * r), int(255 * g), int(255 * b)
 
 
-def save(path: Path, result: Result, dataset, task: str, each: int = 6, frames: int = 1) -> None:
+def save(
+    path: Path, result: Result, dataset, task: str, frames: int = 1, stride: int | None = None, each: int = 6,
+) -> None:  # fmt: skip
     """The worst cases in the first row, the best in the second."""
     ranked = np.argsort(result.scores, kind="stable")
     rows = [ranked[:each], ranked[::-1][:each]]
@@ -27,7 +29,7 @@ def save(path: Path, result: Result, dataset, task: str, each: int = 6, frames: 
     draw = ImageDraw.Draw(sheet)
     for r, row in enumerate(rows):
         for c, index in enumerate(int(i) for i in row):
-            tile, text = _tile(dataset, task, index, result.predictions[index], frames)
+            tile, text = _tile(dataset, task, index, result.predictions[index], frames, stride)
             x, y = c * TILE, r * (TILE + BAR)
             tile.thumbnail((TILE, TILE))
             sheet.paste(tile, (x + (TILE - tile.width) // 2, y + (TILE - tile.height) // 2))
@@ -37,10 +39,10 @@ def save(path: Path, result: Result, dataset, task: str, each: int = 6, frames: 
     sheet.save(path)
 
 
-def _tile(dataset, task: str, index: int, found, frames: int) -> tuple[Image.Image, str]:
+def _tile(dataset, task: str, index: int, found, frames: int, stride: int | None) -> tuple[Image.Image, str]:
     if task == "action":
         best, truth = int(np.argmax(found)), dataset.target(index)
-        image = Image.fromarray(dataset.frames(index, frames, 1, 0.5)[frames // 2])
+        image = Image.fromarray(dataset.frames(index, frames, stride, 0.5)[frames // 2])
         return image, f"{dataset.labels[best]} ({dataset.labels[truth]})"
     pixels = dataset.image(index).astype(np.float32)
     if task == "segmentation":

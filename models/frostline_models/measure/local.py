@@ -6,10 +6,9 @@ import tomllib
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
+from .. import geometry
 from ..errors import InputError, at
-from ..postprocess import letterbox, placement
 from ..taskheads.spec import read_manifest
 from . import served
 
@@ -28,11 +27,11 @@ class Local:
         backbone = read_manifest(repository / "backbone.toml")
         if self.manifest["backbone"] != backbone["sha256"]:
             raise at(file, f"backbone: is {self.manifest['backbone']}, the repository's is {backbone['sha256']}")
-        if backbone["input"]["resize"] != "letterbox":
-            raise InputError(f"{repository}: only letterboxed input is evaluated here, use the server")
-        self.task, self.labels = self.manifest["task"], self.manifest["labels"]
-        self.post = dict(self.manifest["postprocess"])
-        self.size = self.manifest["input_size"][0]
+        self.task, self.labels = self.manifest["task"], self.manifest.get("labels", [])
+        self.post = dict(self.manifest.get("postprocess", {}))
+        self.input = geometry.from_manifest(repository / "backbone.toml", backbone, self.manifest["input_size"])
+        #: Frames of a clip, and their distance; ``None``: spread over the whole clip.
+        self.frames, self.frame_stride = self.post.get("frames", 1), self.post.get("frame_stride")
         settings = ort.SessionOptions()
         settings.intra_op_num_threads, settings.log_severity_level = threads, 3
         make = lambda path: ort.InferenceSession(str(path), settings, providers=[provider])  # noqa: E731
@@ -50,19 +49,22 @@ class Local:
 
     def detect(self, image: np.ndarray, threshold: float | None = None) -> list[served.Detection]:
         """``image`` uint8 ``[H, W, 3]``; ``threshold`` in place of the manifest's."""
-        out = self._outputs(letterbox(Image.fromarray(image), self.size)[None], False)
+        out = self._outputs(geometry.fit(image, self.input)[None], False)
         post = self.post if threshold is None else self.post | {"score_threshold": threshold}
-        return served.detections(out, self._where(image), self.size, post)
+        return served.detections(out, self._where(image), post)
 
     def segment(self, image: np.ndarray) -> np.ndarray:
-        """``[H, W]`` labels."""
-        out = self._outputs(letterbox(Image.fromarray(image), self.size)[None], False)
-        return served.label_map(out["logits"], self._where(image), self.size)
+        """``[H, W]`` labels, :func:`.geometry.no_label` where the backbone does not see."""
+        out = self._outputs(geometry.fit(image, self.input)[None], False)
+        if "label_map" in out:
+            return served.cell_labels(out["label_map"], self._where(image), len(self.labels))
+        return served.label_map(out["logits"], self._where(image))
 
     def recognize(self, frames: list[np.ndarray]) -> np.ndarray:
-        """Probabilities ``[C]`` of a clip."""
-        boxed = np.stack([letterbox(Image.fromarray(f), self.size) for f in frames])
-        return served.probabilities(self._outputs(boxed, True)["logits"])
+        """Probabilities ``[C]`` of a clip of any length."""
+        read = geometry.positions(len(frames), self.frames, self.frame_stride)
+        fitted = np.stack([geometry.fit(frames[i], self.input) for i in read])
+        return served.probabilities(self._outputs(fitted, True)["logits"])
 
     def _where(self, image: np.ndarray):
-        return placement(image.shape[1], image.shape[0], self.size)
+        return geometry.placement(image.shape[1], image.shape[0], self.input)

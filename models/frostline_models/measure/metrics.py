@@ -18,6 +18,7 @@ from pycocotools import mask as rle
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from ..errors import InputError
 from ..readers.base import IGNORE, Clips, Images, Things
 from ..readers.coco import Coco
 from .served import Detection
@@ -169,12 +170,14 @@ def segmentation(predictor, dataset: Images, count: int, workers: int = 1) -> Re
 def score_segmentation(maps: list[np.ndarray], dataset: Images) -> Result:
     """The same for label maps that are there."""
     classes = len(dataset.labels)
-    confusion, scores = np.zeros((classes, classes), np.int64), []
+    confusion, scores = np.zeros((classes, classes + 1), np.int64), []
     for index, found in enumerate(maps):
         truth = dataset.label_map(index)
         known = truth != IGNORE
-        pairs = truth[known].astype(np.int64) * classes + found[known]
-        one = np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+        # A pixel that the backbone has not seen has no label: the last column, wrong whatever the truth.
+        said = np.where(found[known] < classes, found[known], classes)
+        pairs = truth[known].astype(np.int64) * (classes + 1) + said
+        one = np.bincount(pairs, minlength=classes * (classes + 1)).reshape(classes, classes + 1)
         confusion += one
         scores.append(_miou(one))
     total = max(1, int(confusion.sum()))
@@ -185,7 +188,7 @@ def score_segmentation(maps: list[np.ndarray], dataset: Images) -> Result:
 def _miou(confusion: np.ndarray) -> float:
     """Over the classes that occur in the truth."""
     both, present = np.diag(confusion), confusion.sum(1) > 0
-    union = confusion.sum(0) + confusion.sum(1) - both
+    union = confusion.sum(0)[: len(both)] + confusion.sum(1) - both
     return float((both[present] / union[present]).mean()) if present.any() else 0.0
 
 
@@ -193,10 +196,12 @@ def _miou(confusion: np.ndarray) -> float:
 
 
 def action(
-    predictor, dataset: Clips, count: int, frames: int, stride: int, clips: int = 1, crops: int = 1,
+    predictor, dataset: Clips, count: int, frames: int, stride: int | None, clips: int = 1, crops: int = 1,
     workers: int = 1,
 ) -> Result:  # fmt: skip
     """Top-1 and top-5 of class probabilities averaged over ``clips`` x ``crops`` views."""
+    if stride is None and clips > 1:
+        raise InputError(f"clips {clips}: a head without frame_stride reads whole videos, so there is one clip of each")
 
     def one(index: int) -> np.ndarray:
         views = []
@@ -227,12 +232,12 @@ def _crop(frame: np.ndarray, crop: int, crops: int) -> np.ndarray:
         return frame
     height, width = frame.shape[:2]
     side = min(height, width)
-    y, x = (round((v - side) * crop / (crops - 1)) for v in (height, width))
+    y, x = ((2 * (v - side) * crop + crops - 1) // (2 * (crops - 1)) for v in (height, width))
     return np.ascontiguousarray(frame[y : y + side, x : x + side])
 
 
 def run(
-    predictor, dataset, task: str, limit: int | None = None, frames: int = 1, stride: int = 1,
+    predictor, dataset, task: str, limit: int | None = None, frames: int = 1, stride: int | None = None,
     clips: int = 1, crops: int = 1, workers: int = 1,
 ) -> Result:  # fmt: skip
     """The task's protocol on the first ``limit`` samples."""

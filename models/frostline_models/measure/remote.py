@@ -88,6 +88,7 @@ class Remote:
             raise InputError(f"{address}: there is no head {head!r}; it serves {', '.join(heads) or 'none'}")
         self.head = heads[head]
         self.task, self.labels = TASKS.get(self.head.task, "other"), list(self.head.labels)
+        self.frames, self.frame_stride = max(1, self.head.frames), self.head.frame_stride or None
         self.rows, self.calls, self.lock = 0, 0, threading.Lock()
         self.fingerprint = ""
 
@@ -171,7 +172,7 @@ class Remote:
             for t in self._analyze(image).tensors.tensors
         }
 
-    def features(self, image: np.ndarray) -> dict[str, np.ndarray]:
+    def features(self, image: np.ndarray | Path) -> dict[str, np.ndarray]:
         """The backbone's maps of one image."""
         kinds = {1: np.float32, 2: np.float16, 3: np.int64, 4: np.int32, 5: np.uint8}
         request = self.vision.ExtractFeaturesRequest(image=self._image(image))

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from ..errors import at
+from ..errors import InputError, at
 
 IGNORE = 255
 Image.MAX_IMAGE_PIXELS = 1 << 28
@@ -70,9 +70,9 @@ class Clips(Dataset):
     tasks = ("action",)
 
     @abstractmethod
-    def frames(self, index: int, count: int, stride: int, place: float) -> list[np.ndarray]:
-        """``count`` frames, ``stride`` apart, from ``place`` (0 start to 1 end) of the video;
-        uint8 ``[H, W, 3]`` each.  Short videos repeat their last frame."""
+    def frames(self, index: int, count: int, stride: int | None, place: float) -> list[np.ndarray]:
+        """``count`` frames, ``stride`` apart, from ``place`` (0 start to 1 end) of the video, or
+        spread over all of it: :func:`.geometry.positions`.  uint8 ``[H, W, 3]`` each."""
 
     @abstractmethod
     def target(self, index: int) -> int:
@@ -80,14 +80,42 @@ class Clips(Dataset):
 
 
 def read_image(path: Path) -> np.ndarray:
-    """uint8 RGB ``[H, W, 3]``, upright."""
+    """uint8 RGB ``[H, W, 3]``, upright: the pixels that the server makes of the file."""
     try:
         with Image.open(path) as image:
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+            return np.asarray(_rgb(image, path))
     except FileNotFoundError:
         raise at(path, "no such image") from None
-    except (OSError, ValueError, Image.DecompressionBombError, SyntaxError) as error:
+    except InputError:
+        raise
+    except (OSError, ValueError, RuntimeError, Image.DecompressionBombError, SyntaxError) as error:
         raise at(path, f"is not a readable image: {error}") from None
+
+
+def _rgb(image: Image.Image, path: Path) -> Image.Image:
+    """The first frame.  16 bits become the nearest of 256 levels: Pillow clips gray to white and
+    cuts the low byte off colours."""
+    deep = image.format == "PNG" and image.mode in ("RGB", "RGBA", "LA") and ";16" in str(image.tile)
+    image.load()
+    if deep or image.mode.startswith("I"):
+        levels = _deep_levels(path) if deep else np.asarray(image).astype(np.int64).clip(0, 65535)
+        narrow = Image.fromarray(((levels + 128) // 257).astype(np.uint8))
+        narrow.info = dict(image.info)  # the orientation
+        image = narrow
+    return ImageOps.exif_transpose(image).convert("RGB")
+
+
+def _deep_levels(path: Path) -> np.ndarray:
+    """Of a PNG with 16 bits a channel, ``[H, W]`` or ``[H, W, 3]``, without its alpha."""
+    try:
+        from torchvision.io import ImageReadMode, decode_image
+    except ImportError:
+        raise at(
+            path, "has colours of 16 bits; reading them needs the package torchvision "
+            "(pip install 'frostline-models[timm]')",
+        ) from None  # fmt: skip
+    levels = decode_image(str(path), ImageReadMode.UNCHANGED).numpy().astype(np.int64)
+    return levels[0] if len(levels) < 3 else levels[:3].transpose(1, 2, 0)
 
 
 def read_labels(path: Path) -> np.ndarray:

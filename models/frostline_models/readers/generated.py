@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from .. import dataset
+from ..geometry import positions
 from ..labels import MOTIONS, SCENE_NAMES, THING_NAMES
 from .base import Clips, Images, Things
 
@@ -81,8 +82,6 @@ class GeneratedClips(Clips):
     def target(self, index: int) -> int:
         return int(self.clips.motions[index])
 
-    def frames(self, index: int, count: int, stride: int, place: float) -> list[np.ndarray]:
-        from .kinetics import positions
-
+    def frames(self, index: int, count: int, stride: int | None, place: float) -> list[np.ndarray]:
         frames = self.clips.frames[index]
         return [np.asarray(frames[i]) for i in positions(len(frames), count, stride, place)]

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import InputError, at
+from ..geometry import positions
 from .base import Clips, folder, read_image
 
 VIDEOS = {".mp4", ".mkv", ".webm", ".avi", ".mov"}
@@ -95,7 +96,7 @@ class Kinetics(Clips):
     def target(self, index: int) -> int:
         return self.videos[index][1]
 
-    def frames(self, index: int, count: int, stride: int, place: float) -> list[np.ndarray]:
+    def frames(self, index: int, count: int, stride: int | None, place: float) -> list[np.ndarray]:
         path = self.videos[index][0]
         if path.is_dir():
             files = sorted(p for p in path.iterdir() if p.suffix.lower() in FRAMES)
@@ -105,14 +106,7 @@ class Kinetics(Clips):
         return _decode(path, count, stride, place)
 
 
-def positions(total: int, count: int, stride: int, place: float) -> list[int]:
-    """Which frames of ``total`` a clip of ``count`` takes; the last repeats where it must."""
-    span = (count - 1) * stride + 1
-    start = round(max(0, total - span) * place)
-    return [min(start + i * stride, total - 1) for i in range(count)]
-
-
-def _decode(path: Path, count: int, stride: int, place: float) -> list[np.ndarray]:
+def _decode(path: Path, count: int, stride: int | None, place: float) -> list[np.ndarray]:
     """Frames of a video file.  Counted first: containers often misstate their length."""
     try:
         import av

@@ -17,6 +17,7 @@ from onnx import TensorProto
 
 from ..backbones.export import file_sha256
 from ..errors import InputError, at
+from ..geometry import Input
 from ..taskheads.spec import read_manifest
 from . import build, common, forms, graph as graphs, labels, prove
 from .command import fixed, postprocess, size_of
@@ -232,8 +233,9 @@ def _place(models, arguments, folder, trunk, features, names, all_forms, all_lab
     about = {
         "name": arguments.backbone_name or f"{names[0]}-trunk", "version": arguments.version,
         "architecture": f"ONNX graph{' of ' + producer if producer else ''}, cut at {', '.join(cuts[0].tensors)}",
-        "checkpoint": origin, "licence": arguments.licence, "size": first.size, "resize": arguments.resize,
-        "filter": arguments.filter, "pad": arguments.pad, "metrics": {"share_of_work": cuts[0].before},
+        "checkpoint": origin, "licence": arguments.licence, "size": first.size,
+        "input": Input(*reversed(first.size), arguments.resize, arguments.filter, arguments.pad, arguments.crop_fraction),
+        "metrics": {"share_of_work": cuts[0].before},
     }  # fmt: skip
     table = build.backbone_manifest(folder / "backbone.onnx", trunk, features, about)
     for file in sorted(folder.glob("backbone.onnx*"), reverse=True):

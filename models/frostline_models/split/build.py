@@ -277,7 +277,7 @@ def _prefix(model: onnx.ModelProto, image: Image, how: Normalization, graph: Gra
 
 def backbone_manifest(file: Path, model: onnx.ModelProto, features: list[Feature], about: dict) -> dict:
     """``backbone.toml`` as a table.  ``about``: name, version, architecture, checkpoint, licence,
-    resize, filter, size, metrics."""
+    size, input, metrics."""
     kinds = {w.data_type for w in model.graph.initializer if len(w.dims) > 1}
     quantized = any(n.op_type in ("DequantizeLinear", "ConvInteger", "QLinearConv", "MatMulInteger") for n in model.graph.node)
     precision = "int8" if quantized else "fp16" if TensorProto.FLOAT16 in kinds else "fp32"
@@ -289,8 +289,7 @@ def backbone_manifest(file: Path, model: onnx.ModelProto, features: list[Feature
         "precision": precision,
         "source": {key: about[key] for key in ("architecture", "checkpoint", "licence")},
         "input": {
-            "name": IMAGE, "sizes": [list(about["size"])], "resize": about["resize"],
-            "filter": about["filter"], "pad": about["pad"],
+            "name": IMAGE, "sizes": [list(about["size"])], **about["input"].manifest(),
         },
         "features": [
             {"name": f.name, "stride": f.stride, "channels": f.channels, "layout": f.layout} for f in features

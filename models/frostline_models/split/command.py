@@ -44,6 +44,7 @@ def add(groups) -> None:
     manifest.add_argument("--resize", default="letterbox", choices=("letterbox", "stretch", "center_crop"))
     manifest.add_argument("--filter", default="bilinear", choices=("bilinear", "bicubic"))
     manifest.add_argument("--pad", type=int, default=114, help="gray around a letterboxed picture")
+    manifest.add_argument("--crop-fraction", type=float, default=1.0, help="center_crop: share of each side that is seen")
     manifest.add_argument("--score-threshold", type=float)
     manifest.add_argument("--nms-iou", type=float, help="above 1: the model has seen to it")
     manifest.add_argument("--max-detections", type=int)

@@ -21,7 +21,7 @@ from .. import export as common
 from ..backbones import export as backbones
 from ..labels import FRAMES
 from ..measure import metrics, served
-from ..postprocess import placement
+from ..geometry import Input, placement
 from ..taskheads import registry
 from ..training import frozen, loop
 from ..training.cache import Extractor, FeatureCache
@@ -167,7 +167,7 @@ def _chunks(count: int) -> Iterator[list[int]]:
 def score(head: nn.Module, held: Samples, chunks: Iterator[list[Tensor]]) -> dict[str, float]:
     """Metrics on held-out samples, with the served postprocessing."""
     head.eval()
-    where, found = placement(PIXELS, PIXELS, PIXELS), []
+    where, found = placement(PIXELS, PIXELS, Input(PIXELS, PIXELS)), []
     post = registry.postprocess(head) | {"score_threshold": metrics.LOW_SCORE}
     for maps in chunks:
         out = head.serve(maps)
@@ -175,9 +175,9 @@ def score(head: nn.Module, held: Samples, chunks: Iterator[list[Tensor]]) -> dic
             names = dict(zip(head.outputs, (v.numpy() for v in out)))
             for i in range(len(out[0])):
                 row = {k: v[i] for k, v in names.items()}
-                found.append(served.detections(row, where, PIXELS, post)[: metrics.MOST])
+                found.append(served.detections(row, where, post)[: metrics.MOST])
         elif held.task == "segmentation":
-            found += [served.label_map(row, where, PIXELS) for row in out.numpy()]
+            found += [served.label_map(row, where) for row in out.numpy()]
         else:
             found += list(served.probabilities(out.numpy()))
     scored = {

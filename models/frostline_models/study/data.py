@@ -16,7 +16,7 @@ from ..clips import draw_clip, letterbox_clip, render_clip
 from ..dataset import FIRST_SEED
 from ..labels import MOTIONS, SCENE_NAMES, THING_NAMES
 from ..readers.base import Clips, Images, Things
-from ..readers.kinetics import positions
+from ..geometry import positions
 from ..scenes import draw_scene, letterbox, render
 from .plan import PIXELS, Plan
 
@@ -98,7 +98,7 @@ class StudyClips(Clips):
     def target(self, index: int) -> int:
         return int(self.motions[index])
 
-    def frames(self, index: int, count: int, stride: int, place: float) -> list[np.ndarray]:
+    def frames(self, index: int, count: int, stride: int | None, place: float) -> list[np.ndarray]:
         clip = self.clips[index]
         return [clip[i] for i in positions(len(clip), count, stride, place)]
 

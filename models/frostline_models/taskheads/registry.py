@@ -97,7 +97,7 @@ def postprocess(head: nn.Module, options: dict | None = None) -> dict:
             "mask": head.mask_space, "mask_threshold": 0.5,
         }  # fmt: skip
     elif head.task == "action":
-        table = {"frames": head.frames, "frame_stride": 1, "top_k": 5}
+        table = {"frames": head.frames, "top_k": 5}
     else:
         table = {}
     return table | (options or {})

@@ -6,13 +6,15 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
+from .. import geometry
 from ..errors import at
 
 
 @dataclass(frozen=True)
 class Spec:
     """``features`` are the backbone's output names, finest first, with their ``channels`` and
-    ``strides`` (pixels); ``size`` is the input's side in pixels; ``frames`` of a clip."""
+    ``strides`` (pixels); ``size`` is the input's side in pixels; ``frames`` of a clip; ``input``
+    how images are fitted to it (unset: letterboxed)."""
 
     features: tuple[str, ...]
     channels: tuple[int, ...]
@@ -20,6 +22,11 @@ class Spec:
     size: int
     classes: int
     frames: int = 1
+    input: geometry.Input | None = None
+
+    def __post_init__(self):
+        if self.input is None:
+            object.__setattr__(self, "input", geometry.Input(self.size, self.size))
 
     def sides(self) -> list[int]:
         """Cells a side of each map."""
@@ -48,12 +55,12 @@ def from_manifest(
         if known[name]["layout"] != "NCHW":
             raise at(path, f"features: {name} is {known[name]['layout']}; heads read NCHW")
     entries = sorted((known[n] for n in chosen), key=lambda f: f["stride"])
-    height, width = table["input"]["sizes"][0]
-    if height != width:
-        raise at(path, f"input.sizes: {height}x{width} is not square")
+    to = geometry.from_manifest(path, table)
+    if to.height != to.width:
+        raise at(path, f"input.sizes: {to.height}x{to.width} is not square; heads are trained on square input")
     return Spec(
         tuple(f["name"] for f in entries), tuple(f["channels"] for f in entries),
-        tuple(f["stride"] for f in entries), height, classes, frames,
+        tuple(f["stride"] for f in entries), to.height, classes, frames, to,
     )  # fmt: skip
 
 

@@ -154,7 +154,7 @@ def _fine_tune(recipe: recipes.Recipe, arguments: argparse.Namespace, device: st
         recipe, arguments.data,
         lambda classes: Spec(
             tuple(chosen), tuple(table[n][0] for n in chosen), tuple(table[n][1] for n in chosen),
-            backbone.size, classes, recipe.train.frames,
+            backbone.size, classes, recipe.train.frames, recipe.backbone.input(),
         ),
     )  # fmt: skip
     head = _head(recipe, samples.spec)
@@ -167,7 +167,10 @@ def _fine_tune(recipe: recipes.Recipe, arguments: argparse.Namespace, device: st
     head.cpu().load_state_dict(weights)
     backbone.weights += f", fine-tuned for {name}"
     b = recipe.backbone
-    options = export.Options(attention=b.attention, resize=b.resize, threads=max(1, arguments.threads))
+    options = export.Options(
+        attention=b.attention, resize=b.resize, filter=b.filter, pad=b.pad,
+        crop_fraction=b.crop_fraction, threads=max(1, arguments.threads),
+    )  # fmt: skip
     export.export(backbone, arguments.repository, options)
     (arguments.repository / "fine-tuned").touch()
     from ..taskheads.spec import read_manifest
@@ -181,8 +184,8 @@ def _publish(recipe, arguments, name: str, head, samples, sha: str, how: str) ->
 
     head.cpu().eval()
     post = dict(recipe.head.postprocess)
-    if recipe.head.task == "action":
-        post = {"frame_stride": recipe.train.frame_stride} | post
+    if recipe.train.frame_stride is not None:
+        post["frame_stride"] = recipe.train.frame_stride
     trained = {
         "data": f"{recipe.data.format}, {len(samples.dataset)} samples",
         "recipe": f"{Path(arguments.recipe).stem}: {recipe.head.form}, {recipe.train.steps} steps of "

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
 
+from .. import geometry
 from ..errors import InputError
 from ..readers import views
 from ..readers.base import Clips, Dataset, Images
@@ -20,7 +21,7 @@ class Samples:
     """Row ``i`` is view ``i % views`` of sample ``i // views``.
 
     ``task`` chooses the truth; ``frame_stride`` is the distance of a clip's frames in the
-    video.
+    video, unset: they are spread over all of it.
     """
 
     dataset: Dataset
@@ -28,7 +29,7 @@ class Samples:
     spec: Spec
     views: int = 1
     seed: int = 0
-    frame_stride: int = 1
+    frame_stride: int | None = None
 
     def __post_init__(self):
         if self.task not in self.dataset.tasks:
@@ -47,15 +48,15 @@ class Samples:
     def fingerprint(self) -> str:
         """Of everything that decides the rows' pixels."""
         parts = [
-            self.dataset.fingerprint(), type(self.dataset).__name__, self.spec.size, self.views,
-            self.seed, self.spec.frames, self.frame_stride,
+            geometry.RULES, self.dataset.fingerprint(), type(self.dataset).__name__,
+            asdict(self.spec.input), self.views, self.seed, self.spec.frames, self.frame_stride,
         ]  # fmt: skip
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def _view(self, row: int, width: int, height: int) -> views.View:
         index, number = divmod(row, self.views)
         mirror = not getattr(self.dataset, "mirrored_classes", False)
-        return views.view(width, height, self.spec.size, self.seed, index, number, mirror)
+        return views.view(width, height, self.spec.input, self.seed, index, number, mirror)
 
     def pixels(self, row: int) -> np.ndarray:
         """uint8 ``[S, S, 3]``; of a clip ``[T, S, S, 3]``."""

@@ -69,7 +69,7 @@ class Backbone(_message.Message):
     def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., fingerprint: _Optional[str] = ..., architecture: _Optional[str] = ..., checkpoint: _Optional[str] = ..., licence: _Optional[str] = ..., precision: _Optional[str] = ..., sizes: _Optional[_Iterable[_Union[Size, _Mapping]]] = ..., resize: _Optional[str] = ..., features: _Optional[_Iterable[_Union[FeatureMap, _Mapping]]] = ...) -> None: ...
 
 class Head(_message.Message):
-    __slots__ = ("name", "version", "task", "fingerprint", "input_size", "features", "labels", "frames", "trained", "metrics")
+    __slots__ = ("name", "version", "task", "fingerprint", "input_size", "features", "labels", "frames", "trained", "metrics", "frame_stride")
     class TrainedEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -94,6 +94,7 @@ class Head(_message.Message):
     FRAMES_FIELD_NUMBER: _ClassVar[int]
     TRAINED_FIELD_NUMBER: _ClassVar[int]
     METRICS_FIELD_NUMBER: _ClassVar[int]
+    FRAME_STRIDE_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: str
     task: Task
@@ -104,7 +105,8 @@ class Head(_message.Message):
     frames: int
     trained: _containers.ScalarMap[str, str]
     metrics: _containers.ScalarMap[str, float]
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., task: _Optional[_Union[Task, str]] = ..., fingerprint: _Optional[str] = ..., input_size: _Optional[_Union[Size, _Mapping]] = ..., features: _Optional[_Iterable[str]] = ..., labels: _Optional[_Iterable[str]] = ..., frames: _Optional[int] = ..., trained: _Optional[_Mapping[str, str]] = ..., metrics: _Optional[_Mapping[str, float]] = ...) -> None: ...
+    frame_stride: int
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., task: _Optional[_Union[Task, str]] = ..., fingerprint: _Optional[str] = ..., input_size: _Optional[_Union[Size, _Mapping]] = ..., features: _Optional[_Iterable[str]] = ..., labels: _Optional[_Iterable[str]] = ..., frames: _Optional[int] = ..., trained: _Optional[_Mapping[str, str]] = ..., metrics: _Optional[_Mapping[str, float]] = ..., frame_stride: _Optional[int] = ...) -> None: ...
 
 class GetBackboneRequest(_message.Message):
     __slots__ = ()

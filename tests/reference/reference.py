@@ -147,10 +147,16 @@ class Reference:
         return sample(logits, x, y).argmax(axis=0)
 
     def recognize(self, frames: list[Image.Image], head: str) -> np.ndarray:
-        """Probabilities [C] of a clip; as many frames as the head reads are taken from the middles of equal parts."""
+        """Probabilities [C] of a clip; as many frames as the head reads are taken from its middle at the head's stride, or
+        from the middles of equal parts."""
         manifest, _ = self.heads[head]
         size, wanted = tuple(manifest["input_size"]), manifest["postprocess"]["frames"]
-        chosen = [frames[int((i + 0.5) * len(frames) / wanted)] for i in range(wanted)]
+        span = (wanted - 1) * manifest["postprocess"].get("frame_stride", len(frames)) + 1
+        if span <= len(frames) and "frame_stride" in manifest["postprocess"]:
+            start, step = (len(frames) - span + 1) // 2, manifest["postprocess"]["frame_stride"]
+            chosen = frames[start : start + span : step]
+        else:
+            chosen = [frames[int((i + 0.5) * len(frames) / wanted)] for i in range(wanted)]
         rows = [self.features(frame, size)[0] for frame in chosen]
         maps = {name: np.stack([row[name][0] for row in rows])[None] for name in rows[0]}
         logits = self.run(head, maps)["logits"][0].astype(np.float64)

@@ -34,6 +34,8 @@ grpcurl -cacert "$ca" "${bearer[@]}" -protoset "$protoset" -d @ "$address" "$met
 echo '# grpcurl, no token'
 grpcurl -cacert "$ca" -protoset "$protoset" -d @ "$address" "$method" <"$work/detect.json" 2>&1 | grep -E 'Code|Message' || true
 
+# One picture over and over: enough to see that ghz gets in. How fast the server is, it does not tell, for equal images in
+# flight share one run of the backbone; ghz_data.py writes messages with an image each.
 for descriptors in reflection protoset; do
     echo "# ghz, $descriptors"
     case $descriptors in

@@ -1,5 +1,7 @@
 """The examples run and say what is in the pictures."""
 
+import asyncio
+import io
 import json
 import os
 import shutil
@@ -8,6 +10,10 @@ import sys
 
 import pytest
 from conftest import ROOT, SAMPLES
+from frostline.v1 import vision_pb2
+from frostline_client import AsyncClient
+from google.protobuf import json_format
+from PIL import Image, ImageChops
 
 CLIENTS = ROOT / "deploy/clients"
 TOOLS = ROOT / "target/tools"
@@ -51,6 +57,40 @@ def test_clip(server):
 def test_open_inference(server):
     said = run("open_inference.py", server, SAMPLES / PICTURE["file"])
     assert OBJECTS == {line.rsplit(" ", 3)[0] for line in said.splitlines()}, said
+
+
+def test_load_data_shares_nothing(server, tmp_path):
+    """One message from many callers measures sharing; those that are written for ghz have an image each, of equal pixels."""
+    png = tmp_path / "scene.png"
+    with Image.open(SAMPLES / PICTURE["file"]) as opened:
+        opened.save(png)
+    command = [sys.executable, CLIENTS / "ghz_data.py", "--count", "32", "--head", "objects"]
+    said = output([*command, SAMPLES / PICTURE["file"], png])
+    requests = [json_format.ParseDict(message, vision_pb2.DetectRequest()) for message in json.loads(said)]
+    files = [request.image.encoded for request in requests]
+    assert len(set(files)) == 32 and all(request.options.omit_masks for request in requests)
+    for data in files:
+        with Image.open(io.BytesIO(data)) as made, Image.open(SAMPLES / PICTURE["file"]) as one:
+            assert ImageChops.difference(made, one).getbbox() is None
+        with Image.open(io.BytesIO(data)) as made:
+            # Every chunk's sum is right, too.
+            made.verify()
+
+    async def rows(images):
+        async with AsyncClient(server, timeout=120) as client:
+            found = await asyncio.gather(*(client.detect(image, "objects", masks=False) for image in images))
+        assert all(OBJECTS == set(one.labels()) for one in found)
+        return sum(one.provenance.backbone_rows for one in found)
+
+    assert asyncio.run(rows(files)) == 32
+    assert asyncio.run(rows(files[:1] * 32)) < 32
+    wrong = subprocess.run([*command, CLIENTS / "ghz_data.py"], capture_output=True, text=True, timeout=60)
+    assert wrong.returncode == 1 and "neither a JPEG nor a PNG" in wrong.stderr
+    if (TOOLS / "ghz").exists():
+        (tmp_path / "data.json").write_text(said)
+        call = ["--insecure", "--call", "frostline.v1.VisionService.Detect", "-D", tmp_path / "data.json", "--total", "64"]
+        report = json.loads(output([TOOLS / "ghz", *call, "--concurrency", "4", "--format", "json", server]))
+        assert report["statusCodeDistribution"] == {"OK": 64}
 
 
 def test_go(server):

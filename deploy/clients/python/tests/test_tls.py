@@ -143,6 +143,28 @@ def test_nobody_else_is_taken_for_the_server(secure):
         assert failed.value.code == grpc.StatusCode.UNAVAILABLE
 
 
+def test_lists_of_addresses_and_names_over_tls(secure):
+    """The certificate is of localhost and 127.0.0.1; a list goes by its first address, or by the name that is given."""
+    one = secure.address
+    fine = [(f"ipv4:{one},{one}", {}), ([one], {}), (f"https://{one}", {}), (f"dns:///{one}", {}), ([one, one], {"authority": "localhost"})]
+    for address, options in fine:
+        with Client(address, ca=secure.ca, token=f"{secure.token}\n", **options) as client:
+            assert len(client.heads()) == 3 and client.healthy(), address
+    with Client([one], ca=secure.ca, token=secure.token, authority="elsewhere.example", retry=ONCE) as client:
+        with pytest.raises(FrostlineError) as failed:
+            client.heads(timeout=10.0)
+    assert failed.value.code == grpc.StatusCode.UNAVAILABLE
+
+
+def test_a_call_may_bring_its_own_token(secure):
+    with Client(secure.address, ca=secure.ca, token=secure.narrow) as client:
+        mine = {"Authorization": f"Bearer {secure.token}"}
+        assert len(client.heads(metadata=mine)) == 3 and len(client.heads()) == 1
+        with pytest.raises(FrostlineError) as refused:
+            client.detect(SCENE, "objects", metadata={"x-request-id": "tls-1"})
+    assert refused.value.request_id == "tls-1"
+
+
 def test_the_command_line_asks_over_tls(secure):
     url = f"https://{secure.address}"
     told = frostline("health", "--addr", url, "--ca", secure.ca)

@@ -49,8 +49,7 @@ test-python: test-rust tests/.venv/ready
 
 tests/.venv/clients: tests/.venv/ready deploy/clients/python/pyproject.toml deploy/clients/python/tests/requirements.txt
 	$(call step,client environment,tests/.venv/bin/python -m pip install --quiet --disable-pip-version-check \
-		--config-settings editable_mode=compat -e deploy/clients/python -r deploy/clients/python/tests/requirements.txt \
-		&& tests/.venv/bin/pyright --version && touch $@)
+		--config-settings editable_mode=compat -e deploy/clients/python -r deploy/clients/python/tests/requirements.txt && touch $@)
 
 # The Python client as it is installed, and the examples in Python and Go; those of grpcurl, ghz and grpc-health-probe
 # where these are built.

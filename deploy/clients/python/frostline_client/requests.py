@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
@@ -62,10 +63,36 @@ def names(given: Sequence[str], what: str) -> list[str]:
     return listed
 
 
+def _share(value: float | None, what: str) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, (str, bytes)) or not hasattr(value, "__float__"):
+        raise TypeError(f"{what} is a number, not {value!r}")
+    return float(value)
+
+
+def _count(value: int | None, what: str) -> int | None:
+    """What the protocol can say; which of these make sense the server tells."""
+    if value is None:
+        return None
+    if not hasattr(value, "__index__"):
+        raise TypeError(f"{what} is a whole number, not {value!r}")
+    number = operator.index(value)
+    if not 0 <= number < 1 << 32:
+        raise ValueError(f"{what} must be 0 to {(1 << 32) - 1}, not {number}")
+    return number
+
+
 def _detection(score_threshold: float | None, max_detections: int | None, masks: bool) -> vision_pb2.DetectionOptions:
     return vision_pb2.DetectionOptions(
-        score_threshold=score_threshold, max_detections=max_detections, omit_masks=not masks
+        score_threshold=_share(score_threshold, "score_threshold"),
+        max_detections=_count(max_detections, "max_detections"),
+        omit_masks=not masks,
     )
+
+
+def _classification(top_k: int | None) -> vision_pb2.ClassificationOptions:
+    return vision_pb2.ClassificationOptions(top_k=_count(top_k, "top_k"))
 
 
 def _segmentation() -> vision_pb2.SegmentationOptions:
@@ -102,7 +129,7 @@ def recognize(frames: Frames, head: str, top_k: int | None, urgency: Priority | 
     request = vision_pb2.RecognizeActionRequest(
         clip=images.clip(frames),
         head=_head(head),
-        options=vision_pb2.ClassificationOptions(top_k=top_k),
+        options=_classification(top_k),
         priority=priority(urgency),
     )
     return Call("vision", "RecognizeAction", request, convert.classification)
@@ -128,7 +155,7 @@ def analyze(
         heads=heads,
         detection=_detection(score_threshold, max_detections, masks),
         segmentation=_segmentation(),
-        classification=vision_pb2.ClassificationOptions(top_k=top_k),
+        classification=_classification(top_k),
         priority=priority(urgency),
     )
     kept = None if source is None or image is None else images.kept(source, image)
@@ -138,7 +165,9 @@ def analyze(
 def features(
     source: ImageLike, wanted: Sequence[str], size: tuple[int, int] | None, urgency: Priority | None
 ) -> Call[results.Features]:
-    height, width = size or (0, 0)
+    if size is not None and (not isinstance(size, (tuple, list)) or len(size) != 2):
+        raise TypeError(f"size is height and width, not {size!r}")
+    height, width = (_count(side, "size") for side in size or (0, 0))
     request = vision_pb2.ExtractFeaturesRequest(
         image=images.image(source),
         features=names(wanted, "names"),

@@ -354,7 +354,13 @@ class Analysis(_Answer):
         return head in self.results
 
     def detections(self, head: str = "") -> Detections:
-        """What a detection head found; its name may be left out where one answered. See `_of` for what is raised."""
+        """What a detection head found; its name may be left out where one answered.
+
+        Raises:
+            FrostlineError: the head failed.
+            KeyError: no such head answered, or several did and none is named.
+            TypeError: it gives another kind of answer.
+        """
         return self._of(Detections, head)
 
     def segmentation(self, head: str = "") -> Segmentation:
@@ -374,13 +380,6 @@ class Analysis(_Answer):
         return [result for result in self.results.values() if isinstance(result, HeadFailure)]
 
     def _of(self, kind: type[_Result], head: str) -> _Result:
-        """A head's answer of a kind.
-
-        Raises:
-            FrostlineError: the head failed.
-            KeyError: no such head answered.
-            TypeError: it gives another kind of answer.
-        """
         if not head:
             fitting = [result for result in self.results.values() if isinstance(result, kind)]
             failed = self.failures()

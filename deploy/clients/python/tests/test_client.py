@@ -106,6 +106,22 @@ def test_what_is_no_option_is_told_before_anything_is_sent(client):
         client.analyze(SCENE, heads=["objects", 7])
     with pytest.raises(TypeError, match="head is one name"):
         client.detect(SCENE, ["objects"])
+    for wrong, error, says in (
+        ({"score_threshold": "0.5"}, TypeError, "score_threshold is a number"),
+        ({"score_threshold": [0.5]}, TypeError, "score_threshold is a number"),
+        ({"max_detections": 2.5}, TypeError, "max_detections is a whole number"),
+        ({"max_detections": -1}, ValueError, "max_detections must be 0 to"),
+        ({"max_detections": 1 << 40}, ValueError, "max_detections must be 0 to"),
+    ):
+        with pytest.raises(error, match=says):
+            client.detect(SCENE, **wrong)
+    for size in (128, (1, 2, 3), (1.5, 2)):
+        with pytest.raises(TypeError, match="size is"):
+            client.features(SCENE, size=size)
+    with pytest.raises(TypeError, match="top_k"):
+        client.recognize(CLIP, top_k="3")
+    # As numpy and tables give them.
+    assert len(client.detect(SCENE, score_threshold=np.float32(0.1), max_detections=np.int64(2))) == 2
     for call in (lambda: client.detect(SCENE, priority="urgent"), lambda: client.map([SCENE], priority="urgent")):
         with pytest.raises(ValueError, match="one of 'background', 'normal', 'high', not 'urgent'"):
             call()

@@ -103,6 +103,9 @@ impl Header {
             };
             offset = end + masks + self.palette();
         }
+        if end > bytes.len() {
+            return Err(Format::Bmp.corrupt("its header is cut short"));
+        }
         if offset < end {
             let detail =
                 format!("its pixels are said to begin at byte {offset}, inside its header");
@@ -149,5 +152,62 @@ impl Header {
             self.colors as usize
         };
         colors.saturating_mul(if self.length == 12 { 3 } else { 4 })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A picture of 3 x 2 pixels of 8 bits behind a header of `length` bytes.
+    fn file(length: u32, offset: u32) -> Vec<u8> {
+        let mut bytes = [&b"BM"[..], &[0; 8], &offset.to_le_bytes()].concat();
+        for value in [length, 3, 2, 1 | 8 << 16, 0, 8, 0, 0, 256, 0] {
+            bytes.extend(value.to_le_bytes());
+        }
+        bytes.resize(FILE_HEADER + length as usize, 0);
+        bytes.extend((0..=255).flat_map(|level| [level, level, 99, 0]));
+        bytes.extend([10, 20, 30, 0, 40, 50, 60, 0]);
+        bytes
+    }
+
+    fn pixels(bytes: &[u8]) -> Result<Vec<u8>, MediaError> {
+        let opened = open(bytes, &Limits::default())?;
+        let mut out = vec![0; 18];
+        (opened.read)(&mut out)?;
+        Ok(out)
+    }
+
+    #[test]
+    fn offsets_that_can_be_understood_are() {
+        let right: Vec<u8> = [40, 50, 60, 10, 20, 30]
+            .into_iter()
+            .flat_map(|level| [99, level, level])
+            .collect();
+        for length in [40, 64, 108, 124] {
+            let end = 14 + length;
+            for offset in [0, end, end + 1024] {
+                let bytes = file(length, offset);
+                assert_eq!(pixels(&bytes).as_ref(), Ok(&right), "{length} {offset}");
+                // The last row lacks what fills it up.
+                let short = &bytes[..bytes.len() - 1];
+                assert_eq!(pixels(short).as_ref(), Ok(&right), "{length} {offset}");
+            }
+        }
+    }
+
+    #[test]
+    fn wrong_offsets_and_short_files_are_corrupt() {
+        for (offset, what) in [(5, "inside its header"), (20_000, "behind its offset")] {
+            let error = pixels(&file(40, offset)).unwrap_err().to_string();
+            assert!(error.contains(what), "{error}");
+        }
+        for length in [40, 64] {
+            let whole = file(length, 0);
+            for cut in 0..whole.len() - 1 {
+                let refused = pixels(&whole[..cut]);
+                assert!(matches!(refused, Err(MediaError::Corrupt { .. })), "{cut}");
+            }
+        }
     }
 }

@@ -150,6 +150,9 @@ impl Walk<'_> {
             } else {
                 None
             };
+            if first.max(second.unwrap_or(0)) >= symbols {
+                return None;
+            }
             return Some(Code::Simple(first, second));
         }
         let mut lengths = [0; 19];
@@ -425,6 +428,18 @@ mod tests {
             matches!(refused, Err(MediaError::UnsupportedFormat { .. })),
             "{refused:?}"
         );
+        // A distance's code of one symbol beyond its alphabet.
+        let mut writer = Writer::default();
+        writer.put(0x2f, 8);
+        writer.put(0, 32);
+        writer.put(0b0000, 4);
+        writer.put(1, 1);
+        writer.put(0, 3);
+        writer.put(0, 1);
+        for symbol in [0, 0, 0, 0, 200] {
+            writer.symbol(symbol);
+        }
+        assert!(check_tables(&writer.bytes, 4, 4).is_err());
         for length in [0, 4, 5, 8, 12] {
             let cut = check_tables(&groups(3, true)[..length], 4, 4);
             assert!(

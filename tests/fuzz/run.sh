@@ -9,11 +9,11 @@ factor=${1:-1}
 shift || true
 # Fast targets do most of the work. The order is that of what a stranger's bytes meet first.
 declare -A runs=(
-	[jpeg]=150000 [png]=200000 [webp]=150000 [bmp]=400000 [gif]=150000
+	[jpeg]=150000 [png]=200000 [webp]=150000 [bmp]=400000 [gif]=150000 [image]=150000
 	[protocol]=4000000 [rle]=3000000 [manifest]=1000000 [keys]=1500000 [graph]=1000000
 )
 targets=("$@")
-[ ${#targets[@]} -gt 0 ] || targets=(jpeg png webp bmp gif protocol rle manifest graph keys)
+[ ${#targets[@]} -gt 0 ] || targets=(jpeg png webp bmp gif image protocol rle manifest graph keys)
 
 version=0.13.2
 tools=$PWD/target/tools

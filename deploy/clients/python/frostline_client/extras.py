@@ -7,12 +7,13 @@ import sys
 from typing import Any
 
 _EXTRAS = {
-    "numpy": "images",
-    "PIL": "images",
-    "pandas": "pandas",
-    "supervision": "supervision",
-    "tqdm": "progress",
+    "numpy": ("numpy", "images"),
+    "PIL": ("pillow", "images"),
+    "pandas": ("pandas", "pandas"),
+    "supervision": ("supervision", "supervision"),
+    "tqdm": ("tqdm", "progress"),
 }
+"""A module's package, and the extra of this package that has it."""
 
 
 def need(module: str, purpose: str) -> Any:
@@ -21,10 +22,9 @@ def need(module: str, purpose: str) -> Any:
         return importlib.import_module(module)
     except ImportError as missing:
         package = module.partition(".")[0]
-        extra = _EXTRAS[package]
-        raise ImportError(
-            f"{purpose} needs {package}: pip install 'frostline-client[{extra}]' ({missing})", name=package
-        ) from missing
+        name, extra = _EXTRAS[package]
+        text = f"{purpose} needs {name}: pip install {name}, or install this package with its extra [{extra}] ({missing})"
+        raise ImportError(text, name=package) from missing
 
 
 def loaded(module: str) -> Any | None:

@@ -43,7 +43,7 @@ def test_the_core_needs_no_more_than_grpcio_and_protobuf(server):
     assert done.returncode == 0, done.stderr
     assert "football" in done.stdout and "<p>objects: 4 found" in done.stdout
     missing = [line for line in done.stdout.splitlines() if line.startswith("missing:")]
-    extras = [re.search(r"frostline-client\[(\w+)\]", line)[1] for line in missing]
+    extras = [re.search(r"pip install [a-z]+, .* extra \[(\w+)\]", line)[1] for line in missing]
     assert extras == ["images", "images", "pandas", "images", "images", "images", "images", "progress"], done.stdout
 
 

@@ -9,6 +9,7 @@ import pytest
 from conftest import own_port
 from frostline.v1 import model_pb2, model_pb2_grpc
 from frostline_client import AsyncClient, Client, FrostlineError, RetryPolicy
+from frostline_client.retry import Attempts, Budget
 from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2, status_pb2
 
@@ -116,8 +117,23 @@ def test_it_goes_on_until_the_deadline_and_slows_down(service):
     assert gone.value.code is grpc.StatusCode.UNAVAILABLE and gone.value.attempts == len(service.times)
     # Waits of 0.1 to 0.2 s after the first few, and halves of what is left at the end.
     assert len(service.times) < 40
-    between = [b - a for a, b in zip(service.times, service.times[1:])]
-    assert max(between) > 0.09 and len({round(gap, 3) for gap in between[5:15]}) > 3, "waits differ"
+
+
+def test_waits_grow_and_are_spread():
+    policy = RetryPolicy(base=0.05, most=1.0)
+    away, full = (FrostlineError(code, "x") for code in (UNAVAILABLE[0], FULL))
+    full.retry_after = 3.0
+    calls = [Attempts(policy, Budget(policy), None, True, patient=True) for _ in range(200)]
+    for n in range(8):
+        waits = [call.wait(away) for call in calls]
+        longest = min(1.0, 0.05 * 2**n)
+        assert longest / 2 <= min(waits) < 0.6 * longest and 0.9 * longest < max(waits) <= longest
+    waits = [call.wait(full) for call in calls]
+    assert 3.0 <= min(waits) < 3.2 and 4.3 < max(waits) <= 4.5, "never before the server's word"
+    # With little time left, one more try in it; with the server's word beyond it, none.
+    call = Attempts(policy, Budget(policy), 0.5, True)
+    assert [call.wait(away) is None for _ in range(8)] == [False] * 8 and call.wait(away) < 0.5
+    assert call.wait(full) is None
 
 
 def test_what_cannot_be_sent_twice_waits_for_a_connection():

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..backbones.sources import Backbone
 from ..backbones.variants import describe
+from ..geometry import Input
 from ..labels import SCENE_NAMES, THING_NAMES
 from ..readers import views
 from ..swinv2 import SwinV2
@@ -131,7 +132,7 @@ def sample(dataset: StudyScenes, rows: list[int], seed: int, dense: bool) -> tup
     truth: dict[str, list] = {"labels": [], "boxes": [], "classes": [], "masks": []}
     for row in rows:
         index, number = divmod(row, VIEWS)
-        at = views.view(PIXELS, PIXELS, PIXELS, seed, index, number)
+        at = views.view(PIXELS, PIXELS, Input(PIXELS, PIXELS), seed, index, number)
         images.append(views.pixels(dataset.image(index), at))
         subjects.append(dataset.subject(index))
         if dense:

@@ -138,7 +138,8 @@ pub struct Engine {
     pub max_batch: usize,
     /// Batch sizes to run, such as `[1, 4, 8]`; `"auto"` for those that warm-up shows to be worthwhile.
     pub buckets: Buckets,
-    /// Milliseconds that a batch may wait to become larger.
+    /// Milliseconds that a batch may wait to become as large as the largest of the batch sizes, and no longer than its
+    /// images' deadlines let it; 0 for batches of what is there.
     pub max_queue_delay_ms: u64,
     /// Milliseconds that one step of a lane may take before the device is taken for hung and the process ends; 0 for no
     /// limit.

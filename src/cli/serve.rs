@@ -35,7 +35,8 @@ pub(super) fn run(
         .worker_threads(config.server_threads())
         // Between lanes that never rest, an answer would wait at each of its steps.
         .on_thread_start(slice::shorten)
-        .on_thread_park(memory::tidy)
+        .on_thread_park(memory::rests)
+        .on_thread_unpark(memory::wakes)
         .enable_all()
         .build()?;
     let entered = executor.enter();
@@ -61,12 +62,7 @@ pub(super) fn run(
         executor.spawn(admin.clone().serve(listener));
     }
     executor.spawn(follow_hangups(log, configured)?);
-    // A thread that rests is parked anew, and tidies up.
-    executor.spawn(async {
-        loop {
-            tokio::time::sleep(memory::INTERVAL).await;
-        }
-    });
+    executor.spawn(memory::wake_resting(config.server_threads()));
     drop(entered);
     let runtime = super::runtime(&config)?;
     let repository = super::repository(&config)?;

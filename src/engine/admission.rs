@@ -6,7 +6,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::schedule::Flow;
 use crate::error::{Error, Kind, Result};
@@ -78,15 +78,15 @@ impl Admission {
             .max_by_key(|flow| held.flows.get(flow).copied().unwrap_or(0))
     }
 
-    /// Takes places for `images` images of `bytes` bytes together, or refuses at once; `wait` is about how long what is
-    /// inside takes.
+    /// Takes places for `images` images of `bytes` bytes together, or refuses at once; `wait` tells about how long what
+    /// is inside takes.
     pub(super) fn admit(
         &self,
         flow: &Flow,
         weight: f64,
         images: usize,
         bytes: usize,
-        wait: impl Fn(usize) -> Duration,
+        wait: impl FnOnce() -> Duration,
     ) -> Result<Arc<Permit>> {
         let limits = self.limits;
         if images > limits.images || bytes > limits.bytes {
@@ -97,8 +97,10 @@ impl Admission {
             return Err(Error::new(Kind::LimitExceeded, message));
         }
         let mut held = self.held.lock();
-        let refuse = |message: String, held: &Held| {
-            let delay = wait(held.images).clamp(Duration::from_millis(10), Duration::from_secs(5));
+        let refuse = |message: String, held: MutexGuard<'_, Held>| {
+            // The door is open again before anything else is asked.
+            drop(held);
+            let delay = wait().clamp(Duration::from_millis(10), Duration::from_secs(5));
             Err(Error::new(Kind::Overloaded, message).retry_after(delay))
         };
         if held.images + images > limits.images || held.bytes + bytes > limits.bytes {
@@ -106,7 +108,7 @@ impl Admission {
                 "the server is full: {} of {} images, {} of {} bytes",
                 held.images, limits.images, held.bytes, limits.bytes
             );
-            return refuse(message, &held);
+            return refuse(message, held);
         }
         let own = held.flows.get(flow).copied().unwrap_or(0);
         let free = (limits.images - held.images) as f64;
@@ -116,7 +118,7 @@ impl Admission {
                  server takes",
                 &*flow.head, limits.images
             );
-            return refuse(message, &held);
+            return refuse(message, held);
         }
         held.images += images;
         held.bytes += bytes;
@@ -161,7 +163,7 @@ mod tests {
     }
 
     fn admit(door: &Admission, head: &str, images: usize, bytes: usize) -> Result<Arc<Permit>> {
-        door.admit(&flow(head), 1.0, images, bytes, |_| Duration::ZERO)
+        door.admit(&flow(head), 1.0, images, bytes, || Duration::ZERO)
     }
 
     #[test]

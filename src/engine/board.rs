@@ -10,9 +10,11 @@ use tokio::sync::oneshot;
 use super::{
     Engine, FeatureSource, Head, Provenance, Request, Shared, Source, Timing,
     admission::Permit,
-    flight::{Flight, Joined, Key},
+    estimate::{self, Load, Stage, Steps},
+    flight::{Cost, Flight, Joined, Key},
     job::{Done, Job},
-    request,
+    queue::Ahead,
+    request::{self, Looks},
     schedule::{Flow, Rank},
 };
 use crate::{
@@ -36,10 +38,11 @@ pub(super) struct Boarded {
 }
 
 impl Engine {
-    /// Puts the request's images on their way and attaches the jobs that read them.
+    /// Puts the request's images, which look as given, on their way and attaches the jobs that read them.
     pub(super) fn board(
         &self,
         request: &Request,
+        looks: &[Looks],
         permit: &Arc<Permit>,
         flow: &Flow,
     ) -> Result<Boarded> {
@@ -50,7 +53,8 @@ impl Engine {
         };
         let (mut fresh, mut complete) = (Vec::new(), Vec::new());
         for size in request::sizes(request) {
-            let jobs = self.jobs(request, size, &mut boarded.replies);
+            let pixels = looks.last().map_or(0, Looks::pixels);
+            let jobs = self.jobs(request, size, pixels, &mut boarded.replies);
             let mut boarding = Boarding {
                 shared: &self.shared,
                 request,
@@ -60,10 +64,10 @@ impl Engine {
                 fresh: &mut fresh,
                 complete: &mut complete,
             };
-            for (index, (source, _)) in request.images.iter().enumerate() {
+            for (index, ((source, _), looks)) in request.images.iter().zip(looks).enumerate() {
                 let slots = slots(&jobs, index);
                 if !slots.is_empty() {
-                    let (flight, from) = boarding.join(source, slots);
+                    let (flight, from) = boarding.join(source, looks, slots);
                     boarded.flights.push((flight, from, index));
                 }
             }
@@ -71,7 +75,7 @@ impl Engine {
         // Only what has to be computed must fit into the time that is left.
         let in_time = match fresh.is_empty() {
             true => Ok(()),
-            false => self.in_time(request),
+            false => self.in_time(request, flow, &fresh),
         };
         if in_time.is_err() {
             // Others may have joined meanwhile; theirs go on.
@@ -96,7 +100,13 @@ impl Engine {
     }
 
     /// The jobs of the request that read images of `size`.
-    fn jobs(&self, request: &Request, size: [u32; 2], replies: &mut Vec<Reply>) -> Jobs {
+    fn jobs(
+        &self,
+        request: &Request,
+        size: [u32; 2],
+        pixels: u64,
+        replies: &mut Vec<Reply>,
+    ) -> Jobs {
         let count = request.images.len();
         let mut jobs = Jobs::new();
         let mut add = |position, head: Option<&Arc<Head>>, frames: Vec<usize>| {
@@ -112,7 +122,8 @@ impl Engine {
             };
             let (job, reply) = {
                 let trace = request.trace.clone();
-                Job::new(head.cloned(), rank, frames.len(), request.options, trace)
+                let how = (request.options, pixels);
+                Job::new(head.cloned(), rank, frames.len(), how, trace)
             };
             replies.push((position, reply));
             jobs.push((Arc::new(job), frames));
@@ -136,41 +147,37 @@ impl Engine {
         jobs
     }
 
-    /// Refuses at the door what cannot be answered before its deadline, given what waits before it.
-    fn in_time(&self, request: &Request) -> Result<()> {
+    /// Refuses at the door what cannot be answered before its deadline, `fresh` being its images that are yet to be
+    /// computed, given what comes before it.
+    fn in_time(&self, request: &Request, flow: &Flow, fresh: &[Arc<Flight>]) -> Result<()> {
         let Some(deadline) = request.deadline else {
             return Ok(());
         };
         let (shared, now) = (&self.shared, Instant::now());
-        let ahead = shared.queue.ahead(request.priority, request.deadline);
-        let heads = request.heads.iter().map(|head| head.cost.most()).max();
-        let sizes = request::sizes(request);
-        let with = ahead.waiting + request.images.len();
-        let joined = |size: &[u32; 2]| shared.costs.joined(*size, with, shared.lanes);
-        let batch = sizes.iter().map(joined).max();
-        let encoded = |(source, _): &(Source, String)| matches!(source, Source::Encoded(_));
-        let decode = match request.images.iter().any(encoded) {
-            true => shared.costs.decode.get(),
-            false => Duration::ZERO,
-        };
-        let own = decode
-            + batch.unwrap_or_default()
-            + heads.unwrap_or_default()
-            + shared.costs.finish.most();
+        let ahead = shared.queue.ahead(&Rank {
+            priority: request.priority,
+            flow: flow.clone(),
+            weights: shared.config.weights(&flow.caller, &flow.head),
+            deadline: request.deadline,
+        });
+        let steps = shared.steps(fresh, ahead.images);
+        let own = steps.from(Stage::Encoded);
         if now + own > deadline {
+            if shared.trials.allow(own, now) {
+                fresh.iter().for_each(|flight| flight.try_nevertheless());
+                return Ok(());
+            }
             let left = deadline.saturating_duration_since(now);
             let message = format!(
                 "the deadline cannot be met: {left:.1?} are left and the work takes {own:.1?}"
             );
             let error = Error::new(Kind::DeadlineExceeded, message);
-            shared.refused(&error);
+            shared.turned_away("deadline");
             return Err(error);
         }
-        let images = ahead.images();
-        let wait = shared.wait(images);
+        let Ahead { images, wait } = ahead;
         if now + own + wait > deadline {
-            shared.counters.lock().refused += 1;
-            shared.config.metrics.refused("deadline");
+            shared.turned_away("deadline");
             let message = format!(
                 "the deadline cannot be met: {images} images come first, which take about {wait:.1?}"
             );
@@ -178,6 +185,39 @@ impl Engine {
             return Err(Error::new(Kind::Overloaded, message).retry_after(delay));
         }
         Ok(())
+    }
+}
+
+impl Shared {
+    /// What most requests with these images to compute do not exceed, where `ahead` images come first.
+    fn steps(&self, fresh: &[Arc<Flight>], ahead: usize) -> Steps {
+        let costs = &self.costs;
+        let threads = match self.config.workers {
+            0 => self.lanes,
+            workers => workers,
+        };
+        let decode = |flight: &Arc<Flight>| {
+            let work = flight.cost.work;
+            match flight.cost.load.decode {
+                0.0 => Duration::ZERO,
+                _ => costs.decoding(work).most(work.size),
+            }
+        };
+        let waiting = ahead + fresh.len();
+        let batch = |flight: &Arc<Flight>| {
+            let size = [flight.preprocess.height, flight.preprocess.width];
+            costs.joined(size, waiting, self.lanes)
+        };
+        Steps {
+            decode: estimate::side_by_side(fresh.iter().map(decode), threads),
+            batch: fresh.iter().map(batch).max().unwrap_or_default(),
+            head: fresh
+                .iter()
+                .map(|flight| flight.most())
+                .max()
+                .unwrap_or_default(),
+            delivery: costs.delivery.most(),
+        }
     }
 }
 
@@ -205,10 +245,34 @@ struct Boarding<'a> {
 }
 
 impl Boarding<'_> {
+    /// What an image is thought to take, with the jobs that wait for it. A clip's head counts with each of its frames for
+    /// its part.
+    fn cost(&self, source: &Source, looks: &Looks, slots: &[(Arc<Job>, usize)]) -> Cost {
+        let (costs, work) = (&self.shared.costs, looks.work);
+        let fits = [looks.height, looks.width] == self.size;
+        let decode = match source {
+            // Taken as it is.
+            Source::Raw { .. } if fits => 0.0,
+            // Of what was never seen some cost is known, so that it is told from what is not decoded.
+            _ => costs.decoding(work).get(work.size).as_secs_f64().max(1e-6),
+        };
+        let heads = slots
+            .iter()
+            .map(|(job, _)| job.load() / job.frames() as f64);
+        Cost {
+            work,
+            load: Load {
+                decode,
+                rest: costs.share(self.size) + heads.sum::<f64>(),
+            },
+        }
+    }
+
     /// Finds the image's features in the cache or in flight, or makes a new flight.
     fn join(
         &mut self,
         source: &Source,
+        looks: &Looks,
         slots: Vec<(Arc<Job>, usize)>,
     ) -> (Arc<Flight>, FeatureSource) {
         let shared = self.shared;
@@ -223,12 +287,14 @@ impl Boarding<'_> {
             weights: shared.config.weights(&self.flow.caller, &self.flow.head),
             deadline: self.request.deadline,
         };
+        let cost = self.cost(source, looks, &slots);
         let make = |rank| {
             let preprocess = preprocess(shared.backbone.manifest(), self.size);
             Flight::new(
                 key,
                 source.clone(),
                 preprocess,
+                cost,
                 rank,
                 Arc::clone(self.permit),
             )

@@ -3,10 +3,11 @@
 use std::{
     collections::HashMap,
     sync::atomic::{AtomicU64, Ordering},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use parking_lot::Mutex;
+use super::mean::{BySize, Mean};
+use crate::media::Work;
 
 /// A batch size has to serve this much more images per second than the next smaller one to be worth its longer wait.
 const WORTH: f64 = 1.02;
@@ -21,76 +22,8 @@ const NEAR: f64 = 0.9;
 /// Much is this many of the best batches.
 const CROWD: usize = 2;
 
-/// A running mean and mean deviation that trust themselves less the longer nothing was measured, so that one stall cannot
-/// refuse work for ever.
-#[derive(Debug)]
-pub(super) struct Mean(Mutex<Option<Seen>>);
-
-#[derive(Debug, Clone, Copy)]
-struct Seen {
-    /// Seconds.
-    mean: f64,
-    /// Mean distance from the mean, seconds.
-    deviation: f64,
-    at: Instant,
-}
-
 /// About what it costs to wake a thread and to change to it, on both sides.
 pub(super) const WAKING: Duration = Duration::from_micros(100);
-
-const STEP: f64 = 0.1;
-/// Deviations above the mean that hardly anything exceeds: four in Jacobson, "Congestion avoidance and control", 1988,
-/// where to be wrong costs more.
-const CAUTION: f64 = 2.0;
-/// Without news a mean is halved in this many seconds.
-const HALF_LIFE: f64 = 2.0;
-
-impl Default for Mean {
-    fn default() -> Self {
-        Self(Mutex::new(None))
-    }
-}
-
-impl Mean {
-    pub(super) fn add(&self, took: Duration) {
-        let (new, at) = (took.as_secs_f64(), Instant::now());
-        let mut state = self.0.lock();
-        *state = Some(match *state {
-            Some(seen) => {
-                let error = new - seen.mean;
-                Seen {
-                    mean: seen.mean + STEP * error,
-                    deviation: seen.deviation + STEP * (error.abs() - seen.deviation),
-                    at,
-                }
-            }
-            None => Seen {
-                mean: new,
-                deviation: 0.0,
-                at,
-            },
-        });
-    }
-
-    /// The mean now; nothing before the first measurement.
-    pub(super) fn get(&self) -> Duration {
-        self.above(0.0)
-    }
-
-    /// What most of what comes next will not exceed.
-    pub(super) fn most(&self) -> Duration {
-        self.above(CAUTION)
-    }
-
-    fn above(&self, deviations: f64) -> Duration {
-        let Some(seen) = *self.0.lock() else {
-            return Duration::ZERO;
-        };
-        let age = seen.at.elapsed().as_secs_f64();
-        let value = seen.mean + deviations * seen.deviation;
-        Duration::from_secs_f64(value * 0.5_f64.powf(age / HALF_LIFE))
-    }
-}
 
 /// Seconds per batch for each batch size at one input size, as measured at warm-up.
 #[derive(Debug, Clone)]
@@ -200,12 +133,10 @@ impl Plan {
 #[derive(Debug)]
 pub(super) struct Costs {
     buckets: HashMap<[u32; 2], Buckets>,
-    /// Decoding and resizing an image.
-    pub(super) decode: Mean,
-    /// From a head's output to its caller.
-    pub(super) finish: Mean,
-    /// From a head's output to its result, the work alone.
-    pub(super) postprocess: Mean,
+    /// Decoding and resizing an image, by what kind of file it is.
+    decode: [BySize; Work::KINDS],
+    /// From a head's result to its caller, beside the work.
+    pub(super) delivery: Mean,
     /// A lane's time per image, everything in it.
     pub(super) row: Mean,
     /// The same without the backbone, seconds.
@@ -243,12 +174,16 @@ impl Costs {
         }
         Self {
             buckets: curves.iter().map(of).collect(),
-            decode: Mean::default(),
-            finish: Mean::default(),
-            postprocess: Mean::default(),
+            decode: std::array::from_fn(|_| BySize::default()),
+            delivery: Mean::default(),
             row,
             other: Follower::new(0.0),
         }
+    }
+
+    /// What is known of decoding images of this kind.
+    pub(super) fn decoding(&self, work: Work) -> &BySize {
+        &self.decode[work.kind.min(Work::KINDS - 1)]
     }
 
     /// The buckets of an input size, smallest first.
@@ -337,18 +272,50 @@ impl Costs {
             .0
     }
 
+    /// The largest batch size in use.
+    pub(super) fn most_rows(&self, size: [u32; 2]) -> usize {
+        self.of(size).last().map_or(1, |bucket| bucket.rows)
+    }
+
+    /// The batch to form of `waiting` images that have waited to become many: all of them, padded, or the largest batch
+    /// size that they fill where that serves more.
+    pub(super) fn filled(&self, size: [u32; 2], waiting: usize) -> Plan {
+        let buckets = self.of(size).iter();
+        let rate = |bucket: &&Bucket| self.rate(bucket, waiting);
+        let holds = buckets.clone().find(|bucket| bucket.rows >= waiting);
+        let fills = buckets.rev().find(|bucket| bucket.rows <= waiting);
+        let best = match (holds, fills) {
+            (Some(holds), Some(fills)) if rate(&fills) > rate(&holds) => Some(fills),
+            (holds, fills) => holds.or(fills),
+        };
+        best.map_or(Plan::alone(waiting), |bucket| Plan {
+            rows: bucket.rows.min(waiting),
+            bucket: bucket.rows,
+        })
+    }
+
+    /// Seconds that the backbone takes for each image where many wait.
+    pub(super) fn share(&self, size: [u32; 2]) -> f64 {
+        let largest = self.largest(size);
+        let bucket = self.of(size).iter().find(|b| b.rows == largest);
+        bucket.map_or(0.0, |b| {
+            let warm = Duration::from_secs_f64(b.warm * b.pace.get());
+            b.mean.get_from(warm).as_secs_f64() / b.rows.max(1) as f64
+        })
+    }
+
     /// The smallest bucket that holds `rows`; they were fewer than planned.
     pub(super) fn fit(&self, size: [u32; 2], rows: usize) -> usize {
         let found = self.of(size).iter().find(|bucket| bucket.rows >= rows);
         found.map_or(rows, |bucket| bucket.rows)
     }
 
-    /// How long most batches take; what was measured while serving counts where it is more than at warm-up.
+    /// How long most batches take, as measured while serving, or else at warm-up.
     pub(super) fn batch(&self, size: [u32; 2], rows: usize) -> Duration {
         let found = self.of(size).iter().find(|bucket| bucket.rows >= rows);
         found.map_or(Duration::ZERO, |bucket| {
             let warm = Duration::from_secs_f64(bucket.warm);
-            bucket.mean.most().max(warm)
+            bucket.mean.most_from(warm)
         })
     }
 
@@ -542,24 +509,48 @@ mod tests {
     }
 
     #[test]
-    fn what_varies_is_taken_for_longer_than_its_mean() {
-        let steady = Mean::default();
-        let shaky = Mean::default();
-        for round in 0..200 {
-            steady.add(Duration::from_millis(10));
-            shaky.add(Duration::from_millis(if round % 2 == 0 { 5 } else { 15 }));
-        }
-        let ratio = |mean: &Mean| mean.most().as_secs_f64() / mean.get().as_secs_f64();
-        assert!((0.99..1.01).contains(&ratio(&steady)), "{steady:?}");
-        assert!((1.8..2.2).contains(&ratio(&shaky)), "{shaky:?}");
+    fn images_that_have_waited_for_each_other_go_together() {
+        // Every image costs the same, whatever the batch.
+        let curve = Curve {
+            size: [8, 8],
+            points: [1, 2, 4, 8].map(|n| (n, 0.010 * n as f64)).to_vec(),
+        };
+        let flat = Costs::new(&[curve], Some(&[1, 2, 4, 8]));
+        assert_eq!(flat.most_rows([8, 8]), 8);
+        let filled = |waiting| flat.filled([8, 8], waiting);
+        assert_eq!(filled(8), Plan { rows: 8, bucket: 8 });
+        assert_eq!(filled(20), Plan { rows: 8, bucket: 8 });
+        // Four and one, where three rows of padding would cost as much as three images; on a device they cost little.
+        assert_eq!(filled(5), Plan { rows: 4, bucket: 4 });
+        let wide = costs(&[(1, 0.010), (4, 0.012), (8, 0.013)]);
+        assert_eq!(wide.filled([8, 8], 5), Plan { rows: 5, bucket: 8 });
+        assert_eq!(wide.filled([8, 8], 1), Plan { rows: 1, bucket: 1 });
+        assert_eq!(wide.filled([9, 9], 3), Plan { rows: 1, bucket: 1 });
     }
 
     #[test]
-    fn a_mean_follows_what_is_measured() {
-        let mean = Mean::default();
-        assert_eq!(mean.get(), Duration::ZERO);
-        (0..100).for_each(|_| mean.add(Duration::from_millis(10)));
-        let got = mean.get().as_secs_f64();
-        assert!((0.009..=0.010).contains(&got), "{got}");
+    fn a_picture_of_another_kind_or_size_is_no_measure() {
+        let costs = costs(&[(1, 0.010)]);
+        let photo = Work {
+            kind: 0,
+            size: 640 * 480,
+        };
+        let poster = Work {
+            kind: 0,
+            size: 8000 * 6000,
+        };
+        let decode = |work: Work| costs.decoding(work).most(work.size);
+        costs
+            .decoding(photo)
+            .add(photo.size, Duration::from_millis(4));
+        (0..20).for_each(|_| {
+            costs
+                .decoding(poster)
+                .add(poster.size, Duration::from_secs(1))
+        });
+        assert!(decode(photo) < Duration::from_millis(5));
+        assert!(decode(poster) > Duration::from_millis(900));
+        let other = Work { kind: 1, ..poster };
+        assert_eq!(decode(other), Duration::ZERO);
     }
 }

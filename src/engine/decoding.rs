@@ -26,7 +26,8 @@ pub(super) fn decode(shared: &Shared, flight: &Arc<Flight>) -> Option<Ready> {
     });
     match pixels {
         Ok(pixels) => {
-            shared.costs.decode.add(begun.elapsed());
+            let work = flight.cost.work;
+            shared.costs.decoding(work).add(work.size, begun.elapsed());
             Some(Ready {
                 flight: Arc::clone(flight),
                 pixels,

@@ -9,11 +9,13 @@ use std::{
 use highway::{HighwayHash, HighwayHasher};
 use parking_lot::Mutex;
 
-use super::{Source, Timing, admission::Permit, job::Job, queue::Waiting, schedule::Rank};
+use super::{
+    Source, Timing, admission::Permit, estimate::Load, job::Job, queue::Waiting, schedule::Rank,
+};
 use crate::{
     backend::FeatureRow,
     error::{Error, Kind, Result},
-    media::{Geometry, Preprocess, geometry},
+    media::{Geometry, Preprocess, Work, geometry},
     trace::Context,
 };
 
@@ -66,12 +68,22 @@ pub(super) struct How {
     pub(super) batch: Context,
 }
 
+/// What an image is thought to take, as seen when it came.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Cost {
+    /// How much decoding it is.
+    pub(super) work: Work,
+    /// Seconds of the threads, the heads' of its first caller among them.
+    pub(super) load: Load,
+}
+
 /// An image on its way. Every caller with an equal image waits for the same flight.
 #[derive(Debug)]
 pub(super) struct Flight {
     pub(super) key: Key,
     pub(super) source: Source,
     pub(super) preprocess: Preprocess,
+    pub(super) cost: Cost,
     pub(super) boarded: Instant,
     rank: Mutex<Rank>,
     waiting: Mutex<Option<Waiting>>,
@@ -100,6 +112,7 @@ impl Flight {
         key: Key,
         source: Source,
         preprocess: Preprocess,
+        cost: Cost,
         rank: Rank,
         permit: Arc<Permit>,
     ) -> Self {
@@ -107,6 +120,7 @@ impl Flight {
             key,
             source,
             preprocess,
+            cost,
             boarded: Instant::now(),
             rank: Mutex::new(rank),
             waiting: Mutex::new(None),
@@ -160,6 +174,24 @@ impl Flight {
                 .map(|(job, slot)| (Arc::clone(&job.rank.flow.head), job.number, *slot))
                 .min(),
             State::Kept(_) | State::Done(_) => None,
+        }
+    }
+
+    /// How long most of the heads take that wait for it, and their results.
+    pub(super) fn most(&self) -> Duration {
+        match &*self.state.lock() {
+            State::Open(slots) => {
+                let all = slots.iter().map(|(job, _)| job.most());
+                all.max().unwrap_or_default()
+            }
+            State::Kept(_) | State::Done(_) => Duration::ZERO,
+        }
+    }
+
+    /// Lets those who wait go on as long as their deadlines have not passed.
+    pub(super) fn try_nevertheless(&self) {
+        if let State::Open(slots) = &*self.state.lock() {
+            slots.iter().for_each(|(job, _)| job.try_nevertheless());
         }
     }
 
@@ -233,8 +265,8 @@ impl Flight {
         }
     }
 
-    /// Drops jobs whose caller is gone or cannot be answered in time, `ahead` being what lies between now and their
-    /// heads; whether anybody still waits. Once nobody does, nobody can join.
+    /// Drops jobs whose caller is gone or cannot be answered in time, `ahead` being the steps before and after their
+    /// heads that are to come; whether anybody still waits. Once nobody does, nobody can join.
     pub(super) fn wanted(&self, now: Instant, ahead: Duration) -> bool {
         let mut state = self.state.lock();
         if let State::Open(slots) = &mut *state {
@@ -338,7 +370,7 @@ pub(super) mod tests {
             head: "".into(),
         };
         let permit = Admission::new(AdmissionLimits::default())
-            .admit(&flow, 1.0, 1, 1, |_| Duration::ZERO)
+            .admit(&flow, 1.0, 1, 1, || Duration::ZERO)
             .expect("it is empty");
         let rank = Rank {
             priority: Priority::Normal,
@@ -353,7 +385,11 @@ pub(super) mod tests {
             height: 8,
             width: 8,
         };
-        Flight::new(key, source, preprocess, rank, permit)
+        let cost = Cost {
+            work: Work::raw(8, 8),
+            load: Load::rest(0.010),
+        };
+        Flight::new(key, source, preprocess, cost, rank, permit)
     }
 
     /// An image that leaves the table after the one look and enters the cache before the other would be computed again.

@@ -9,7 +9,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Engine, Head, Shared, board, cost::Mean, postprocess};
+use super::{
+    Engine, Head, Shared, board,
+    mean::{BySize, Mean},
+    postprocess,
+};
 use crate::{
     backend::{Backbone, BackendError, HeadModel, Runtime, SessionOptions},
     error::{Error, Kind, Result},
@@ -47,15 +51,18 @@ impl Head {
                 }
             })?;
         }
-        let cost = Mean::default();
+        let (cost, each) = (Mean::default(), Mean::default());
         let begun = Instant::now();
         model.dry_run(0, backbone, entry.manifest.input_size, 1)?;
         cost.add(begun.elapsed());
+        each.add(begun.elapsed());
         Ok(Self {
             name: entry.manifest.name.as_str().into(),
             manifest: entry.manifest.clone(),
             model,
             cost,
+            each,
+            finish: BySize::default(),
         })
     }
 }

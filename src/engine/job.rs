@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -29,6 +29,12 @@ pub(super) struct Job {
     /// The call's place in a trace.
     pub(super) trace: Context,
     options: Options,
+    /// How many images it reads.
+    frames: usize,
+    /// How large its result may be; see [`Head::output_size`].
+    output: u64,
+    /// Whether it was let in to see how long it takes, though it is thought to come too late.
+    trial: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -74,12 +80,12 @@ pub(super) struct Finish {
 }
 
 impl Job {
-    /// A job that waits for `rows` images.
+    /// A job that waits for `rows` images, of which the last has so many `pixels`.
     pub(super) fn new(
         head: Option<Arc<Head>>,
         rank: Rank,
         rows: usize,
-        options: Options,
+        (options, pixels): (Options, u64),
         trace: Context,
     ) -> (Self, oneshot::Receiver<Result<Done>>) {
         static NUMBERS: AtomicU64 = AtomicU64::new(0);
@@ -90,7 +96,12 @@ impl Job {
             missing: rows,
             reply: Some(reply),
         };
+        let output = head.as_ref();
+        let output = output.map_or(1, |head| head.output_size(pixels, &options));
         let job = Self {
+            frames: rows,
+            output,
+            trial: AtomicBool::new(false),
             head,
             rank,
             number: NUMBERS.fetch_add(1, Ordering::Relaxed),
@@ -118,15 +129,47 @@ impl Job {
         state.missing == 0
     }
 
-    /// Whether the caller still waits and can be answered in time, `ahead` being what lies before its head. One who
-    /// cannot is told so.
-    pub(super) fn wanted(&self, now: Instant, ahead: Duration) -> bool {
+    /// How many images it reads; one at least.
+    pub(super) fn frames(&self) -> usize {
+        self.frames.max(1)
+    }
+
+    /// How long most heads of this kind take, and their results.
+    pub(super) fn most(&self) -> Duration {
+        let head = self.head.as_ref();
+        head.map_or(Duration::ZERO, |head| head.most(self.output))
+    }
+
+    /// What its head and its result take of a thread, in seconds.
+    pub(super) fn load(&self) -> f64 {
+        self.head
+            .as_ref()
+            .map_or(0.0, |head| head.takes(self.output))
+    }
+
+    /// What its result alone takes.
+    pub(super) fn finishing(&self) -> Duration {
+        let head = self.head.as_ref();
+        head.map_or(Duration::ZERO, |head| head.finish.get(self.output))
+    }
+
+    /// Lets it go on as long as its deadline has not passed, whatever it is thought to take.
+    pub(super) fn try_nevertheless(&self) {
+        self.trial.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the caller still waits and can be answered in time, `steps` being those before and after its head that are
+    /// to come. One who cannot is told so.
+    pub(super) fn wanted(&self, now: Instant, steps: Duration) -> bool {
         if let Some(deadline) = self.rank.deadline {
-            let head = self.head.as_ref().map_or(Duration::ZERO, |h| h.cost.most());
+            let needed = match self.trial.load(Ordering::Relaxed) {
+                true => Duration::ZERO,
+                false => steps + self.most(),
+            };
             let message = if deadline <= now {
                 Some("the deadline passed".to_owned())
-            } else if deadline < now + ahead + head {
-                let (left, needed) = (deadline - now, ahead + head);
+            } else if deadline < now + needed {
+                let left = deadline - now;
                 Some(format!(
                     "the deadline cannot be met: {left:.1?} are left and the work takes {needed:.1?}"
                 ))
@@ -194,12 +237,15 @@ impl Finish {
         });
         let outcome = std::panic::catch_unwind(work)
             .unwrap_or_else(|_| Err(Error::new(Kind::Internal, "postprocessing panicked")));
+        let took = begun.elapsed();
+        // Here, and not by the caller, who may have given up: what takes too long must be known as well.
+        head.finish.add(job.output, took);
         let done = outcome.map(|outcome| Done {
             features: None,
             device_time,
             outcome: Some(outcome),
             head_time,
-            postprocess_time: begun.elapsed(),
+            postprocess_time: took,
             computed,
             postprocess_begun: begun,
             batch,

@@ -2,12 +2,13 @@
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Weak, atomic::Ordering},
+    sync::{Arc, Weak},
     time::{Duration, Instant},
 };
 
 use super::{
     Shared, Timing,
+    busy::Busy,
     decoding::decode,
     flight::{How, Landed},
     job::{Done, Finish, Job},
@@ -35,25 +36,29 @@ pub(super) struct Thread {
     pub(super) role: Role,
     /// Which sessions are its own.
     pub(super) lane: usize,
+    /// Its place among all threads.
+    pub(super) index: usize,
 }
 
 impl Thread {
     /// The thread's life. When one that runs graphs dies, the engine is over: everything that waits is told.
     pub(super) fn run(self, shared: &Shared) {
-        let mut busy = None;
         let mut dropped = Vec::new();
         // Work on the CPU since the last batch: what a lane does for its images beside running graphs.
         let mut beside = Duration::ZERO;
         while let Some(work) = shared
             .queue
-            .next(self.role, &mut busy, &shared.costs, &mut dropped)
+            .next(self.index, self.role, &shared.costs, &mut dropped)
         {
             shared.drop_flights(&mut dropped);
             memory::tidy();
             let begun = Instant::now();
             match work {
                 Work::Nothing => {}
-                Work::Finish(finish) => finish_together([finish]),
+                Work::Finish(finish) => {
+                    finish_together([finish]);
+                    self.busy(shared).finished(begun.elapsed());
+                }
                 Work::Decode(flight) => {
                     let ready = decode(shared, &flight);
                     if ready.is_none() {
@@ -61,40 +66,51 @@ impl Thread {
                     }
                     drop(flight);
                     shared.queue.decoded(ready);
+                    self.busy(shared).decoded(begun.elapsed());
                 }
                 Work::Jobs(jobs) => {
-                    let held = jobs.clone();
+                    let (held, mut spent) = (jobs.clone(), Parts::default());
                     let run = || {
                         let mut pending = Pending::default();
                         self.run_jobs(shared, jobs, &mut pending);
-                        self.settle(shared, pending);
+                        spent = self.settle(shared, pending);
                     };
                     if !self.guarded(shared, run) {
                         let error = device_died();
                         held.iter().for_each(|job| job.finish(Err(error.clone())));
                         return;
                     }
-                    device_time(shared, begun.elapsed());
+                    let busy = self.busy(shared);
+                    busy.computed(begun.elapsed(), spent.results);
                 }
                 Work::Batch(batch) => {
-                    let (rows, mut backbone) = (batch.images.len(), Duration::ZERO);
+                    let (rows, mut spent) = (batch.images.len(), Parts::default());
                     let images = batch.images.iter();
                     // Not its own: whoever is answered has its place back.
                     let held: Vec<_> = images.map(|r| Arc::downgrade(&r.flight)).collect();
-                    let run = || backbone = self.run_batch(shared, batch);
+                    let run = || spent = self.run_batch(shared, batch);
                     if !self.guarded(shared, run) {
                         let error = device_died();
                         let waiting = held.iter().filter_map(Weak::upgrade);
                         waiting.for_each(|flight| flight.fail(&error));
                         return;
                     }
-                    device_time(shared, begun.elapsed());
-                    let all = begun.elapsed() + std::mem::take(&mut beside);
-                    shared.costs.served(rows, all, backbone);
+                    let took = begun.elapsed();
+                    self.busy(shared).computed(took, spent.results);
+                    let all = took + std::mem::take(&mut beside);
+                    shared.costs.served(rows, all, spent.backbone);
                     continue;
                 }
             }
             beside += begun.elapsed();
+        }
+    }
+
+    /// Where its time is counted.
+    fn busy(self, shared: &Shared) -> &Busy {
+        match self.role.device {
+            true => &shared.on_lanes,
+            false => &shared.on_workers,
         }
     }
 
@@ -110,8 +126,8 @@ impl Thread {
         false
     }
 
-    /// Runs a batch and what becomes complete with it; how long the backbone took.
-    fn run_batch(self, shared: &Shared, batch: Batch) -> Duration {
+    /// Runs a batch and what becomes complete with it; how long its parts took.
+    fn run_batch(self, shared: &Shared, batch: Batch) -> Parts {
         let Batch {
             images: mut batch,
             plan,
@@ -206,7 +222,7 @@ impl Thread {
         } else {
             let took = begun.elapsed();
             shared.costs.ran(size, bucket, took, pending.crowded);
-            pending.backbone += took;
+            pending.spent.backbone += took;
         }
         let mut counters = shared.counters.lock();
         counters.backbone_rows += batch.len() as u64;
@@ -249,10 +265,11 @@ impl Thread {
     }
 
     /// Waits for what was enqueued, once for the batch and all its heads, and hands it on. Nothing on a CPU, where each
-    /// head's answers left as they came. Returns how long the backbone took.
-    fn settle(self, shared: &Shared, mut pending: Pending) -> Duration {
+    /// head's answers left as they came. Returns how long the parts took.
+    fn settle(self, shared: &Shared, pending: Pending) -> Parts {
+        let mut spent = pending.spent;
         if pending.is_empty() {
-            return pending.backbone;
+            return spent;
         }
         if let Err(error) = shared.backbone.device().synchronize() {
             let failure = lost(shared, &error);
@@ -260,22 +277,22 @@ impl Thread {
             let jobs = answered.flat_map(|call| &call.jobs);
             jobs.chain(pending.features.iter().map(|(job, _)| job))
                 .for_each(|job| job.finish(Err(failure.clone())));
-            return pending.backbone;
+            return spent;
         }
         for ran in &pending.runs {
             let took = ran.features.device_time();
             let took = took.unwrap_or_else(|| ran.begun.elapsed());
             let crowded = pending.crowded;
             shared.costs.ran(ran.size, ran.bucket, took, crowded);
-            pending.backbone += took;
+            spent.backbone += took;
         }
         for (job, row) in pending.features {
             job.finish(Ok(extracted(Some(row))));
         }
         for answer in pending.answers {
-            self.hand_on(shared, answer);
+            spent.results += self.hand_on(shared, answer);
         }
-        pending.backbone
+        spent
     }
 
     /// Jobs of one head, each distinct set of rows computed once.
@@ -337,7 +354,7 @@ impl Thread {
                 if shared.backbone.device().is_resident() {
                     pending.answers.push(answer);
                 } else {
-                    self.hand_on(shared, answer);
+                    pending.spent.results += self.hand_on(shared, answer);
                 }
                 return;
             }
@@ -368,13 +385,14 @@ impl Thread {
         }
     }
 
-    /// Gives a head's outputs to the jobs that want them.
-    fn hand_on(self, shared: &Shared, answer: Answer) {
+    /// Gives a head's outputs to the jobs that want them; how long it took to make results of those that are made here.
+    fn hand_on(self, shared: &Shared, answer: Answer) -> Duration {
         let (head_time, computed) = (answer.begun.elapsed(), Instant::now());
         answer.head.cost.add(head_time);
         let (head, calls) = (&answer.head, &answer.calls);
         let jobs = || calls.iter().flat_map(|call| &call.jobs);
         let each = head_time / u32::try_from(jobs().count()).unwrap_or(u32::MAX).max(1);
+        answer.head.each.add(each);
         let (metrics, tracer) = (&shared.config.metrics, &shared.config.tracer);
         jobs().for_each(|job| metrics.device(Stage::Head, &head.name, &job.rank.flow.caller, each));
         let mut trace = Context::default();
@@ -397,10 +415,11 @@ impl Thread {
                 batch: trace.clone(),
             }));
         }
-        let each = shared.costs.postprocess.get();
         drop(answer.calls);
-        let here = shared.queue.push_finishes(finishes, self.role.cpu, each);
+        let here = shared.queue.push_finishes(finishes, self.role.cpu);
+        let begun = Instant::now();
         finish_together(here);
+        begun.elapsed()
     }
 }
 
@@ -419,13 +438,21 @@ fn finish_together(finishes: impl IntoIterator<Item = Finish>) {
         .for_each(|(job, result)| job.finish(result));
 }
 
+/// How long the parts of a step took.
+#[derive(Debug, Clone, Copy, Default)]
+struct Parts {
+    backbone: Duration,
+    /// Making results.
+    results: Duration,
+}
+
 /// What was enqueued on a device and is not yet done.
 #[derive(Default)]
 struct Pending {
     /// Whether every lane was busy when it began.
     crowded: bool,
-    /// How long the backbone took, as far as it is known.
-    backbone: Duration,
+    /// How long its parts took, as far as it is known.
+    spent: Parts,
     runs: Vec<Ran>,
     features: Vec<(Arc<Job>, FeatureRow)>,
     answers: Vec<Answer>,
@@ -490,11 +517,6 @@ fn lost(shared: &Shared, error: &BackendError) -> Error {
 
 fn device_died() -> Error {
     Error::new(Kind::Unavailable, "the device thread died")
-}
-
-fn device_time(shared: &Shared, took: Duration) {
-    let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
-    shared.device_nanos.fetch_add(nanos, Ordering::Relaxed);
 }
 
 fn land(

@@ -13,14 +13,17 @@
 
 mod admission;
 mod board;
+mod busy;
 mod cache;
 mod config;
 mod cost;
 mod decoding;
+mod estimate;
 mod flight;
 mod heads;
 mod job;
 mod lane;
+mod mean;
 mod observe;
 mod postprocess;
 mod queue;
@@ -32,10 +35,7 @@ mod watchdog;
 
 use std::{
     collections::BTreeMap,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     thread::JoinHandle,
     time::{Duration, Instant},
 };
@@ -50,13 +50,16 @@ use crate::{
 };
 use admission::Admission;
 use board::stopped;
+use busy::Busy;
 use cache::Cache;
 use cost::Costs;
 use flight::{Flight, Flights};
+use mean::Trials;
 use queue::Queue;
 use watchdog::Steps;
 
 pub use admission::AdmissionLimits;
+pub use busy::Spent;
 pub use config::{Counters, EngineConfig};
 pub use cost::Curve;
 pub use postprocess::{Options, Outcome};
@@ -80,13 +83,16 @@ struct Shared {
     cache: Cache,
     queue: Queue,
     costs: Costs,
+    trials: Trials,
     curves: Vec<Curve>,
     lanes: usize,
     steps: Steps,
     hash_key: [u64; 4],
     counters: Mutex<Counters>,
-    /// Time that lanes spent on graphs.
-    device_nanos: AtomicU64,
+    /// Time that lanes spent.
+    on_lanes: Busy,
+    /// Time that threads beside them spent.
+    on_workers: Busy,
     config: EngineConfig,
 }
 
@@ -99,10 +105,14 @@ pub struct Load {
     pub queued: usize,
     /// About how long those take.
     pub queued_work: Duration,
-    /// Time that lanes have spent on graphs since the start, over all lanes.
-    pub device_busy: Duration,
+    /// Time that lanes have spent on each kind of work since the start, over all lanes.
+    pub lanes_busy: Spent,
     /// Lanes.
     pub lanes: usize,
+    /// The same of the threads that decode and postprocess beside the lanes.
+    pub workers_busy: Spent,
+    /// How many there are of these; none where the lanes do that work.
+    pub workers: usize,
     /// Bytes of features in the cache.
     pub cache_bytes: usize,
 }
@@ -170,13 +180,14 @@ impl Engine {
     #[must_use]
     pub fn load(&self) -> Load {
         let shared = &self.shared;
-        let queued = shared.queue.len();
         Load {
             in_flight: shared.admission.held(),
-            queued,
-            queued_work: shared.wait(queued),
-            device_busy: Duration::from_nanos(shared.device_nanos.load(Ordering::Relaxed)),
+            queued: shared.queue.len(),
+            queued_work: shared.queue.backlog(),
+            lanes_busy: shared.on_lanes.get(),
             lanes: shared.lanes,
+            workers_busy: shared.on_workers.get(),
+            workers: shared.config.workers,
             cache_bytes: shared.cache.bytes(),
         }
     }
@@ -221,7 +232,7 @@ impl Engine {
 
     async fn answer(&self, request: Request, started: Instant) -> Result<Analysis> {
         let shared = &self.shared;
-        request::check(&request, &shared.config)?;
+        let looks = request::check(&request, &shared.config)?;
         let bytes = request.images.iter().map(|(source, _)| source.len()).sum();
         let names = request.heads.iter().map(|head| Arc::clone(&head.name));
         let flow = shared
@@ -239,13 +250,15 @@ impl Engine {
                 caller_weight * head_weight,
                 request.images.len(),
                 bytes,
-                |images| shared.wait(images),
+                || shared.queue.backlog(),
             )
             .inspect_err(|error| {
-                shared.refused(error);
-                shared.counters.lock().refused += 1;
+                shared.turned_away(match error.kind() {
+                    Kind::LimitExceeded => "too_large",
+                    _ => "full",
+                });
             })?;
-        let mut boarded = self.board(&request, &permit, &flow)?;
+        let mut boarded = self.board(&request, &looks, &permit, &flow)?;
 
         let replies = std::mem::take(&mut boarded.replies);
         let answers = async {
@@ -296,8 +309,8 @@ impl Engine {
                 let timing = &mut provenance.timing;
                 timing.head = timing.head.max(done.head_time);
                 timing.postprocess = timing.postprocess.max(done.postprocess_time);
-                shared.costs.finish.add(done.computed.elapsed());
-                shared.costs.postprocess.add(done.postprocess_time);
+                let finished = done.postprocess_begun + done.postprocess_time;
+                shared.costs.delivery.add(finished.elapsed());
                 shared.note_head(&request.heads[index].name, done, &request.trace);
             }
             let missing = || Error::new(Kind::Internal, "the head gave no output");
@@ -369,14 +382,6 @@ fn late(heads: &[(Arc<Head>, Result<Outcome>)]) -> Option<Error> {
 }
 
 impl Shared {
-    /// About how long `images` images that wait take.
-    fn wait(&self, images: usize) -> Duration {
-        self.costs
-            .row
-            .get()
-            .mul_f64(images as f64 / self.lanes as f64)
-    }
-
     /// Lets go of images that left the queue without being computed.
     fn drop_flights(&self, dropped: &mut Vec<Arc<Flight>>) {
         if dropped.is_empty() {

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Instant};
 
 use super::{Analysis, Engine, Shared, board::Boarded, flight::Flight, job::Done};
 use crate::{
-    error::{Error, Kind, Result},
+    error::Result,
     metrics::{self, Sample, Stage},
     trace::Context,
 };
@@ -41,13 +41,21 @@ impl Engine {
             ("frostline_images_in_flight", load.in_flight),
             ("frostline_images_in_flight_limit", config.admission.images),
             ("frostline_lanes", load.lanes),
+            ("frostline_workers", load.workers),
         ] {
             out.add(name, value as f64);
         }
         let queued = load.queued_work.as_secs_f64();
         out.add("frostline_queued_work_seconds", queued);
-        let busy = load.device_busy.as_secs_f64();
-        out.add("frostline_lane_busy_seconds_total", busy);
+        for (name, spent) in [
+            ("frostline_lane_busy_seconds_total", load.lanes_busy),
+            ("frostline_worker_busy_seconds_total", load.workers_busy),
+        ] {
+            for (work, spent) in spent.by_kind() {
+                let labels = vec![("work", work.to_owned())];
+                out.labelled(name, labels, spent.as_secs_f64());
+            }
+        }
         for (curve, used) in self.curves() {
             for (images, seconds) in &curve.points {
                 let labels = vec![
@@ -94,13 +102,10 @@ impl Engine {
 }
 
 impl Shared {
-    /// Counts a request that was turned away.
-    pub(super) fn refused(&self, error: &Error) {
-        self.config.metrics.refused(match error.kind() {
-            Kind::LimitExceeded => "too_large",
-            Kind::DeadlineExceeded => "deadline",
-            _ => "full",
-        });
+    /// Counts a request that was turned away at the door, and why.
+    pub(super) fn turned_away(&self, reason: &'static str) {
+        self.config.metrics.refused(reason);
+        self.counters.lock().refused += 1;
     }
 
     /// Notes how a request went, for each of its heads; one that only wanted features counts under an empty name.

@@ -15,9 +15,9 @@ use tokio::sync::watch;
 use super::{
     Source,
     cost::{Costs, Plan, WAKING},
+    estimate::{self, Load, Stage, Steps},
     flight::Flight,
     job::{Finish, Job},
-    request::Priority,
     schedule::{Place, Rank, Schedule},
 };
 use crate::{error::Error, memory};
@@ -49,16 +49,9 @@ pub(super) enum Work {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Ahead {
     /// Images that wait and go first.
-    pub(super) waiting: usize,
-    /// Images in the batches that run.
-    pub(super) running: usize,
-}
-
-impl Ahead {
-    /// Images that are yet to be computed: the batches that run are half done, as it comes.
-    pub(super) fn images(self) -> usize {
-        self.waiting + self.running / 2
-    }
+    pub(super) images: usize,
+    /// About how long it is until the threads are free for it.
+    pub(super) wait: Duration,
 }
 
 /// Images of one size for the backbone.
@@ -90,6 +83,8 @@ pub(super) enum Waiting {
 pub(super) struct QueueOptions {
     /// Threads that run graphs.
     pub(super) lanes: usize,
+    /// Threads that decode and postprocess; none where the lanes do.
+    pub(super) workers: usize,
     /// Most decoded images that wait or are being decoded.
     pub(super) ready_limit: usize,
     /// Most calls in one batch of a head.
@@ -113,19 +108,30 @@ struct State {
     ready: Schedule<Ready>,
     jobs: Schedule<Arc<Job>>,
     finishes: VecDeque<Finish>,
+    /// What those take, in seconds.
+    finishing: f64,
     /// Since when decoded images wait.
     ready_since: Option<Instant>,
     decoding: usize,
     /// Decoded images that wait.
     decoded: usize,
     lanes_busy: usize,
-    /// Images in the batches that run.
-    running: usize,
+    /// What each thread is about, the lanes first.
+    threads: Vec<Option<Doing>>,
     lanes: Waiters,
     workers: Waiters,
     /// Jobs and batches take turns where both wait.
     batch_next: bool,
     closed: bool,
+}
+
+/// A thread's present step.
+#[derive(Debug, Clone, Copy)]
+struct Doing {
+    /// When it is thought to be done.
+    until: Instant,
+    /// Whether it holds a lane's device.
+    device: bool,
 }
 
 /// Threads of one kind that wait for work.
@@ -155,6 +161,14 @@ impl Waiters {
 }
 
 impl State {
+    /// Notes that a thread is about something that is thought to take so many seconds.
+    fn begin(&mut self, index: usize, takes: f64, device: bool) {
+        if let Some(doing) = self.threads.get_mut(index) {
+            let until = Instant::now() + Duration::from_secs_f64(takes.clamp(0.0, 3600.0));
+            *doing = Some(Doing { until, device });
+        }
+    }
+
     fn waiters(&mut self, role: Role) -> &mut Waiters {
         match role.device {
             true => &mut self.lanes,
@@ -180,7 +194,10 @@ fn head_group(job: &Job) -> u64 {
 impl Queue {
     pub(super) fn new(options: QueueOptions) -> Self {
         Self {
-            state: Mutex::default(),
+            state: Mutex::new(State {
+                threads: vec![None; options.lanes + options.workers],
+                ..State::default()
+            }),
             for_lanes: Condvar::new(),
             for_workers: Condvar::new(),
             for_close: Condvar::new(),
@@ -224,7 +241,8 @@ impl Queue {
                 _ => {
                     let rank = flight.rank();
                     let group = group([height, width]);
-                    let place = state.encoded.push(rank, group, Arc::clone(&flight));
+                    let load = flight.cost.load;
+                    let place = state.encoded.push(rank, group, load, Arc::clone(&flight));
                     flight.set_waiting(Some(Waiting::Encoded(place)));
                 }
             }
@@ -237,29 +255,28 @@ impl Queue {
     pub(super) fn push_jobs(&self, jobs: Vec<Arc<Job>>) {
         let mut state = self.state.lock();
         for job in jobs {
-            state.jobs.push(job.rank.clone(), head_group(&job), job);
+            let load = Load::rest(job.load());
+            state
+                .jobs
+                .push(job.rank.clone(), head_group(&job), load, job);
         }
         self.wake(&mut state, 1);
     }
 
     /// Queues heads' outputs for threads of the CPU that are idle, and returns those that the caller, if it may do such
-    /// work, had better do itself: its share, or all where to wake another thread would cost more than the work, whose
-    /// mean is `each`.
-    pub(super) fn push_finishes(
-        &self,
-        mut finishes: Vec<Finish>,
-        inline: bool,
-        each: Duration,
-    ) -> Vec<Finish> {
+    /// work, had better do itself: its share, or all where to wake another thread would cost more than the work.
+    pub(super) fn push_finishes(&self, mut finishes: Vec<Finish>, inline: bool) -> Vec<Finish> {
         let count = finishes.len();
+        let all: Duration = finishes.iter().map(|f| f.job.finishing()).sum();
         let mut state = self.state.lock();
         let own = match inline {
-            true if each * u32::try_from(count).unwrap_or(u32::MAX) < WAKING => count,
+            true if all < WAKING => count,
             true => count.div_ceil(state.lanes.idle + state.workers.idle + 1),
             false => 0,
         };
         let others = finishes.split_off(own);
         let count = others.len();
+        state.finishing += others.iter().map(finishing).sum::<f64>();
         state.finishes.extend(others);
         self.wake(&mut state, count);
         finishes
@@ -271,15 +288,16 @@ impl Queue {
         if !flight.promote(rank) {
             return;
         }
-        let (rank, state) = (flight.rank(), &mut *state);
+        let (rank, state, load) = (flight.rank(), &mut *state, flight.cost.load);
         let group = group([flight.preprocess.height, flight.preprocess.width]);
         let moved = match flight.waiting() {
             Some(Waiting::Encoded(place)) => state.encoded.remove(&place).map(|entry| {
-                let place = state.encoded.push(rank, group, entry);
+                let place = state.encoded.push(rank, group, load, entry);
                 Waiting::Encoded(place)
             }),
             Some(Waiting::Ready(place)) => state.ready.remove(&place).map(|entry| {
-                let place = state.ready.push(rank, group, entry);
+                let load = Load::rest(load.rest);
+                let place = state.ready.push(rank, group, load, entry);
                 Waiting::Ready(place)
             }),
             None => None,
@@ -313,25 +331,30 @@ impl Queue {
         }
     }
 
-    /// The next work for a thread, waiting for it; `busy` is the lane's own note of how many images it held, if it had
-    /// work for its device. Entries that nobody wants, or that cannot be answered in time, go to `dropped`. `None`:
-    /// closed and empty.
+    /// The next work for the thread `index`, waiting for it: lanes come first, in their order, then workers. Entries that
+    /// nobody wants, or that cannot be answered in time, go to `dropped`. `None`: closed and empty.
     pub(super) fn next(
         &self,
+        index: usize,
         role: Role,
-        busy: &mut Option<usize>,
         costs: &Costs,
         dropped: &mut Vec<Arc<Flight>>,
     ) -> Option<Work> {
         let mut state = self.state.lock();
-        if let Some(images) = busy.take() {
+        let doing = state.threads.get_mut(index).and_then(Option::take);
+        if doing.is_some_and(|doing| doing.device) {
             state.lanes_busy -= 1;
-            state.running -= images;
         }
         loop {
             if role.cpu
                 && let Some(finish) = state.finishes.pop_front()
             {
+                let takes = finishing(&finish);
+                state.finishing = match state.finishes.is_empty() {
+                    true => 0.0,
+                    false => state.finishing - takes,
+                };
+                state.begin(index, takes, false);
                 return Some(Work::Finish(finish));
             }
             let mut wait_until = None;
@@ -339,13 +362,13 @@ impl Queue {
                 && let Some(work) =
                     self.device_work(&mut state, role, costs, dropped, &mut wait_until)
             {
-                let images = match &work {
-                    Work::Batch(batch) => batch.images.len(),
-                    _ => 0,
+                let takes = match &work {
+                    Work::Batch(batch) => batch.takes(costs),
+                    Work::Jobs(jobs) => jobs.iter().map(|job| job.load()).sum(),
+                    _ => 0.0,
                 };
-                *busy = Some(images);
                 state.lanes_busy += 1;
-                state.running += images;
+                state.begin(index, takes, true);
                 let more = state.encoded.len().min(1) + state.ready.len().min(1);
                 self.wake(&mut state, more);
                 return Some(work);
@@ -356,6 +379,7 @@ impl Queue {
             {
                 flight.set_waiting(None);
                 state.decoding += 1;
+                state.begin(index, flight.cost.load.decode, false);
                 return Some(Work::Decode(flight));
             }
             if !dropped.is_empty() {
@@ -385,14 +409,45 @@ impl Queue {
     }
 
     /// What comes before an image of this rank that came now.
-    pub(super) fn ahead(&self, priority: Priority, deadline: Option<Instant>) -> Ahead {
+    pub(super) fn ahead(&self, rank: &Rank) -> Ahead {
         let state = self.state.lock();
-        let waiting =
-            state.encoded.ahead(priority, deadline) + state.ready.ahead(priority, deadline);
+        let (encoded, ready) = (state.encoded.ahead(rank), state.ready.ahead(rank));
         Ahead {
-            waiting,
-            running: state.running,
+            images: encoded.images + ready.images,
+            wait: self.wait(&state, encoded.load + ready.load),
         }
+    }
+
+    /// About how long it is until everything that waits is done.
+    pub(super) fn backlog(&self) -> Duration {
+        let state = self.state.lock();
+        let load = state.encoded.load() + state.ready.load();
+        if load == Load::default() {
+            return Duration::ZERO;
+        }
+        self.wait(&state, load)
+    }
+
+    /// How long it is until the threads are free for somebody before whom `load` goes, with what is on its way already.
+    fn wait(&self, state: &State, load: Load) -> Duration {
+        let (now, lanes) = (Instant::now(), self.options.lanes);
+        let busy = |doing: &Option<Doing>| {
+            let left = doing.map(|doing| doing.until.saturating_duration_since(now));
+            left.unwrap_or_default().as_secs_f64()
+        };
+        let (on_lanes, on_workers) = state.threads.split_at(lanes.min(state.threads.len()));
+        let (on_lanes, on_workers) = (on_lanes.iter().map(busy), on_workers.iter().map(busy));
+        let jobs = state.jobs.load().rest;
+        let seconds = match self.options.workers {
+            0 => estimate::wait(on_lanes, load.total() + jobs + state.finishing),
+            // One decodes the next images while the other computes.
+            _ => {
+                let decoded = estimate::wait(on_workers, load.decode + state.finishing);
+                decoded.max(estimate::wait(on_lanes, load.rest + jobs))
+            }
+        };
+        // No thread is an hour behind.
+        Duration::from_secs_f64(seconds.clamp(0.0, 3600.0))
     }
 
     /// Images that wait, decoded or not.
@@ -465,31 +520,33 @@ impl Queue {
         let jobs_first = !state.batch_next || state.ready.is_empty();
         if jobs_first && let Some(group) = state.jobs.next_group() {
             state.batch_next = true;
-            let now = Instant::now();
-            let keep = |job: &Arc<Job>| job.wanted(now, costs.finish.most());
+            let (now, steps) = (Instant::now(), steps(costs).from(Stage::Features));
+            let keep = |job: &Arc<Job>| job.wanted(now, steps);
             let most = self.options.max_batch;
-            let jobs =
-                std::iter::from_fn(|| state.jobs.pop(Some(group), 1.0, keep, &mut Vec::new()));
+            let jobs = std::iter::from_fn(|| state.jobs.pop(Some(group), keep, &mut Vec::new()));
             return Some(Work::Jobs(jobs.take(most).collect()));
         }
         state.batch_next = false;
         let group = state.ready.next_group()?;
         let (size, waiting) = (size(group), state.ready.count(group));
-        let largest = costs.largest(size);
+        // Who lets a batch wait wants it large.
+        let patient = !self.options.max_delay.is_zero();
         // A lane that decodes fills a batch before it runs one: whoever waits gains from the faster batch, where it is
         // faster. And it decodes although raw images would fill one: they must not keep encoded ones out.
         let more = role.cpu && self.may_decode(state);
         let crowd = waiting + state.encoded.len();
         let fair = costs.fair(size, crowd, self.options.lanes);
         let lasting = costs.lasting(size);
-        let enough = costs.plan(size, fair, lasting).bucket;
+        let enough = match patient {
+            true => costs.most_rows(size),
+            false => costs.plan(size, fair, lasting).bucket,
+        };
         if more && state.decoded < enough {
             return None;
         }
-        if waiting < largest {
-            let since = state.ready_since.get_or_insert_with(Instant::now);
-            let until = *since + self.options.max_delay;
-            if !state.closed && Instant::now() < until {
+        if patient && waiting < enough && !state.closed {
+            let until = self.patience(state, group, costs);
+            if Instant::now() < until {
                 *wait_until = Some(until);
                 return None;
             }
@@ -505,18 +562,20 @@ impl Queue {
             waiting.div_ceil(free)
         };
         costs.waited(size, crowd);
-        let mut plan = costs.plan(size, share.min(fair), lasting);
-        let (now, ahead) = (
-            Instant::now(),
-            costs.batch(size, plan.bucket) + costs.finish.most(),
-        );
+        let mut plan = match patient {
+            true => costs.filled(size, waiting),
+            false => costs.plan(size, share.min(fair), lasting),
+        };
+        let steps = Steps {
+            batch: costs.batch(size, plan.bucket),
+            ..steps(costs)
+        };
+        let (now, ahead) = (Instant::now(), steps.from(Stage::Ready));
         let mut left_out = Vec::new();
-        let cost = costs.row.get().as_secs_f64();
         let mut batch = Vec::with_capacity(plan.rows);
         while batch.len() < plan.rows
             && let Some(ready) = state.ready.pop(
                 Some(group),
-                cost,
                 |ready: &Ready| ready.flight.wanted(now, ahead),
                 &mut left_out,
             )
@@ -544,6 +603,24 @@ impl Queue {
         }))
     }
 
+    /// Until when decoded images may wait for others: for the whole delay, unless one of them would then come too late.
+    fn patience(&self, state: &mut State, group: u64, costs: &Costs) -> Instant {
+        let since = *state.ready_since.get_or_insert_with(Instant::now);
+        let until = since + self.options.max_delay;
+        let Some((due, ready)) = state.ready.first_due(group) else {
+            return until;
+        };
+        let size = size(group);
+        let steps = Steps {
+            batch: costs.batch(size, costs.most_rows(size)),
+            head: ready.flight.most(),
+            ..steps(costs)
+        };
+        // With some time for the thread to wake, and for what varies.
+        let needed = steps.from(Stage::Ready).mul_f64(1.5) + 20 * WAKING;
+        until.min(due.checked_sub(needed).unwrap_or(since))
+    }
+
     /// Wakes threads for `count` new entries.
     fn wake(&self, state: &mut State, count: usize) {
         state.workers.wake(&self.for_workers, count);
@@ -561,7 +638,8 @@ fn push_ready(state: &mut State, ready: Ready) {
     let group = group([flight.preprocess.height, flight.preprocess.width]);
     state.ready_since.get_or_insert_with(Instant::now);
     state.decoded += usize::from(ready.decoded);
-    let place = state.ready.push(flight.rank(), group, ready);
+    let load = Load::rest(flight.cost.load.rest);
+    let place = state.ready.push(flight.rank(), group, load, ready);
     flight.set_waiting(Some(Waiting::Ready(place)));
 }
 
@@ -571,16 +649,42 @@ fn next_encoded(
     lanes: usize,
     dropped: &mut Vec<Arc<Flight>>,
 ) -> Option<Arc<Flight>> {
-    let (now, decode) = (Instant::now(), costs.decode.get());
-    let after = decode + costs.finish.most();
+    let now = Instant::now();
     let waiting = state.encoded.len() + state.ready.len();
     let keep = |flight: &Arc<Flight>| {
-        let size = [flight.preprocess.height, flight.preprocess.width];
-        flight.wanted(now, after + costs.joined(size, waiting, lanes))
+        let (work, preprocess) = (flight.cost.work, &flight.preprocess);
+        let steps = Steps {
+            decode: costs.decoding(work).most(work.size),
+            batch: costs.joined([preprocess.height, preprocess.width], waiting, lanes),
+            ..steps(costs)
+        };
+        flight.wanted(now, steps.from(Stage::Encoded))
     };
-    state
-        .encoded
-        .pop(None, decode.as_secs_f64().max(1e-6), keep, dropped)
+    state.encoded.pop(None, keep, dropped)
+}
+
+/// The steps that are the same for everybody. The heads' are each job's own.
+fn steps(costs: &Costs) -> Steps {
+    Steps {
+        delivery: costs.delivery.most(),
+        ..Steps::default()
+    }
+}
+
+/// What it takes to make a result, in seconds.
+fn finishing(finish: &Finish) -> f64 {
+    finish.job.finishing().as_secs_f64()
+}
+
+impl Batch {
+    /// About how many seconds a lane is busy with it.
+    fn takes(&self, costs: &Costs) -> f64 {
+        let rest = self.images.iter().map(|ready| ready.flight.cost.load.rest);
+        let preprocess = self.images.first().map(|ready| &ready.flight.preprocess);
+        let size = preprocess.map_or([0, 0], |p| [p.height, p.width]);
+        let alone = costs.batch(size, self.plan.bucket).as_secs_f64();
+        rest.sum::<f64>().max(alone)
+    }
 }
 
 #[cfg(test)]

@@ -7,12 +7,15 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{EngineConfig, Options, Outcome, cost::Mean};
+use super::{
+    EngineConfig, Options, Outcome,
+    mean::{BySize, Mean},
+};
 use crate::{
     backend::{FeatureRow, HeadModel, TensorSpec},
     error::{Error, Kind, Result},
     media,
-    repository::HeadManifest,
+    repository::{HeadManifest, Task},
     trace::Context,
 };
 
@@ -95,6 +98,10 @@ pub struct Head {
     pub(super) model: HeadModel,
     /// What a batch of it takes.
     pub(super) cost: Mean,
+    /// What each call's part of a batch takes.
+    pub(super) each: Mean,
+    /// What it takes to make a result of an output, by [`Head::output_size`].
+    pub(super) finish: BySize,
 }
 
 impl Head {
@@ -102,6 +109,32 @@ impl Head {
     #[must_use]
     pub fn outputs(&self) -> &[TensorSpec] {
         self.model.outputs()
+    }
+
+    /// How much there is to do for a result on an image of `pixels`: what the task makes as large as the image, and how
+    /// many results may be asked for.
+    pub(super) fn output_size(&self, pixels: u64, options: &Options) -> u64 {
+        let (manifest, asked) = (&self.manifest, options.max_detections);
+        let most = manifest.postprocess.max_detections();
+        let results = asked.unwrap_or(most).min(most).max(1) as u64;
+        match manifest.task {
+            Task::Segmentation => pixels,
+            Task::Detection if manifest.postprocess.mask.is_some() && !options.omit_masks => {
+                results * pixels
+            }
+            Task::Detection => results,
+            _ => 1,
+        }
+    }
+
+    /// How long most of its batches take, and to make a result of `size` of an output.
+    pub(super) fn most(&self, size: u64) -> Duration {
+        self.cost.most() + self.finish.most(size)
+    }
+
+    /// What it takes of a thread for one call, in seconds.
+    pub(super) fn takes(&self, size: u64) -> f64 {
+        (self.each.get() + self.finish.get(size)).as_secs_f64()
     }
 }
 
@@ -157,8 +190,23 @@ pub struct Timing {
     pub total: Duration,
 }
 
-/// Refuses what the headers alone show to be wrong.
-pub(super) fn check(request: &Request, config: &EngineConfig) -> Result<()> {
+/// An image, as its header tells.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Looks {
+    pub(super) width: u32,
+    pub(super) height: u32,
+    /// What decoding and resizing it is.
+    pub(super) work: media::Work,
+}
+
+impl Looks {
+    pub(super) fn pixels(&self) -> u64 {
+        u64::from(self.width) * u64::from(self.height)
+    }
+}
+
+/// Refuses what the headers alone show to be wrong; what they tell of each image.
+pub(super) fn check(request: &Request, config: &EngineConfig) -> Result<Vec<Looks>> {
     if request.images.is_empty() {
         return Err(Error::invalid("clip.frames", "has no frame"));
     }
@@ -167,28 +215,40 @@ pub(super) fn check(request: &Request, config: &EngineConfig) -> Result<()> {
         let message = format!("has {frames} frames, but the limit is {most}");
         return Err(Error::new(Kind::LimitExceeded, message).at("clip.frames"));
     }
+    let mut all = Vec::with_capacity(frames);
     let mut first = None;
     for (source, field) in &request.images {
-        let (width, height) = probe(source, &config.media).map_err(|e| e.at(field))?;
+        let looks = probe(source, &config.media).map_err(|e| e.at(field))?;
+        let (width, height) = (looks.width, looks.height);
+        all.push(looks);
         let (w, h) = *first.get_or_insert((width, height));
         if (w, h) != (width, height) {
             let message = format!("is {width}x{height}, but the clip's first frame is {w}x{h}");
             return Err(Error::invalid(field, message));
         }
     }
-    Ok(())
+    Ok(all)
 }
 
-/// Size of an image, from its header alone.
-fn probe(source: &Source, limits: &media::Limits) -> Result<(u32, u32)> {
+/// What an image is, from its header alone.
+fn probe(source: &Source, limits: &media::Limits) -> Result<Looks> {
     match source {
-        Source::Encoded(bytes) => media::probe(bytes, limits)
-            .map(|header| (header.width, header.height))
-            .map_err(Into::into),
+        Source::Encoded(bytes) => {
+            let header = media::probe(bytes, limits)?;
+            Ok(Looks {
+                width: header.width,
+                height: header.height,
+                work: media::Work::of(&header, bytes),
+            })
+        }
         Source::Raw { width, height, rgb } => {
             limits.check_size(*width, *height)?;
             media::RgbView::new(*width, *height, rgb)?;
-            Ok((*width, *height))
+            Ok(Looks {
+                width: *width,
+                height: *height,
+                work: media::Work::raw(*width, *height),
+            })
         }
     }
 }

@@ -7,7 +7,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
-use super::request::Priority;
+use super::{estimate::Load, request::Priority};
 
 /// Who shares: one caller's use of one head.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -77,16 +77,93 @@ struct Share<K, Q> {
 #[derive(Debug)]
 struct Tagged<Q> {
     tag: f64,
+    weight: f64,
+    /// What all that waits in it takes, and how much that is.
+    load: Load,
+    waiting: usize,
     queue: Q,
 }
 
-type Entries<T> = BTreeMap<Key, (T, Rank)>;
+impl<Q> Tagged<Q> {
+    fn add(&mut self, load: Load) {
+        self.load += load;
+        self.waiting += 1;
+    }
+
+    fn take(&mut self, load: Load) {
+        self.load -= load;
+        self.waiting -= 1;
+        if self.waiting == 0 {
+            // What rounding has left.
+            self.load = Load::default();
+        }
+    }
+
+    /// What of it goes before somebody whose turn comes when the clock shows `tag`: as much as brings its own tag there,
+    /// and the entry that is then under way.
+    fn before(&self, tag: f64) -> Ahead {
+        if self.tag > tag || self.waiting == 0 {
+            return Ahead::default();
+        }
+        let all = self.load.total();
+        let each = 1.0 / self.waiting as f64;
+        let share = (tag - self.tag) * self.weight / all.max(1e-9);
+        let part = (share + each).min(1.0);
+        Ahead {
+            images: (part * self.waiting as f64).round() as usize,
+            load: self.load.part(part),
+        }
+    }
+
+    fn all(&self) -> Ahead {
+        Ahead {
+            images: self.waiting,
+            load: self.load,
+        }
+    }
+}
+
+/// What goes before an entry.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Ahead {
+    /// Entries.
+    pub(super) images: usize,
+    /// What they take.
+    pub(super) load: Load,
+}
+
+impl std::ops::AddAssign for Ahead {
+    fn add_assign(&mut self, other: Self) {
+        self.images += other.images;
+        self.load += other.load;
+    }
+}
+
+impl std::iter::Sum for Ahead {
+    fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
+        let mut sum = Self::default();
+        all.for_each(|one| sum += one);
+        sum
+    }
+}
+
+/// What waits, and what it takes.
+#[derive(Debug)]
+struct Entry<T> {
+    item: T,
+    load: Load,
+}
+
+type Entries<T> = BTreeMap<Key, Entry<T>>;
 type Heads<T> = Share<(Arc<str>, u64), Entries<T>>;
 type Class<T> = Share<Arc<str>, Heads<T>>;
 
 /// Queues with nothing waiting are kept only while they are ahead of their share; beyond this many they are looked
 /// through.
 const TIDY: usize = 64;
+
+/// The least that an entry costs its flow, in seconds: nobody goes first for ever.
+const LEAST: f64 = 1e-6;
 
 impl<K, Q> Default for Share<K, Q> {
     fn default() -> Self {
@@ -99,19 +176,23 @@ impl<K, Q> Default for Share<K, Q> {
 
 impl<K: Ord + Clone, Q> Share<K, Q> {
     /// The queue `key`, made if it is not there; one that had nothing to do is brought to the present.
-    fn entry(&mut self, key: K, idle: impl Fn(&Q) -> bool, make: impl FnOnce() -> Q) -> &mut Q {
+    fn entry(&mut self, key: K, weight: f64, make: impl FnOnce() -> Q) -> &mut Tagged<Q> {
         let clock = self.clock;
         if self.queues.len() >= TIDY {
-            self.queues.retain(|_, q| q.tag > clock || !idle(&q.queue));
+            self.queues.retain(|_, q| q.tag > clock || q.waiting > 0);
         }
         let tagged = self.queues.entry(key).or_insert_with(|| Tagged {
             tag: clock,
+            weight,
+            load: Load::default(),
+            waiting: 0,
             queue: make(),
         });
-        if idle(&tagged.queue) {
+        if tagged.waiting == 0 {
             tagged.tag = tagged.tag.max(clock);
         }
-        &mut tagged.queue
+        tagged.weight = weight;
+        tagged
     }
 
     /// The queue to serve next among those for which `first` finds an entry: least tag, then earliest entry.
@@ -123,11 +204,29 @@ impl<K: Ord + Clone, Q> Share<K, Q> {
             .map(|(_, _, key)| key.clone())
     }
 
-    fn charge(&mut self, key: &K, cost: f64) {
+    /// Takes from the queue `key` what waited in it, and charges it `cost` if it was served.
+    fn leave(&mut self, key: &K, load: Load, cost: Option<f64>) {
         if let Some(tagged) = self.queues.get_mut(key) {
-            self.clock = self.clock.max(tagged.tag);
-            tagged.tag += cost;
+            tagged.take(load);
+            if let Some(cost) = cost {
+                self.clock = self.clock.max(tagged.tag);
+                tagged.tag += cost / tagged.weight;
+            }
         }
+    }
+
+    /// What goes before an entry of the queues that `own` names, where `within` of those goes before it.
+    fn ahead(&self, own: impl Fn(&K) -> bool, weight: f64, within: Ahead) -> Ahead {
+        let mine = self
+            .queues
+            .iter()
+            .filter(|(key, q)| own(key) && q.waiting > 0);
+        let tag = mine.map(|(_, q)| q.tag).fold(self.clock, f64::max);
+        let turn = tag + within.load.total() / weight;
+        let others = self.queues.iter().filter(|(key, _)| !own(key));
+        let mut ahead: Ahead = others.map(|(_, queue)| queue.before(turn)).sum();
+        ahead += within;
+        ahead
     }
 }
 
@@ -148,13 +247,9 @@ fn first<T>(heads: &Heads<T>, group: Option<u64>) -> Option<Key> {
         .min()
 }
 
-fn idle<T>(heads: &Heads<T>) -> bool {
-    heads.queues.values().all(|tagged| tagged.queue.is_empty())
-}
-
 impl<T> Schedule<T> {
-    /// Adds an entry.
-    pub(super) fn push(&mut self, rank: Rank, group: u64, item: T) -> Place {
+    /// Adds an entry that takes `load`, which its flow is charged when it is served.
+    pub(super) fn push(&mut self, rank: Rank, group: u64, load: Load, item: T) -> Place {
         self.arrivals += 1;
         let key = (order(rank.deadline), self.arrivals);
         let place = Place {
@@ -164,10 +259,12 @@ impl<T> Schedule<T> {
             key,
         };
         let class = &mut self.classes[rank.priority as usize];
-        let heads = class.entry(place.flow.caller.clone(), idle, Share::default);
+        let heads = class.entry(place.flow.caller.clone(), rank.weights.0, Share::default);
+        heads.add(load);
         let leaf = (place.flow.head.clone(), group);
-        let entries = heads.entry(leaf, BTreeMap::is_empty, BTreeMap::new);
-        entries.insert(key, (item, rank));
+        let entries = heads.queue.entry(leaf, rank.weights.1, BTreeMap::new);
+        entries.add(load);
+        entries.queue.insert(key, Entry { item, load });
         place
     }
 
@@ -177,14 +274,17 @@ impl<T> Schedule<T> {
         let heads = &mut class.queues.get_mut(&place.flow.caller)?.queue;
         let leaf = (place.flow.head.clone(), place.group);
         let entries = &mut heads.queues.get_mut(&leaf)?.queue;
-        entries.remove(&place.key).map(|(item, _)| item)
+        let entry = entries.remove(&place.key)?;
+        heads.leave(&leaf, entry.load, None);
+        class.leave(&place.flow.caller, entry.load, None);
+        Some(entry.item)
     }
 
     /// The group of the entry that is next.
     pub(super) fn next_group(&self) -> Option<u64> {
         let class = self.classes.iter().rev().find(|class| {
             let mut callers = class.queues.values();
-            callers.any(|tagged| !idle(&tagged.queue))
+            callers.any(|tagged| tagged.waiting > 0)
         })?;
         let caller = class.next(|heads| first(heads, None))?;
         let heads = &class.queues.get(&caller)?.queue;
@@ -193,12 +293,11 @@ impl<T> Schedule<T> {
             .map(|(_, group)| group)
     }
 
-    /// Takes the next entry, of `group` if one is given, and charges its flow `cost`. Entries that `keep` does not want
-    /// go to `dropped` and cost nothing.
+    /// Takes the next entry, of `group` if one is given, and charges its flow what it takes. Entries that `keep` does not
+    /// want go to `dropped` and cost nothing.
     pub(super) fn pop(
         &mut self,
         group: Option<u64>,
-        cost: f64,
         mut keep: impl FnMut(&T) -> bool,
         dropped: &mut Vec<T>,
     ) -> Option<T> {
@@ -215,13 +314,15 @@ impl<T> Schedule<T> {
                         .map(|(_, _, leaf)| leaf.clone()),
                     None => heads.next(|entries| entries.keys().next().copied()),
                 }?;
-                let (_, (item, rank)) = heads.queues.get_mut(&leaf)?.queue.pop_first()?;
-                if keep(&item) {
-                    heads.charge(&leaf, cost / rank.weights.1);
-                    class.charge(&caller, cost / rank.weights.0);
-                    return Some(item);
+                let (_, entry) = heads.queues.get_mut(&leaf)?.queue.pop_first()?;
+                let served = keep(&entry.item);
+                let cost = served.then(|| entry.load.total().max(LEAST));
+                heads.leave(&leaf, entry.load, cost);
+                class.leave(&caller, entry.load, cost);
+                if served {
+                    return Some(entry.item);
                 }
-                dropped.push(item);
+                dropped.push(entry.item);
             }
         }
         None
@@ -235,31 +336,65 @@ impl<T> Schedule<T> {
             .sum()
     }
 
-    /// Entries that go before one of this rank that came now, as far as class and deadline tell.
-    pub(super) fn ahead(&self, priority: Priority, deadline: Option<Instant>) -> usize {
-        let mut count = 0;
-        for (index, class) in self.classes.iter().enumerate().skip(priority as usize) {
-            let heads = class.queues.values().flat_map(|t| t.queue.queues.values());
-            count += heads
-                .map(|leaf| match deadline {
-                    Some(_) if index == priority as usize => {
-                        let until = (order(deadline), u64::MAX);
-                        leaf.queue.range(..=until).count()
-                    }
-                    _ => leaf.queue.len(),
-                })
-                .sum::<usize>();
-        }
-        count
+    /// What goes before an entry of this rank that came now: all of the higher classes; of its own class what other callers,
+    /// and its caller's other heads, get until its turn comes; and what of its own flow is due before it.
+    pub(super) fn ahead(&self, rank: &Rank) -> Ahead {
+        let (own, higher) = self.classes[rank.priority as usize..].split_at(1);
+        let higher = higher.iter().flat_map(|class| class.queues.values());
+        let mut ahead: Ahead = higher.map(Tagged::all).sum();
+        let [class] = own else {
+            return ahead;
+        };
+        let (caller, head) = (&rank.flow.caller, &rank.flow.head);
+        let within = class.queues.get(caller).map(|heads| {
+            let own = |leaf: &(Arc<str>, u64)| leaf.0 == *head;
+            let leaves = heads.queue.queues.iter().filter(|(leaf, _)| own(leaf));
+            let due = leaves.map(|(_, leaf)| match rank.deadline {
+                Some(_) => {
+                    let until = (order(rank.deadline), u64::MAX);
+                    let entries = leaf.queue.range(..=until);
+                    let one = |(_, entry): (_, &Entry<T>)| Ahead {
+                        images: 1,
+                        load: entry.load,
+                    };
+                    entries.map(one).sum()
+                }
+                None => leaf.all(),
+            });
+            heads.queue.ahead(own, rank.weights.1, due.sum())
+        });
+        ahead += class.ahead(
+            |key| key == caller,
+            rank.weights.0,
+            within.unwrap_or_default(),
+        );
+        ahead
+    }
+
+    /// What waits takes altogether.
+    pub(super) fn load(&self) -> Load {
+        let callers = self.classes.iter().flat_map(|class| class.queues.values());
+        callers.map(Tagged::all).sum::<Ahead>().load
+    }
+
+    /// The entry of `group` with the earliest deadline, if one has any.
+    pub(super) fn first_due(&self, group: u64) -> Option<(Instant, &T)> {
+        self.leaves()
+            .filter(|((_, g), _)| *g == group)
+            .filter_map(|(_, leaf)| leaf.queue.first_key_value())
+            .filter_map(|(((_, due), _), entry)| Some(((*due)?, &entry.item)))
+            .min_by_key(|(due, _)| *due)
     }
 
     /// All entries.
     pub(super) fn len(&self) -> usize {
-        self.leaves().map(|(_, tagged)| tagged.queue.len()).sum()
+        let callers = self.classes.iter().flat_map(|class| class.queues.values());
+        callers.map(|tagged| tagged.waiting).sum()
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.leaves().all(|(_, tagged)| tagged.queue.is_empty())
+        let mut callers = self.classes.iter().flat_map(|class| class.queues.values());
+        callers.all(|tagged| tagged.waiting == 0)
     }
 
     /// Takes everything out.
@@ -269,7 +404,7 @@ impl<T> Schedule<T> {
         let leaves = callers.flat_map(|(_, caller)| caller.queue.queues);
         leaves
             .flat_map(|(_, leaf)| leaf.queue.into_values())
-            .map(|(item, _)| item)
+            .map(|entry| entry.item)
             .collect()
     }
 
@@ -286,6 +421,12 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    /// Every entry costs the same.
+    const ONE: Load = Load {
+        decode: 0.0,
+        rest: 1.0,
+    };
 
     fn rank(
         caller: &str,
@@ -307,7 +448,7 @@ mod tests {
     }
 
     fn pop<T>(schedule: &mut Schedule<T>) -> Option<T> {
-        schedule.pop(None, 1.0, |_| true, &mut Vec::new())
+        schedule.pop(None, |_| true, &mut Vec::new())
     }
 
     #[test]
@@ -315,10 +456,10 @@ mod tests {
         let mut schedule = Schedule::default();
         for n in 0..400 {
             let flood = rank("a", "x", (1.0, 3.0), None, Priority::Normal);
-            schedule.push(flood, 0, "flood");
+            schedule.push(flood, 0, ONE, "flood");
             if n < 50 {
                 let other = rank("a", "y", (1.0, 1.0), None, Priority::Normal);
-                schedule.push(other, 0, "other");
+                schedule.push(other, 0, ONE, "other");
             }
         }
         let served: Vec<_> = (0..80).filter_map(|_| pop(&mut schedule)).collect();
@@ -334,12 +475,14 @@ mod tests {
                 schedule.push(
                     rank("many", head, (1.0, 1.0), None, Priority::Normal),
                     0,
+                    ONE,
                     "many",
                 );
             }
             schedule.push(
                 rank("one", "x", (1.0, 1.0), None, Priority::Normal),
                 0,
+                ONE,
                 "one",
             );
         }
@@ -353,12 +496,87 @@ mod tests {
         let mut schedule = Schedule::default();
         let busy = || rank("a", "x", (1.0, 1.0), None, Priority::Normal);
         let late = || rank("a", "y", (1.0, 1.0), None, Priority::Normal);
-        (0..300).for_each(|_| drop(schedule.push(busy(), 0, "busy")));
+        (0..300).for_each(|_| drop(schedule.push(busy(), 0, ONE, "busy")));
         (0..100).for_each(|_| assert!(pop(&mut schedule).is_some()));
-        (0..100).for_each(|_| drop(schedule.push(late(), 0, "late")));
+        (0..100).for_each(|_| drop(schedule.push(late(), 0, ONE, "late")));
         let served: Vec<_> = (0..40).filter_map(|_| pop(&mut schedule)).collect();
         let late = served.iter().filter(|&&name| name == "late").count();
         assert!((19..=21).contains(&late), "{late} of 40");
+    }
+
+    #[test]
+    fn one_pays_for_what_it_takes() {
+        let mut schedule = Schedule::default();
+        for _ in 0..40 {
+            let large = rank("a", "x", (1.0, 1.0), None, Priority::Normal);
+            let small = rank("b", "x", (1.0, 1.0), None, Priority::Normal);
+            schedule.push(large, 0, Load::rest(1.0), "large");
+            (0..10).for_each(|_| drop(schedule.push(small.clone(), 0, Load::rest(0.1), "small")));
+        }
+        let served: Vec<_> = (0..110).filter_map(|_| pop(&mut schedule)).collect();
+        let large = served.iter().filter(|&&name| name == "large").count();
+        assert!(
+            (9..=11).contains(&large),
+            "{large} of 110 are half the work"
+        );
+    }
+
+    #[test]
+    fn before_a_caller_goes_only_what_others_get_until_its_turn() {
+        let mut schedule = Schedule::default();
+        let start = Instant::now();
+        let of = |caller, head, seconds: u64| {
+            let deadline = Some(start + Duration::from_secs(seconds));
+            rank(caller, head, (1.0, 1.0), deadline, Priority::Normal)
+        };
+        let ahead = |schedule: &Schedule<_>, rank: &Rank| schedule.ahead(rank).load.total();
+        (0..400).for_each(|_| drop(schedule.push(of("flood", "x", 1), 0, ONE, ())));
+        assert_eq!(
+            ahead(&schedule, &of("other", "x", 9)),
+            1.0,
+            "whatever the deadline"
+        );
+        assert_eq!(ahead(&schedule, &of("flood", "x", 9)), 400.0);
+        assert_eq!(ahead(&schedule, &of("flood", "x", 0)), 0.0, "it goes first");
+        assert_eq!(
+            ahead(&schedule, &of("flood", "y", 9)),
+            1.0,
+            "heads share as well"
+        );
+        // Of its own and of the flood's as many.
+        (0..5).for_each(|_| drop(schedule.push(of("other", "x", 8), 0, ONE, ())));
+        assert_eq!(ahead(&schedule, &of("other", "x", 9)), 11.0);
+        assert_eq!(ahead(&schedule, &of("third", "x", 9)), 2.0);
+        // Twice the weight, half of what goes before.
+        let heavy = rank(
+            "other",
+            "x",
+            (5.0, 1.0),
+            Some(start + Duration::from_secs(9)),
+            Priority::Normal,
+        );
+        assert_eq!(ahead(&schedule, &heavy), 7.0);
+        let urgent = rank("third", "x", (1.0, 1.0), None, Priority::High);
+        assert_eq!(ahead(&schedule, &urgent), 0.0);
+        let last = rank("third", "x", (1.0, 1.0), None, Priority::Background);
+        assert_eq!(ahead(&schedule, &last), 405.0);
+    }
+
+    /// The estimate is what then happens.
+    #[test]
+    fn as_much_goes_before_as_was_said() {
+        let mut schedule = Schedule::default();
+        let of = |caller| rank(caller, "x", (1.0, 1.0), None, Priority::Normal);
+        (0..300).for_each(|_| drop(schedule.push(of("flood"), 0, ONE, 0)));
+        (0..20).for_each(|_| assert!(pop(&mut schedule).is_some()));
+        (0..30).for_each(|_| drop(schedule.push(of("second"), 0, ONE, 0)));
+        (0..7).for_each(|_| drop(schedule.push(of("own"), 0, ONE, 0)));
+        let said = schedule.ahead(&of("own")).images;
+        schedule.push(of("own"), 0, ONE, 1);
+        let before = std::iter::from_fn(|| pop(&mut schedule))
+            .take_while(|n| *n == 0)
+            .count();
+        assert!(said.abs_diff(before) <= 3, "{said} said, {before} went");
     }
 
     /// What waits: number, class, flow, deadline, group.
@@ -401,7 +619,7 @@ mod tests {
                         let deadline = d.map(|d| start + Duration::from_secs(d.into()));
                         let (caller, head) = (c.to_string(), h.to_string());
                         let rank = rank(&caller, &head, (1.0 + f64::from(c), 1.0), deadline, priority);
-                        places.push((number, schedule.push(rank, g.into(), number)));
+                        places.push((number, schedule.push(rank, g.into(), ONE, number)));
                         model.push((number, priority, (c, h), deadline, g.into()));
                     }
                     Step::Pop(group) => {
@@ -409,7 +627,7 @@ mod tests {
                         let fits = |e: &&Entry| {
                             group.is_none_or(|g| g == e.4)
                         };
-                        let got = schedule.pop(group, 1.0, |_| true, &mut Vec::new());
+                        let got = schedule.pop(group, |_| true, &mut Vec::new());
                         prop_assert_eq!(got.is_some(), model.iter().any(|e| fits(&e)));
                         if let Some(got) = got {
                             let at = model.iter().position(|e| e.0 == got);
@@ -433,6 +651,7 @@ mod tests {
                 }
                 prop_assert_eq!(schedule.len(), model.len());
                 prop_assert_eq!(schedule.is_empty(), model.is_empty());
+                prop_assert_eq!(schedule.load().total(), model.len() as f64);
             }
             let mut rest = schedule.drain();
             rest.sort_unstable();

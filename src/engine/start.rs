@@ -1,19 +1,18 @@
 //! Loading, warming up, and the engine's threads.
 
-use std::{
-    sync::{Arc, atomic::AtomicU64},
-    thread::JoinHandle,
-};
+use std::{sync::Arc, thread::JoinHandle};
 
 use parking_lot::{Mutex, RwLock};
 
 use super::{
     Engine, EngineConfig, Head, Shared,
     admission::Admission,
+    busy::Busy,
     cache::Cache,
     cost::Costs,
     flight::Flights,
     lane::Thread,
+    mean::Trials,
     queue::{Queue, QueueOptions, Role},
     warm,
     watchdog::Steps,
@@ -68,6 +67,7 @@ impl Engine {
         let curves = warm::curves(&backbone, &config)?;
         let queue = Queue::new(QueueOptions {
             lanes,
+            workers: config.workers,
             ready_limit: config.max_batch.max(1) * (lanes + 1),
             max_batch: config.max_batch.max(1),
             max_delay: config.max_queue_delay,
@@ -85,12 +85,14 @@ impl Engine {
             cache: Cache::new(config.cache_bytes, runtime.device()),
             queue,
             costs: Costs::new(&curves, config.buckets.as_deref()),
+            trials: Trials::default(),
             curves,
             lanes,
             steps: Steps::new(lanes),
             hash_key: hash_key(),
             counters: Mutex::default(),
-            device_nanos: AtomicU64::new(0),
+            on_lanes: Busy::default(),
+            on_workers: Busy::default(),
             config,
         });
         let engine = Self {
@@ -118,7 +120,8 @@ impl Engine {
                     Ok(())
                 };
                 if warmed.send(warm).is_ok() {
-                    Thread { role, lane }.run(shared);
+                    let index = lane;
+                    Thread { role, lane, index }.run(shared);
                 }
             })?;
         }
@@ -132,7 +135,8 @@ impl Engine {
             let (device, cpu) = (false, true);
             let role = Role { device, cpu };
             engine.spawn(format!("worker-{worker}"), move |shared| {
-                Thread { role, lane: 0 }.run(shared)
+                let (lane, index) = (0, lanes + worker);
+                Thread { role, lane, index }.run(shared)
             })?;
         }
         engine.watch_lanes()?;

@@ -12,6 +12,7 @@
 //! - `draw`, `encode`: results for people
 
 mod bmp;
+mod cost;
 mod decode;
 pub mod draw;
 mod encode;
@@ -30,6 +31,7 @@ mod sniff;
 mod vp8l;
 mod webp;
 
+pub use self::cost::Work;
 pub use self::decode::{Format, Header, decode, probe};
 pub use self::encode::{encode_gray8_png, encode_gray16_png, encode_jpeg, encode_png};
 pub use self::error::{MediaError, MediaErrorKind};

@@ -176,8 +176,20 @@ pub const DEFINITIONS: &[Definition] = &[
     of(
         Counter,
         "frostline_lane_busy_seconds_total",
+        &["work"],
+        "Time that lanes spent, over all lanes, by kind of work (decode, graphs, results); the rate of all kinds over frostline_lanes is the busy share",
+    ),
+    of(
+        Gauge,
+        "frostline_workers",
         &[],
-        "Time that lanes spent on graphs, over all lanes; its rate over frostline_lanes is the busy share",
+        "Threads that decode and make results beside the lanes; 0 where the lanes do that work, as on a CPU",
+    ),
+    of(
+        Counter,
+        "frostline_worker_busy_seconds_total",
+        &["work"],
+        "The same time of these threads, over all of them",
     ),
     of(
         Counter,

@@ -14,6 +14,7 @@ mod connections;
 mod conservation;
 mod contract;
 mod dashboards;
+mod deadlines;
 mod descriptors;
 mod device;
 mod drain;

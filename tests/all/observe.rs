@@ -199,7 +199,12 @@ async fn what_is_scraped_is_what_happened() {
         .filter(|line| line.starts_with("frostline_device_seconds_total{"))
         .map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap())
         .sum();
-    let busy = series(&text, "frostline_lane_busy_seconds_total");
+    let busy = |work: &str| {
+        let name = format!("frostline_lane_busy_seconds_total{{work=\"{work}\"}}");
+        series(&text, &name)
+    };
+    assert!(busy("decode") > 0.0 && busy("results") > 0.0);
+    let busy = busy("graphs");
     assert!(
         device > 0.0 && device <= busy * 1.001,
         "{device} s of {busy} s"

@@ -241,26 +241,42 @@ async fn lanes_that_are_as_many_as_the_cores_have_one_each() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_at_rest_gives_back_what_its_busy_time_took() {
+    gives_back_at_rest(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_of_many_threads_gives_back_what_its_busy_time_took() {
+    gives_back_at_rest(6).await;
+}
+
+async fn gives_back_at_rest(threads: usize) {
     // Frames of a large camera, all at once.
     const SIDE: u32 = 2000;
     const CALLS: usize = 24;
     const FRAMES: u64 = (SIDE * SIDE * 3) as u64 * CALLS as u64 / 1024;
-    let process = Process::start(&[]).await;
+    let threads = format!("server.threads={threads}");
+    let process = Process::start(&["--set", &threads]).await;
     let pid = i32::try_from(process.child.id()).unwrap();
     let status = || procfs::process::Process::new(pid).unwrap().status();
     // KiB, as the kernel counts.
     let resident = || status().unwrap().vmrss.unwrap();
-    let client = process.client(None).await;
+    // Each on a connection of its own, so that every thread has some.
+    let mut clients = Vec::new();
+    for _ in 0..CALLS {
+        clients.push(process.client(None).await);
+    }
     let before = resident();
-    let calls = (0..CALLS).map(|number| {
-        let mut client = client.clone();
-        let frame = vec![number as u8; (SIDE * SIDE * 3) as usize];
-        let request = proto::DetectRequest {
-            image: Some(raw(SIDE, SIDE, frame.into())),
-            ..Default::default()
-        };
-        tokio::spawn(async move { client.vision.detect(request).await })
-    });
+    let calls = clients
+        .into_iter()
+        .zip(0..CALLS)
+        .map(|(mut client, number)| {
+            let frame = vec![number as u8; (SIDE * SIDE * 3) as usize];
+            let request = proto::DetectRequest {
+                image: Some(raw(SIDE, SIDE, frame.into())),
+                ..Default::default()
+            };
+            tokio::spawn(async move { client.vision.detect(request).await })
+        });
     let calls: Vec<_> = calls.collect();
     for call in calls {
         call.await.unwrap().unwrap();

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use frostline::{
     backend::{FeatureRow, Runtime},
     client,
-    engine::{Engine, EngineConfig, Request, Source},
+    engine::{Engine, EngineConfig, Load, Request, Source},
     media::{self, Filter, Limits, Preprocess, ResizeMode},
     proto,
     repository::Repository,
@@ -165,7 +165,8 @@ impl Contest<'_> {
             alone.push(self.bare(&bare, how, TURN)?);
             let before = engine.load();
             within.push(self.in_process(&engine).await?);
-            let on_graphs = engine.load().device_busy - before.device_busy;
+            let spent = |load: &Load| load.lanes_busy.graphs + load.lanes_busy.results;
+            let on_graphs = spent(&engine.load()) - spent(&before);
             busy.push(on_graphs.as_secs_f64() / (TURN.as_secs_f64() * before.lanes as f64));
             served.push(self.over_grpc(&client, CONCURRENCY, TURN).await?.rate);
         }

@@ -31,7 +31,11 @@ async fn a_lane_that_panics_ends_the_engine_and_tells_everyone() {
         ..Request::default()
     };
     assert!(engine.run(request()).await.is_ok());
-    let lane = Thread { role, lane: 0 };
+    let lane = Thread {
+        role,
+        lane: 0,
+        index: 0,
+    };
     assert!(!lane.guarded(&engine.shared, || panic!("the test's own")));
     assert_eq!(engine.failed().await.kind(), Kind::Unavailable);
     let error = engine

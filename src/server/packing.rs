@@ -1,8 +1,8 @@
 //! Packed messages (`grpc-encoding`): how a request came, how its answer is wanted, and the work itself, in steps.
 //!
-//! A message is unpacked as it comes, into pieces that are made as they fill: no length that the message claims is
-//! believed, and what is over the limit ends it there. Steps of any size that others would notice are done off the threads
-//! that serve calls, a few at once.
+//! A message is unpacked in pieces that are made as they fill and go on at once: a length that it claims is held against
+//! the limit first and against what comes out then. Steps of any size that others would notice are done off the threads that
+//! serve calls, a few at once.
 
 use std::{
     collections::VecDeque,
@@ -44,6 +44,8 @@ const SMALL: usize = 16 << 10;
 
 /// Largest window of zstd, as a power of two: what RFC 8878 asks every decoder to take.
 const ZSTD_WINDOW: u32 = 23;
+/// Bytes of the longest head of one of its frames.
+const ZSTD_HEAD: usize = 18;
 
 /// Window bits of gzip: the most that it has.
 const GZIP_WINDOW: u8 = 15;
@@ -148,15 +150,42 @@ impl Aside {
 
 // === requests ===
 
-/// A message that is being unpacked.
+/// The length of a packed message when it is unpacked, as it says itself; none if it does not.
+pub(super) fn declared(packing: Packing, packed: &VecDeque<Bytes>) -> Option<usize> {
+    match packing {
+        // The last four bytes, which a message below 4 GiB is told whole by.
+        Packing::Gzip => {
+            let mut head = packed.iter().flatten();
+            if (head.next(), head.next()) != (Some(&0x1f), Some(&0x8b)) {
+                return None;
+            }
+            let mut last = [0; 4];
+            let tail = packed.iter().rev().flat_map(|piece| piece.iter().rev());
+            let count = tail
+                .zip(last.iter_mut().rev())
+                .map(|(from, to)| *to = *from)
+                .count();
+            (count == last.len()).then(|| u32::from_le_bytes(last) as usize)
+        }
+        Packing::Zstd => {
+            let head: Vec<u8> = packed.iter().flatten().take(ZSTD_HEAD).copied().collect();
+            let length = zstd::zstd_safe::get_frame_content_size(&head).ok()??;
+            usize::try_from(length).ok()
+        }
+    }
+}
+
+/// A message that is being unpacked, or measured.
 pub(super) struct Unpacker {
     method: Method,
     packing: Packing,
     most_bytes: usize,
+    /// Whether only its length is asked for.
+    measuring: bool,
     pieces: VecDeque<Bytes>,
     /// The piece that is being filled.
     piece: Vec<u8>,
-    /// Bytes in whole pieces.
+    /// Bytes in pieces before that one.
     whole_bytes: usize,
     ended: bool,
 }
@@ -167,11 +196,11 @@ enum Method {
 }
 
 impl Unpacker {
-    /// For a message of `most_bytes` at most.
+    /// For a message of `most_bytes` at most, of which only the length is told if `measuring`.
     ///
     /// # Errors
     /// No memory for what the method keeps.
-    pub(super) fn new(packing: Packing, most_bytes: usize) -> Result<Self> {
+    pub(super) fn new(packing: Packing, most_bytes: usize, measuring: bool) -> Result<Self> {
         let method = match packing {
             Packing::Gzip => Method::Gzip(Decompress::new_gzip(GZIP_WINDOW)),
             Packing::Zstd => {
@@ -188,6 +217,7 @@ impl Unpacker {
             method,
             packing,
             most_bytes,
+            measuring,
             pieces: VecDeque::new(),
             piece: Vec::new(),
             whole_bytes: 0,
@@ -200,6 +230,11 @@ impl Unpacker {
         self.whole_bytes + self.piece.len()
     }
 
+    /// Bytes that it may have.
+    pub(super) fn most_bytes(&self) -> usize {
+        self.most_bytes
+    }
+
     /// Whether the next step is short, and need not be done elsewhere.
     pub(super) fn is_short(&self) -> bool {
         self.bytes() < SHORT
@@ -208,17 +243,58 @@ impl Unpacker {
     /// Unpacks what `packed` begins with: all of it, or as much as fills a step.
     ///
     /// # Errors
-    /// `LimitExceeded` for a message over the limit, `InvalidArgument` for one that is damaged.
-    pub(super) fn step(&mut self, packed: &mut Bytes) -> Result<()> {
+    /// `LimitExceeded` for a message over the limit, `InvalidArgument` for one that is damaged, or not whole when all of it
+    /// has been taken.
+    pub(super) fn step(&mut self, packed: &mut VecDeque<Bytes>) -> Result<()> {
         let until = match self.is_short() {
             true => SHORT,
             false => self.bytes() + STEP,
         };
-        while !packed.is_empty() && self.bytes() < until {
-            self.fill(packed)?;
+        while self.bytes() < until {
+            match packed.front_mut() {
+                Some(piece) if piece.is_empty() => drop(packed.pop_front()),
+                Some(piece) => self.fill(piece)?,
+                None => return self.end(),
+            }
             self.check_limit()?;
         }
         Ok(())
+    }
+
+    /// Takes out what had no room before.
+    fn end(&mut self) -> Result<()> {
+        while !self.ended {
+            let before = self.bytes();
+            let filled = self.fill(&mut Bytes::new());
+            if filled.is_err() || self.bytes() == before && !self.ended {
+                return Err(self.damaged("it ends too early"));
+            }
+            self.check_limit()?;
+        }
+        let piece = std::mem::take(&mut self.piece);
+        self.let_go(piece);
+        Ok(())
+    }
+
+    /// Whether all of it has been unpacked.
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended && self.piece.is_empty()
+    }
+
+    /// What has been unpacked since the last time.
+    pub(super) fn take(&mut self) -> VecDeque<Bytes> {
+        std::mem::take(&mut self.pieces)
+    }
+
+    /// Counts `piece`, and keeps it if it is wanted.
+    fn let_go(&mut self, mut piece: Vec<u8>) {
+        self.whole_bytes += piece.len();
+        if self.measuring {
+            piece.clear();
+            self.piece = piece;
+        } else if !piece.is_empty() {
+            self.pieces.push_back(piece.into());
+        }
     }
 
     fn check_limit(&self) -> Result<()> {
@@ -226,7 +302,7 @@ impl Unpacker {
         if self.bytes() <= most {
             return Ok(());
         }
-        let message = format!("unpacks to more than {most} bytes, which is the limit");
+        let message = format!("unpacks to more than the {most} bytes that it may have, or says");
         Err(Error::new(Kind::LimitExceeded, message).at("request"))
     }
 
@@ -264,35 +340,14 @@ impl Unpacker {
             return Err(self.damaged("it does not go on"));
         }
         if self.piece.len() == self.piece.capacity() {
-            self.whole_bytes += self.piece.len();
             let piece = std::mem::take(&mut self.piece);
-            self.pieces.push_back(piece.into());
+            self.let_go(piece);
         }
         Ok(())
     }
 
-    /// The message in pieces and its length, once all of it has come.
-    ///
-    /// # Errors
-    /// One that is not whole.
-    pub(super) fn finish(mut self) -> Result<(VecDeque<Bytes>, usize)> {
-        // What had no room before may still be inside.
-        let mut bytes = self.bytes();
-        while !self.ended {
-            let filled = self.fill(&mut Bytes::new());
-            if filled.is_err() || self.bytes() == bytes && !self.ended {
-                return Err(self.damaged("it ends too early"));
-            }
-            bytes = self.bytes();
-        }
-        self.check_limit()?;
-        if !self.piece.is_empty() {
-            self.pieces.push_back(self.piece.into());
-        }
-        Ok((self.pieces, bytes))
-    }
-
-    fn damaged(&self, why: &str) -> Error {
+    /// Why it cannot be unpacked.
+    pub(super) fn damaged(&self, why: &str) -> Error {
         let name = self.packing.name();
         Error::invalid("request", format!("cannot be unpacked with {name}: {why}"))
     }
@@ -357,18 +412,22 @@ mod tests {
         [&[0], &length[..], message].concat().into()
     }
 
-    /// Unpacks `bytes`, which come in pieces of `cut`.
-    fn unpack(packing: Packing, bytes: &[u8], cut: usize, most: usize) -> Result<Vec<u8>> {
-        let mut unpacker = Unpacker::new(packing, most)?;
-        for piece in bytes.chunks(cut) {
-            let mut piece = Bytes::copy_from_slice(piece);
-            while !piece.is_empty() {
-                unpacker.step(&mut piece)?;
+    fn cut(bytes: &[u8], size: usize) -> VecDeque<Bytes> {
+        bytes.chunks(size).map(Bytes::copy_from_slice).collect()
+    }
+
+    /// Unpacks `bytes`, which come in pieces of `size`; a second time to measure them.
+    fn unpack(packing: Packing, bytes: &[u8], size: usize, most: usize) -> Result<Vec<u8>> {
+        let mut whole = Vec::new();
+        for measuring in [false, true] {
+            let mut packed = cut(bytes, size);
+            let mut unpacker = Unpacker::new(packing, most, measuring)?;
+            while !unpacker.has_ended() || !packed.is_empty() {
+                unpacker.step(&mut packed)?;
+                whole.extend(unpacker.take().into_iter().flatten());
             }
+            assert_eq!(unpacker.bytes(), whole.len());
         }
-        let (pieces, length) = unpacker.finish()?;
-        let whole: Vec<u8> = pieces.iter().flatten().copied().collect();
-        assert_eq!(whole.len(), length);
         Ok(whole)
     }
 
@@ -382,13 +441,12 @@ mod tests {
             for message in [&noise[..], &even[..], &noise[..PIECE], &even[..WORTHWHILE]] {
                 let packed = pack(packing, frame(message));
                 assert_eq!(packed[0], 1, "no smaller");
-                assert_eq!(packed.len() - PREFIX, {
-                    let [_, a, b, c, d] = [0, 1, 2, 3, 4].map(|i| packed[i]);
-                    u32::from_be_bytes([a, b, c, d]) as usize
-                });
-                for cut in [1, 7, 1000, usize::MAX] {
-                    let back = unpack(packing, &packed[PREFIX..], cut, message.len())?;
-                    assert!(back == message, "{packing:?} {cut}");
+                assert_eq!(packed[1..PREFIX], (packed.len() as u32 - 5).to_be_bytes());
+                for size in [1, 7, 1000, usize::MAX] {
+                    let back = unpack(packing, &packed[PREFIX..], size, message.len())?;
+                    assert!(back == message, "{packing:?} {size}");
+                    let pieces = cut(&packed[PREFIX..], size);
+                    assert_eq!(declared(packing, &pieces), Some(message.len()));
                 }
             }
         }

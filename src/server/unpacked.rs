@@ -13,16 +13,25 @@ use tonic::Status;
 
 use super::{
     body::Message,
-    packing::{Aside, PREFIX, Packing, Unpacker},
+    packing::{self, Aside, PREFIX, Packing, Unpacker},
     status::status,
 };
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 
-/// A step that is done elsewhere: the unpacker, and what it has not taken yet.
-type Step = Pin<Box<dyn Future<Output = Result<(Box<Unpacker>, Bytes), Status>> + Send>>;
+/// A step that is done elsewhere.
+type Step = Pin<Box<dyn Future<Output = Result<Box<Job>, Status>> + Send>>;
 
-/// The body of packed messages. Of each it hands on the prefix of a plain message, once that is known, and then the
-/// message.
+/// A packed message that has come whole. Its length has to be known before its first byte goes on: where it does not tell
+/// it, it is unpacked twice, and the first time only counted.
+struct Job {
+    unpacker: Unpacker,
+    packed: VecDeque<Bytes>,
+    /// For the second time, while it is being counted.
+    again: Option<VecDeque<Bytes>>,
+}
+
+/// The body of packed messages. Of each it hands on the prefix of a plain message and then what was unpacked, in pieces:
+/// it holds what came, and no more than a step of what that makes.
 pub(super) struct Unpacked {
     inner: Message,
     packing: Packing,
@@ -41,7 +50,9 @@ pub(super) struct Unpacked {
 enum State {
     /// Between two messages, or in one that came plain.
     Plain,
-    Packed(Box<Unpacker>),
+    /// In a packed one.
+    Coming(VecDeque<Bytes>),
+    Unpacking(Box<Job>),
     Elsewhere(Step),
 }
 
@@ -62,68 +73,109 @@ impl Unpacked {
         }
     }
 
-    /// Goes on with what came.
-    fn go_on(&mut self) -> Result<()> {
-        match std::mem::replace(&mut self.state, State::Plain) {
-            State::Plain if self.left > 0 => {
-                let taken = self.left.min(self.input.len());
-                self.left -= taken;
-                self.ready.push_back(self.input.split_to(taken));
+    /// Takes some of what came.
+    fn take(&mut self) -> Result<()> {
+        if self.left == 0 {
+            self.begin();
+        } else {
+            let taken = self.left.min(self.input.len());
+            self.left -= taken;
+            let piece = self.input.split_to(taken);
+            match &mut self.state {
+                State::Coming(packed) => packed.push_back(piece),
+                _ => self.ready.push_back(piece),
             }
-            State::Plain => self.begin()?,
-            State::Packed(mut unpacker) => {
-                let taken = self.left.min(self.input.len());
-                let mut packed = self.input.split_to(taken);
-                self.left -= taken;
-                if unpacker.is_short() {
-                    unpacker.step(&mut packed)?;
-                }
-                self.take_up(unpacker, packed)?;
+        }
+        if self.left == 0 && matches!(self.state, State::Coming(_)) {
+            let state = std::mem::replace(&mut self.state, State::Plain);
+            if let State::Coming(packed) = state {
+                self.has_come(packed)?;
             }
-            elsewhere @ State::Elsewhere(_) => self.state = elsewhere,
         }
         Ok(())
     }
 
     /// Reads a prefix.
-    fn begin(&mut self) -> Result<()> {
+    fn begin(&mut self) {
         let taken = (PREFIX - self.prefix_bytes).min(self.input.len());
         let (from, to) = (self.prefix_bytes, self.prefix_bytes + taken);
         self.input.copy_to_slice(&mut self.prefix[from..to]);
         self.prefix_bytes = to;
         if to < PREFIX {
-            return Ok(());
+            return;
         }
         self.prefix_bytes = 0;
         let [packed, length @ ..] = self.prefix;
         self.left = u32::from_be_bytes(length) as usize;
         if packed == 0 {
             self.ready.push_back(Bytes::copy_from_slice(&self.prefix));
-            return Ok(());
+        } else {
+            self.state = State::Coming(VecDeque::new());
         }
-        let unpacker = Box::new(Unpacker::new(self.packing, self.most_bytes)?);
-        self.take_up(unpacker, Bytes::new())
     }
 
-    /// Goes on with an unpacker that has not taken the rest of `packed` yet.
-    fn take_up(&mut self, mut unpacker: Box<Unpacker>, mut packed: Bytes) -> Result<()> {
-        if !packed.is_empty() {
-            let step = move || {
-                let done = unpacker.step(&mut packed);
-                done.map(|()| (unpacker, packed)).map_err(|e| status(&e))
-            };
-            let step = self.aside.clone().run(step);
-            self.state = State::Elsewhere(Box::pin(async move { step.await? }));
-        } else if self.left > 0 {
-            self.state = State::Packed(unpacker);
-        } else {
-            let (pieces, length) = unpacker.finish()?;
-            // Within the limit, which is a message's.
-            let length = u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes();
-            let prefix = [&[0], &length[..]].concat();
-            self.ready.push_back(prefix.into());
-            self.ready.extend(pieces);
+    /// A packed message is there.
+    fn has_come(&mut self, packed: VecDeque<Bytes>) -> Result<()> {
+        match packing::declared(self.packing, &packed) {
+            Some(length) => self.unpack(packed, length),
+            None => {
+                self.state = State::Unpacking(Box::new(Job {
+                    unpacker: Unpacker::new(self.packing, self.most_bytes, true)?,
+                    again: Some(packed.clone()),
+                    packed,
+                }));
+                Ok(())
+            }
         }
+    }
+
+    /// Begins to hand on a message of `length` bytes.
+    fn unpack(&mut self, packed: VecDeque<Bytes>, length: usize) -> Result<()> {
+        let most = self.most_bytes;
+        if length > most {
+            let message =
+                format!("says that it unpacks to {length} bytes, but the limit is {most}");
+            return Err(Error::new(Kind::LimitExceeded, message).at("request"));
+        }
+        // Within the limit, which is a message's.
+        let prefix = u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes();
+        self.ready.push_back([&[0], &prefix[..]].concat().into());
+        self.state = State::Unpacking(Box::new(Job {
+            unpacker: Unpacker::new(self.packing, length, false)?,
+            packed,
+            again: None,
+        }));
+        Ok(())
+    }
+
+    /// Goes on after a step.
+    fn stepped(&mut self, mut job: Box<Job>) -> Result<()> {
+        self.ready.extend(job.unpacker.take());
+        if !job.packed.is_empty() || !job.unpacker.has_ended() {
+            self.state = State::Unpacking(job);
+            return Ok(());
+        }
+        let length = job.unpacker.bytes();
+        match job.again {
+            Some(packed) => self.unpack(packed, length),
+            None if length < job.unpacker.most_bytes() => {
+                Err(job.unpacker.damaged("it is shorter than it says"))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Does the next step, elsewhere if it is long.
+    fn step(&mut self, mut job: Box<Job>) -> Result<()> {
+        if job.unpacker.is_short() {
+            job.unpacker.step(&mut job.packed)?;
+            return self.stepped(job);
+        }
+        let step = self.aside.clone().run(move || {
+            let done = job.unpacker.step(&mut job.packed);
+            done.map(|()| job).map_err(|error| status(&error))
+        });
+        self.state = State::Elsewhere(Box::pin(async move { step.await? }));
         Ok(())
     }
 }
@@ -144,14 +196,18 @@ impl HttpBody for Unpacked {
             if let State::Elsewhere(step) = &mut this.state {
                 let done = ready!(step.as_mut().poll(context));
                 this.state = State::Plain;
-                let (unpacker, packed) = done?;
-                this.take_up(unpacker, packed).map_err(|e| status(&e))?;
+                this.stepped(done?).map_err(|e| status(&e))?;
+            } else if let State::Unpacking(_) = &this.state {
+                let state = std::mem::replace(&mut this.state, State::Plain);
+                if let State::Unpacking(job) = state {
+                    this.step(job).map_err(|e| status(&e))?;
+                }
             } else if !this.input.is_empty() {
-                this.go_on().map_err(|e| status(&e))?;
+                this.take().map_err(|e| status(&e))?;
             } else {
                 let frame = match ready!(Pin::new(&mut this.inner).poll_frame(context)) {
                     Some(frame) => frame?,
-                    None if matches!(this.state, State::Plain) && this.prefix_bytes == 0 => {
+                    None if this.left == 0 && this.prefix_bytes == 0 => {
                         return Poll::Ready(None);
                     }
                     None => {

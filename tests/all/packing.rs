@@ -244,8 +244,36 @@ async fn what_cannot_be_unpacked_is_refused_with_its_reason() {
             let answer = call(&mut sender, address, DETECT, &headers, bytes, 2).await;
             let code = answer.status.code();
             assert_eq!(code, Code::InvalidArgument, "{encoding} {what}");
-            assert_eq!(reason(&answer.status), "INVALID_ARGUMENT");
+            // What gzip's length is read from may be any bytes where its end is missing.
+            let told = reason(&answer.status);
+            let any = what.contains("cut") || what.contains("more");
+            let expected = told == "INVALID_ARGUMENT" || any && told == "LIMIT_EXCEEDED";
+            assert!(expected, "{encoding} {what}: {told}");
         }
+    }
+    // The length that gzip says at its end is another one.
+    let headers = [("grpc-encoding", "gzip")];
+    let whole = packed("gzip", &good.encode_to_vec());
+    let length = good.encoded_len();
+    for (claimed, expected) in [
+        (0, "LIMIT_EXCEEDED"),
+        (length - 1, "LIMIT_EXCEEDED"),
+        (length + 1, "INVALID_ARGUMENT"),
+        (50 << 20, "INVALID_ARGUMENT"),
+        (1 << 31, "LIMIT_EXCEEDED"),
+    ] {
+        let mut bytes = whole.clone();
+        let end = bytes.len() - 4;
+        bytes[end..].copy_from_slice(&u32::try_from(claimed).unwrap().to_le_bytes());
+        let bytes = behind_prefix(&bytes);
+        let answer = call(&mut sender, address, DETECT, &headers, bytes, 2).await;
+        assert_eq!(answer.status.code(), Code::InvalidArgument, "{claimed}");
+        // The check sum at the end is wrong as well, and may be what is found first.
+        let told = reason(&answer.status);
+        assert!(
+            told == expected || told == "INVALID_ARGUMENT",
+            "{claimed}: {told}"
+        );
     }
     let headers = [("grpc-encoding", "br")];
     let answer = call(
@@ -306,7 +334,7 @@ async fn a_bomb_takes_no_more_memory_than_an_honest_message() {
     const HONEST: usize = 60 << 20;
     const BOMB: usize = 512 << 20;
     // KiB, as the kernel counts; the allocator may hold some of what is free.
-    const SLACK: u64 = 32 << 10;
+    const SLACK: u64 = 24 << 10;
     let high_water = |process: &Process| {
         let pid = i32::try_from(process.child.id()).unwrap();
         let status = procfs::process::Process::new(pid).unwrap().status();
@@ -337,14 +365,7 @@ async fn a_bomb_takes_no_more_memory_than_an_honest_message() {
             }
             let took = high_water(&process);
             eprintln!("{encoding} {bytes}: {took} KiB, plain {plain} KiB");
-            // What is taken is copied once, piece by piece, into the one buffer that a plain message comes into.
-            let copied = if expected.is_empty() {
-                HONEST as u64 >> 10
-            } else {
-                0
-            };
-            let most = plain + copied + SLACK;
-            assert!(took <= most, "{encoding} {bytes}: {took}, {plain}");
+            assert!(took <= plain + SLACK, "{encoding} {bytes}: {took}, {plain}");
             drop(sender);
             process.stop().await;
         }

@@ -106,10 +106,10 @@ fn open(
             .with_inter_threads(1)?
             .with_intra_op_spinning(false)?
             .with_inter_op_spinning(false)?;
-        if let Some((name, weights)) = &graph.weights {
+        if let Some(weights) = &graph.weights {
             // As the graph itself, from the bytes that were checked: no file is opened again.
-            builder =
-                builder.with_external_initializer_file_in_memory(name, Arc::clone(weights))?;
+            let bytes = Arc::clone(&weights.bytes);
+            builder = builder.with_external_initializer_file_in_memory(&weights.name, bytes)?;
         }
         if device.is_resident() {
             builder = builder.with_config_entry(RECORD, "1")?;

@@ -7,13 +7,12 @@
 use std::{
     collections::BTreeSet,
     path::{Component, Path},
-    sync::Arc,
 };
 
 use prost::Message;
 use sha2::{Digest, Sha256};
 
-use super::{Files, MOST_WEIGHTS, RepositoryError, is_pointer};
+use super::{Files, MOST_WEIGHTS, RepositoryError, Weights, is_pointer};
 
 /// The graph's property with the hash of its weights, lower-case hex.
 const DATA_SHA256: &str = "data_sha256";
@@ -182,7 +181,7 @@ pub(super) fn check(
     folder: &str,
     name: &str,
     bytes: &[u8],
-) -> Result<Option<(String, Arc<[u8]>)>, RepositoryError> {
+) -> Result<Option<Weights>, RepositoryError> {
     let outside = Outside::of(bytes).map_err(|error| RepositoryError::Syntax {
         file: name.to_owned(),
         detail: format!("is not an ONNX model: {error}"),
@@ -230,7 +229,10 @@ pub(super) fn check(
         let reason = format!("is {shown}, but {data} hashes to {actual}");
         return Err(RepositoryError::field(name, DATA_SHA256, reason));
     }
-    Ok(Some((path.to_owned(), weights)))
+    Ok(Some(Weights {
+        name: path.to_owned(),
+        bytes: weights,
+    }))
 }
 
 /// Reads `bytes` as a graph.

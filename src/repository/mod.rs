@@ -101,8 +101,17 @@ pub struct Graph {
     pub name: String,
     /// The serialized model.
     pub bytes: Cow<'static, [u8]>,
-    /// The weights that it keeps outside, if it does: the name by which it calls them, and the bytes that were hashed.
-    pub weights: Option<(String, Arc<[u8]>)>,
+    /// The weights that it keeps outside, if it does.
+    pub weights: Option<Weights>,
+}
+
+/// Weights outside a graph.
+#[derive(Debug, Clone)]
+pub struct Weights {
+    /// The name by which the graph calls them.
+    pub name: String,
+    /// The bytes that were hashed.
+    pub bytes: Arc<[u8]>,
 }
 
 /// A head with its graph.

@@ -305,7 +305,6 @@ fn session(
     choice: &Choice,
     capture: bool,
 ) -> anyhow::Result<Session> {
-    let path = graph.path.as_deref().context("the graph has no file")?;
     let mut builder = Session::builder(environment)?
         .with_intra_threads(choice.threads)
         .map_err(ort::Error::<()>::from)?;
@@ -321,7 +320,13 @@ fn session(
             .with_execution_providers([provider.build().error_on_failure()])
             .map_err(ort::Error::<()>::from)?;
     }
-    Ok(builder.commit_from_file(path)?)
+    if let Some(weights) = &graph.weights {
+        let bytes = Arc::clone(&weights.bytes);
+        builder = builder
+            .with_external_initializer_file_in_memory(&weights.name, bytes)
+            .map_err(ort::Error::<()>::from)?;
+    }
+    Ok(builder.commit_from_memory(&graph.bytes)?)
 }
 
 /// Options of a run; on a GPU it ends when it is enqueued.

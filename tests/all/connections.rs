@@ -52,6 +52,12 @@ async fn idle_connections_make_room_for_those_that_call() {
         .unwrap();
     let whole = framed(&detect(1), false);
     stream.send_data(whole.slice(..10), false).unwrap();
+    // Calls of a connection are taken up in their order: once a later one is answered, it is under way.
+    let (later, mut body) = sender
+        .send_request(request(&server, DETECT).body(()).unwrap(), false)
+        .unwrap();
+    body.send_data(whole.clone(), true).unwrap();
+    assert_eq!(timeout(LIMIT, later).await.unwrap().unwrap().status(), 200);
     let mut idle = Vec::new();
     for index in 0..all {
         let mut stream = TcpStream::connect(server.address).await.unwrap();

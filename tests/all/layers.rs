@@ -97,7 +97,9 @@ const OWNED: &[(&str, &[&str])] = &[
     ("tonic", &["server", "client", "proto"]),
     (
         "tokio",
-        &["engine", "corked", "proto", "server", "client", "cli"],
+        &[
+            "engine", "memory", "corked", "proto", "server", "client", "cli",
+        ],
     ),
     ("axum", &["server"]),
     ("hyper", &["server"]),

@@ -48,7 +48,7 @@ def test_errors_and_answers_come_out_of_pools(address, method):
             pending[3].get(END)
     error = refused.value
     assert (error.code.name, error.reason, error.field) == ("INVALID_ARGUMENT", "INVALID_IMAGE", "image.encoded")
-    assert len(error.request_id) == 32 and "not recognised" in str(error)
+    assert len(error.request_id) == 32 and "is a PDF document" in str(error)
     assert found[0] == found[1] == found[2] and len(found[0]) > 0 and found[0].draw().size == (640, 480)
 
 

@@ -46,7 +46,6 @@ const SMALL: usize = 16 << 10;
 const ZSTD_WINDOW: u32 = 23;
 /// Bytes of the longest head of one of its frames.
 const ZSTD_HEAD: usize = 18;
-
 /// Window bits of gzip: the most that it has.
 const GZIP_WINDOW: u8 = 15;
 

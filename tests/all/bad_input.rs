@@ -310,3 +310,31 @@ async fn features_come_in_the_order_that_was_asked_for() {
     assert_eq!(field(&status), "features[1]");
     server.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_image_is_instead_is_said() {
+    let server = Running::start(one_lane()).await;
+    let mut client = server.client().await;
+    let lfs = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n";
+    let cases: [(&[u8], &str); 6] = [
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "a HEIC picture"),
+        (b"II*\0\x08\0\0\0", "a TIFF picture"),
+        (b"<!DOCTYPE html><html>", "an HTML page"),
+        (b"/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDAAgGBgcGBQ", "base64 text"),
+        (lfs, "a Git LFS pointer"),
+        (
+            include_bytes!("../reference/cases/12bit.jpg"),
+            "unsupported jpeg image: 12-bit samples",
+        ),
+    ];
+    for (bytes, what) in cases {
+        let status = client
+            .analyze_image(Bytes::copy_from_slice(bytes), &["scene"])
+            .await
+            .unwrap_err();
+        assert_eq!(reason(&status), "INVALID_IMAGE", "{status:?}");
+        assert_eq!(field(&status), "image.encoded");
+        assert!(status.message().contains(what), "{what}: {status:?}");
+    }
+    server.stop().await;
+}

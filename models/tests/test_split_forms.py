@@ -16,7 +16,9 @@ def decoded(tmp_path, raw: dict[str, np.ndarray], wanted=None, labels=None, last
     """The server's outputs for raw ones, through the graph; the form."""
     kinds = {"f": TensorProto.FLOAT, "i": TensorProto.INT64}
     inputs = [helper.make_tensor_value_info(f"{n}_in", kinds[v.dtype.kind], v.shape) for n, v in raw.items()]
-    nodes = [helper.make_node(last if v.dtype.kind == "f" else "Identity", [f"{n}_in"], [n]) for n, v in raw.items()]
+    # Behind the last operator stands an Identity, as exporters leave it.
+    nodes = [helper.make_node(last if v.dtype.kind == "f" else "Identity", [f"{n}_in"], [f"{n}_own"]) for n, v in raw.items()]
+    nodes += [helper.make_node("Identity", [f"{n}_own"], [n]) for n in raw]
     outputs = [helper.make_tensor_value_info(n, kinds[v.dtype.kind], v.shape) for n, v in raw.items()]
     made = helper.make_model(helper.make_graph(nodes, "g", inputs, outputs), opset_imports=[helper.make_opsetid("", opset)])
     made.ir_version = 8

@@ -242,7 +242,7 @@ def _place(models, arguments, folder, trunk, features, names, all_forms, all_lab
         _move(file, out / file.name)
     build.write_table(out / "backbone.toml", table)
     for i, (model, name) in enumerate(zip(models, names)):
-        facts = {f"split_{o.name}_max_abs": o.max_abs for o in proofs[i]}
+        facts = {f"split_{re.sub(r'[^A-Za-z0-9_-]', '_', o.name)}_max_abs": o.max_abs for o in proofs[i]}
         mine = {
             "version": arguments.version, "backbone": sha, "size": model.size, "postprocess": {},
             "checkpoint": f"{model.path.name} ({file_sha256(model.path)[:12]})",

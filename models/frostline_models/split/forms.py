@@ -297,8 +297,7 @@ def _write_centernet(form, graph, ops, size, threshold, normalized):
     _, classes, height, width = form.notes["shape"]
     stride, area = float(form.notes["stride"]), height * width
     heat = ops.floats(form.inputs["heat"])
-    made = graph.make(form.inputs["heat"])
-    if made is None or made.op_type not in ("Sigmoid", "Clip", "HardSigmoid"):
+    if not _is_chance(graph, form.inputs["heat"]):
         heat = ops.node("Sigmoid", heat)
     highest = ops.node("MaxPool", heat, kernel_shape=[3, 3], pads=[1, 1, 1, 1], strides=[1, 1])
     peaks = ops.node("Mul", heat, ops.floats(ops.node("Equal", heat, highest)))
@@ -341,6 +340,17 @@ def _before(graph: Graph, name: str, rank: int) -> str:
     return name
 
 
+def _is_chance(graph: Graph, name: str) -> bool:
+    """Whether the graph has put a tensor between 0 and 1 itself, shapes and names aside."""
+    while (made := graph.make(name)) is not None:
+        if made.op_type in ("Sigmoid", "HardSigmoid", "Clip"):
+            return True
+        if made.op_type not in ("Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Cast", "Resize"):
+            return False
+        name = made.input[0]
+    return False
+
+
 def _write_segmentation(form, graph, ops, size, threshold, normalized):
     shape = form.notes["shape"]
     if "map" in form.inputs:
@@ -349,8 +359,8 @@ def _write_segmentation(form, graph, ops, size, threshold, normalized):
     name = form.inputs["logits"]
     if shape[1] > 1:
         return {"logits": ops.floats(_before(graph, name, len(shape)))}
-    made, chance = graph.make(name), ops.floats(name)
-    if made is None or made.op_type not in ("Sigmoid", "HardSigmoid", "Clip"):
+    chance = ops.floats(name)
+    if not _is_chance(graph, name):
         chance = ops.node("Sigmoid", chance)
     rest = ops.node("Sub", ops.value(np.float32(2 * threshold)), chance)
     return {"logits": ops.concat(1, rest, chance)}

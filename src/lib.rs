@@ -31,3 +31,9 @@ pub mod slice;
 pub mod task;
 pub mod telemetry;
 pub mod trace;
+
+/// The version, as the crate's.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The commit that a release build was made of; `unknown` where the build could not tell, `development` for others.
+pub const COMMIT: &str = env!("FROSTLINE_COMMIT");

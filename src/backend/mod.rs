@@ -13,6 +13,7 @@ mod device;
 mod fault;
 mod features;
 mod head;
+mod library;
 mod options;
 mod placement;
 mod runtime;

@@ -1,14 +1,13 @@
 //! Finding and loading the ONNX Runtime library.
 
 use std::{
-    env,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use ort::environment::Environment;
 
-use super::{BackendError, Device, DeviceChoice, DeviceOptions, device};
+use super::{BackendError, Device, DeviceChoice, DeviceOptions, device, library::Surroundings};
 
 /// The ONNX Runtime version that Frostline is built and tested against.
 pub const LIBRARY_VERSION: &str = "1.31.1";
@@ -32,8 +31,8 @@ impl std::fmt::Debug for Runtime {
 
 impl Runtime {
     /// Loads the library from `library`, or else from the first place where it is found: `ORT_DYLIB_PATH`, the
-    /// executable's folder, `../lib` beside it, and `target/onnxruntime` of a source checkout. Graphs run on the CPU until
-    /// [`Runtime::on`] says otherwise.
+    /// executable's folder, `../lib` beside it, `target/onnxruntime` of a source checkout, and PyPI's `onnxruntime` in the
+    /// executable's or the active environment of Python. Graphs run on the CPU until [`Runtime::on`] says otherwise.
     ///
     /// A process has one environment: later calls return it, whatever path they give.
     ///
@@ -45,19 +44,29 @@ impl Runtime {
         LOADED.get_or_init(|| Self::load_once(library)).clone()
     }
 
+    /// Where the library is that [`Runtime::load`] takes without being given one.
+    ///
+    /// # Errors
+    /// None of the places has it, with all of them.
+    pub fn locate() -> Result<PathBuf, BackendError> {
+        Surroundings::of_process().find().map_err(|miss| {
+            BackendError::Library(format!(
+                "the ONNX Runtime {LIBRARY_VERSION} library is not found: run `make runtime`, `pip install \
+                 onnxruntime=={LIBRARY_VERSION}` in the active environment, or set device.library or ORT_DYLIB_PATH; \
+                 looked at {}",
+                miss.list()
+            ))
+        })
+    }
+
     fn load_once(library: Option<&Path>) -> Result<Self, BackendError> {
-        let library = match library {
-            Some(path) => path.to_path_buf(),
-            None => find().ok_or_else(|| {
-                BackendError::Library(format!(
-                    "the ONNX Runtime {LIBRARY_VERSION} library is not installed: run `make runtime`, or set \
-                     ORT_DYLIB_PATH to libonnxruntime.so"
-                ))
-            })?,
+        let (library, named) = match library {
+            Some(path) => (path.to_path_buf(), "device.library"),
+            None => (Self::locate()?, "ORT_DYLIB_PATH"),
         };
         if !library.is_file() {
             return Err(BackendError::Library(format!(
-                "there is no ONNX Runtime library at {}: run `make runtime`, or set ORT_DYLIB_PATH to \
+                "there is no ONNX Runtime library at {}, where {named} says: run `make runtime`, or let it name \
                  libonnxruntime.so {LIBRARY_VERSION}",
                 library.display()
             )));
@@ -135,19 +144,4 @@ impl Runtime {
     pub fn library(&self) -> &Path {
         &self.library
     }
-}
-
-fn find() -> Option<PathBuf> {
-    if let Some(path) = env::var_os("ORT_DYLIB_PATH").filter(|path| !path.is_empty()) {
-        return Some(path.into());
-    }
-    let executable = env::current_exe().ok()?;
-    let folder = executable.parent()?;
-    let beside = [folder.to_path_buf(), folder.join("../lib")];
-    let checkout = folder.ancestors().take(5).map(|up| up.join("onnxruntime"));
-    beside
-        .into_iter()
-        .chain(checkout)
-        .map(|folder| folder.join("libonnxruntime.so"))
-        .find(|path| path.is_file())
 }

@@ -28,13 +28,14 @@ mod reference;
 mod serve;
 mod show;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode, sync::LazyLock};
 
 use anyhow::Context;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::{
-    backend::{BackendError, Runtime},
+    COMMIT, VERSION,
+    backend::{BackendError, LIBRARY_VERSION, Runtime},
     client::ConnectError,
     config::{Builder, Config, ConfigError, Listing, LogFormat, Origin},
     repository::{Repository, RepositoryError},
@@ -54,12 +55,24 @@ Every setting can also be given as FROSTLINE_<SECTION>_<KEY> or in a file; `fros
 
 /// One frozen vision backbone, many light heads, one gRPC service.
 #[derive(Debug, Parser)]
-#[command(version, about, after_help = EXIT_CODES)]
+#[command(version = version(), about, after_help = EXIT_CODES)]
 struct Cli {
     #[command(flatten)]
     settings: Settings,
     #[command(subcommand)]
     command: Command,
+}
+
+/// What `--version` says: version, commit, and the library that would be loaded.
+fn version() -> &'static str {
+    static TEXT: LazyLock<String> = LazyLock::new(|| {
+        let library = match Runtime::locate() {
+            Ok(path) => format!("at {}", path.display()),
+            Err(_) => "not found".to_owned(),
+        };
+        format!("{VERSION}\ncommit {COMMIT}\nONNX Runtime {LIBRARY_VERSION} {library}")
+    });
+    &TEXT
 }
 
 /// What every command takes.

@@ -9,6 +9,7 @@ use anyhow::Context;
 use tokio::{net::TcpListener, signal::unix};
 
 use crate::{
+    COMMIT, VERSION,
     config::Config,
     descriptors,
     engine::{Engine, EngineConfig},
@@ -107,6 +108,8 @@ pub(super) fn run(
             backbone = repository.backbone.name,
             heads = heads.join(","),
             library = %runtime.library().display(),
+            version = VERSION,
+            commit = COMMIT,
             ready_ms = started.elapsed().as_millis(),
             "ready"
         );

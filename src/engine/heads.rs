@@ -88,6 +88,7 @@ impl Engine {
             Error::new(Kind::UnknownHead, "no head of this name is loaded").at("name")
         })?;
         self.shared.changes.send_replace(());
+        self.shared.config.metrics.head_gone(name);
         tracing::info!(head = name, version = head.manifest.version, "unloaded");
         Ok(head)
     }
@@ -178,6 +179,7 @@ impl Shared {
                         self.changes.send_replace(());
                         tracing::info!(head = name, "unloaded: its folder is gone");
                     }
+                    self.config.metrics.head_gone(&name);
                     looks.followed.remove(&name);
                 }
             }

@@ -95,6 +95,9 @@ impl Engine {
             on_workers: Busy::default(),
             config,
         });
+        for head in shared.heads.read().keys() {
+            shared.config.metrics.head_current(head, true);
+        }
         let engine = Self {
             shared,
             threads: Mutex::default(),

@@ -62,6 +62,12 @@ pub const DEFINITIONS: &[Definition] = &[
         "From a gRPC call's headers to its last byte, by full method name and gRPC code",
     ),
     of(
+        Counter,
+        "frostline_calls_total",
+        &["service", "code"],
+        "gRPC calls by service and gRPC code; every service has all codes from the start",
+    ),
+    of(
         Gauge,
         "frostline_calls_in_flight",
         &[],
@@ -226,7 +232,13 @@ pub const DEFINITIONS: &[Definition] = &[
         Counter,
         "frostline_head_loads_total",
         &["head", "result"],
-        "Heads loaded or replaced while serving (loaded, failed)",
+        "Heads loaded or replaced while serving (loaded, failed); both are there from a head's first sight",
+    ),
+    of(
+        Gauge,
+        "frostline_head_current",
+        &["head"],
+        "Whether a head's newest version in the repository serves: 0 while it does not load; nothing for a head that was unloaded or is gone",
     ),
     of(
         Gauge,
@@ -251,6 +263,12 @@ pub const DEFINITIONS: &[Definition] = &[
         "process_virtual_memory_bytes",
         &[],
         "Virtual memory of the process",
+    ),
+    of(
+        Gauge,
+        "frostline_memory_limit_bytes",
+        &[],
+        "Memory that the process may have: its control group's limit, or the machine's memory",
     ),
     of(Gauge, "process_threads", &[], "Threads of the process"),
     of(Gauge, "process_open_fds", &[], "Open file descriptors"),

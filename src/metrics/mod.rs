@@ -41,9 +41,34 @@ const SECONDS: [f64; 18] = {
 /// Upper bounds of the buckets for batch sizes.
 const ROWS: [f64; 10] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0];
 
+/// The gRPC codes, as label values.
+const CODES: [&str; 17] = [
+    "OK",
+    "CANCELLED",
+    "UNKNOWN",
+    "INVALID_ARGUMENT",
+    "DEADLINE_EXCEEDED",
+    "NOT_FOUND",
+    "ALREADY_EXISTS",
+    "PERMISSION_DENIED",
+    "RESOURCE_EXHAUSTED",
+    "FAILED_PRECONDITION",
+    "ABORTED",
+    "OUT_OF_RANGE",
+    "UNIMPLEMENTED",
+    "INTERNAL",
+    "UNAVAILABLE",
+    "DATA_LOSS",
+    "UNAUTHENTICATED",
+];
+
+/// How a head's part of a request ends, where rules read it: each is there before it first happens.
+const HEAD_CODES: [&str; 4] = ["OK", "HEAD_FAILED", "BACKBONE_FAILED", "INTERNAL"];
+
 type Labels<const N: usize> = [(&'static str, Arc<str>); N];
 type Histograms<const N: usize> = Family<Labels<N>, Histogram, fn() -> Histogram>;
 type Counters<const N: usize> = Family<Labels<N>, Counter>;
+type Gauges<const N: usize> = Family<Labels<N>, Gauge>;
 type Seconds<const N: usize> = Family<Labels<N>, Counter<f64>>;
 
 /// A step of a request's way, as the label `stage`.
@@ -102,11 +127,13 @@ pub struct Metrics {
     identities: RwLock<HashSet<Arc<str>>>,
     stages: Histograms<3>,
     calls: Histograms<2>,
+    ended: Counters<2>,
     calls_in_flight: Gauge,
     batch_images: Histogram,
     device_seconds: Seconds<3>,
     refused: Counters<1>,
     head_loads: Counters<2>,
+    heads_current: Gauges<1>,
     call_codes: RwLock<HashSet<Arc<str>>>,
 }
 
@@ -139,11 +166,13 @@ impl Default for Metrics {
             identities: RwLock::default(),
             stages: Family::new_with_constructor(durations),
             calls: Family::new_with_constructor(durations),
+            ended: Family::default(),
             calls_in_flight: Gauge::default(),
             batch_images: Histogram::new(ROWS),
             device_seconds: Family::default(),
             refused: Family::default(),
             head_loads: Family::default(),
+            heads_current: Family::default(),
             call_codes: RwLock::default(),
         };
         let registry = &mut metrics.registry;
@@ -151,6 +180,7 @@ impl Default for Metrics {
         let in_flight = metrics.calls_in_flight.clone();
         register(registry, "frostline_stage_duration_seconds", stages);
         register(registry, "frostline_call_duration_seconds", calls);
+        register(registry, "frostline_calls_total", metrics.ended.clone());
         register(registry, "frostline_calls_in_flight", in_flight);
         register(
             registry,
@@ -165,6 +195,8 @@ impl Default for Metrics {
             "frostline_head_loads_total",
             metrics.head_loads.clone(),
         );
+        let current = metrics.heads_current.clone();
+        register(registry, "frostline_head_current", current);
         metrics
     }
 }
@@ -190,11 +222,25 @@ impl Metrics {
 
     /// A call of `method` ended with the gRPC code of this name.
     pub fn call(&self, method: &Arc<str>, code: &str, took: Duration) {
-        let code = (code != "OK").then_some(code);
-        let labels = [("method", Arc::clone(method)), ("code", self.code(code))];
+        let code = self.code((code != "OK").then_some(code));
+        let service = self.code(Some(service(method)));
+        let labels = [("service", service), ("code", Arc::clone(&code))];
+        self.ended.get_or_create(&labels).inc();
+        let labels = [("method", Arc::clone(method)), ("code", code)];
         self.calls
             .get_or_create(&labels)
             .observe(took.as_secs_f64());
+    }
+
+    /// The services of these methods exist: their calls are counted from 0, so that a rate sees the first of each code.
+    pub fn serves<'a>(&self, methods: impl Iterator<Item = &'a str>) {
+        let services: HashSet<_> = methods.map(service).collect();
+        for service in services {
+            for code in CODES {
+                let labels = [("service", service.into()), ("code", code.into())];
+                drop(self.ended.get_or_create(&labels));
+            }
+        }
     }
 
     /// The backbone ran on a batch of `images`, padding left out.
@@ -221,8 +267,37 @@ impl Metrics {
             .inc();
     }
 
+    /// Whether the newest version of the head in the repository serves. All that rules read of a head is there from now
+    /// on, at 0 before it happens.
+    pub fn head_current(&self, head: &str, serves: bool) {
+        let name: Arc<str> = head.into();
+        for result in ["loaded", "failed"] {
+            let labels = [("head", Arc::clone(&name)), ("result", result.into())];
+            drop(self.head_loads.get_or_create(&labels));
+        }
+        for code in HEAD_CODES {
+            let labels = [
+                (
+                    "stage",
+                    Arc::clone(&self.words.stages[Stage::Total as usize]),
+                ),
+                ("head", Arc::clone(&name)),
+                ("code", code.into()),
+            ];
+            drop(self.stages.get_or_create(&labels));
+        }
+        let gauge = self.heads_current.get_or_create(&[("head", name)]);
+        gauge.set(i64::from(serves));
+    }
+
+    /// The head is not to serve any more: it was unloaded, or is not in the repository.
+    pub fn head_gone(&self, head: &str) {
+        self.heads_current.remove(&[("head", head.into())]);
+    }
+
     /// A head was loaded while serving, or did not load.
     pub fn head_load(&self, head: &str, loaded: bool) {
+        self.head_current(head, loaded);
         let result = if loaded { "loaded" } else { "failed" };
         let labels = [("head", head.into()), ("result", result.into())];
         self.head_loads.get_or_create(&labels).inc();
@@ -267,6 +342,13 @@ impl Metrics {
         self.call_codes.write().insert(Arc::clone(&word));
         word
     }
+}
+
+/// The service of a method `package.Service/Method`.
+fn service(method: &str) -> &str {
+    method
+        .split_once('/')
+        .map_or(method, |(service, _)| service)
 }
 
 /// A call under way.

@@ -1,5 +1,10 @@
 //! What the kernel tells of this process.
 
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
 use procfs::{Current, WithCurrentSystemInfo, process::Process};
 
 use super::Sample;
@@ -24,6 +29,9 @@ pub(super) fn sample(out: &mut Sample) {
             out.add("process_start_time_seconds", started);
         }
     }
+    if let Some(bytes) = memory_limit() {
+        out.add("frostline_memory_limit_bytes", bytes as f64);
+    }
     if let Ok(open) = process.fd_count() {
         out.add("process_open_fds", open as f64);
     }
@@ -37,17 +45,30 @@ pub(super) fn sample(out: &mut Sample) {
 /// Adds memory in use and in all where the device is the CPU: the process's, and its control group's or the machine's.
 pub fn host_memory(out: &mut Sample) {
     let resident = Process::myself().and_then(|process| process.stat());
-    let machine = procfs::Meminfo::current().map(|memory| memory.mem_total);
-    let group = ["memory.max", "memory/memory.limit_in_bytes"]
-        .iter()
-        .find_map(|file| std::fs::read_to_string(format!("/sys/fs/cgroup/{file}")).ok())
-        .and_then(|text| text.trim().parse::<u64>().ok());
     let used = resident.ok().map(|stat| stat.rss_bytes().get());
-    let total = machine.ok().into_iter().chain(group).min();
-    for (kind, bytes) in [("used", used), ("total", total)] {
+    for (kind, bytes) in [("used", used), ("total", memory_limit())] {
         if let Some(bytes) = bytes {
             let labels = vec![("kind", kind.to_owned())];
             out.labelled("frostline_device_memory_bytes", labels, bytes as f64);
         }
     }
+}
+
+/// Most memory that the process may have: the least of the limits of the control groups that it is in, or the machine's.
+fn memory_limit() -> Option<u64> {
+    let machine = procfs::Meminfo::current().map(|memory| memory.mem_total);
+    let mut files = vec![PathBuf::from("/sys/fs/cgroup/memory/memory.limit_in_bytes")];
+    // Outside a container the group is a folder below the root, and each one above it bounds it too.
+    let groups = Process::myself().and_then(|process| process.cgroups());
+    let group = groups.ok().and_then(|groups| {
+        let unified = groups.into_iter().find(|group| group.hierarchy == 0)?;
+        Some(unified.pathname)
+    });
+    let group = group.unwrap_or_default();
+    let folders = Path::new(group.trim_start_matches('/')).ancestors();
+    files.extend(folders.map(|folder| Path::new("/sys/fs/cgroup").join(folder).join("memory.max")));
+    let limits = files
+        .iter()
+        .filter_map(|file| fs::read_to_string(file).ok()?.trim().parse::<u64>().ok());
+    machine.ok().into_iter().chain(limits).min()
 }

@@ -11,7 +11,10 @@ use promql_parser::{
 use serde_json::Value;
 use yaml_rust2::{Yaml, YamlLoader};
 
-use crate::observe::{Observed, scrape, tight, traffic};
+use crate::{
+    observe::{Observed, scrape, tight, traffic, value},
+    support::one_lane,
+};
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/observability");
 
@@ -251,4 +254,54 @@ fn the_reference_page_is_what_the_code_says() {
             "{kind:?}"
         );
     }
+}
+
+/// Without it a rule would be about other people's processes, and the chart could not put its own name there.
+#[test]
+fn every_selector_of_the_rules_names_the_job() {
+    let (_, found) = rules();
+    for (place, query) in found {
+        for selector in selectors(&place, &query) {
+            let matchers = &selector.matchers.matchers;
+            let job = matchers.iter().find(|matcher| matcher.name == "job");
+            let named = job.is_some_and(|job| job.op == MatchOp::Equal && job.value == "frostline");
+            assert!(named, "{place}: {selector}");
+        }
+    }
+}
+
+/// An increase is only seen from a number that was there before: of what alerts count, everything is there at 0.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_alerts_count_is_there_before_it_happens() {
+    let observed = Observed::start(one_lane()).await;
+    let text = scrape(observed.admin).await;
+    for service in [
+        "frostline.v1.VisionService",
+        "inference.GRPCInferenceService",
+    ] {
+        for code in [
+            "INTERNAL",
+            "UNKNOWN",
+            "DATA_LOSS",
+            "UNAVAILABLE",
+            "RESOURCE_EXHAUSTED",
+            "DEADLINE_EXCEEDED",
+        ] {
+            let series = format!("frostline_calls_total{{service=\"{service}\",code=\"{code}\"}}");
+            assert_eq!(value(&text, &series), 0.0);
+        }
+    }
+    for head in ["objects", "scene"] {
+        for code in ["OK", "HEAD_FAILED", "BACKBONE_FAILED", "INTERNAL"] {
+            let labels = format!(r#"stage="total",head="{head}",code="{code}""#);
+            let series = format!("frostline_stage_duration_seconds_count{{{labels}}}");
+            assert_eq!(value(&text, &series), 0.0);
+        }
+        for result in ["loaded", "failed"] {
+            let series =
+                format!(r#"frostline_head_loads_total{{head="{head}",result="{result}"}}"#);
+            assert_eq!(value(&text, &series), 0.0);
+        }
+    }
+    observed.server.stop().await;
 }

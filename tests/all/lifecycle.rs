@@ -11,6 +11,7 @@ use std::{
 
 use frostline::{
     client::{Client, raw},
+    metrics::Sample,
     proto::{self, head_result::Result as Answer},
     repository::Repository,
 };
@@ -158,6 +159,49 @@ async fn a_head_that_does_not_load_leaves_the_old_one_and_says_why() {
     let status = load(&mut client, "mean").await.unwrap_err();
     assert!(status.message().contains("sha256"), "{status:?}");
     assert_eq!(ask(&mut client, "mean", 11).await.unwrap(), 1);
+    site.server.stop().await;
+}
+
+/// Whether the head's newest version serves, as a scrape tells it.
+fn current(site: &Site, head: &str) -> Option<bool> {
+    let metrics = &site.server.engine.config().metrics;
+    let text = metrics.render(Sample::default()).unwrap();
+    let series = format!("frostline_head_current{{head=\"{head}\"}} ");
+    let value = text.lines().find_map(|line| line.strip_prefix(&series))?;
+    Some(value == "1")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scrape_tells_whether_the_newest_version_of_a_head_serves() {
+    let site = Site::new().await;
+    let client = &mut site.server.client().await;
+    assert_eq!(current(&site, "mean"), Some(true), "from the start");
+    site.break_head("mean");
+    load(client, "mean").await.unwrap_err();
+    assert_eq!(ask(client, "mean", 10).await.unwrap(), 1);
+    assert_eq!(current(&site, "mean"), Some(false), "the old one serves");
+    site.write("mean", 2);
+    load(client, "mean").await.unwrap();
+    assert_eq!(current(&site, "mean"), Some(true));
+    unload(client, "mean").await.unwrap();
+    assert_eq!(current(&site, "mean"), None, "nobody wants it to serve");
+    // One that never loaded, and names that come from anybody.
+    site.break_head("new");
+    load(client, "new").await.unwrap_err();
+    assert_eq!(current(&site, "new"), Some(false));
+    load(client, "nothing").await.unwrap_err();
+    assert_eq!(current(&site, "nothing"), None);
+    let limit = Duration::from_secs(20);
+    site.server.engine.watch(Duration::from_millis(10)).unwrap();
+    std::fs::remove_dir_all(site.folder.path().join("heads/new")).unwrap();
+    let gone = async {
+        while current(&site, "new").is_some() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(limit, gone)
+        .await
+        .expect("its folder is gone");
     site.server.stop().await;
 }
 

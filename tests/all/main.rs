@@ -22,6 +22,7 @@ mod foreign;
 mod geometry;
 mod health;
 mod layers;
+mod library;
 mod lifecycle;
 mod messages;
 mod observe;

@@ -100,7 +100,7 @@ pub(crate) async fn scrape(address: SocketAddr) -> String {
 }
 
 /// The value of the series that is written exactly so.
-fn value(text: &str, series: &str) -> f64 {
+pub(crate) fn value(text: &str, series: &str) -> f64 {
     let line = text
         .lines()
         .find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
@@ -191,9 +191,25 @@ async fn what_is_scraped_is_what_happened() {
     assert_eq!(series(&text, "frostline_cache_hits_total"), saved("cache"));
     let loaded = r#"frostline_head_loads_total{head="scene",result="loaded"}"#;
     assert_eq!(series(&text, loaded), 1.0);
+    let failed = r#"frostline_head_loads_total{head="scene",result="failed"}"#;
+    assert_eq!(series(&text, failed), 0.0, "there before it happens");
+    assert_eq!(
+        series(&text, r#"frostline_head_current{head="scene"}"#),
+        1.0
+    );
+    assert_eq!(
+        series(
+            &text,
+            r#"frostline_calls_total{service="frostline.v1.VisionService",code="INVALID_ARGUMENT"}"#
+        ),
+        2.0,
+        "an image that is none, and a clip over the limit"
+    );
     assert_eq!(series(&text, "frostline_calls_in_flight"), 0.0);
     assert_eq!(series(&text, "frostline_ready"), 1.0);
-    assert!(series(&text, "process_resident_memory_bytes") > 1e7);
+    let resident = series(&text, "process_resident_memory_bytes");
+    assert!(resident > 1e7);
+    assert!(series(&text, "frostline_memory_limit_bytes") > resident);
     let device: f64 = text
         .lines()
         .filter(|line| line.starts_with("frostline_device_seconds_total{"))

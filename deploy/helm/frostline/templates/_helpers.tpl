@@ -116,6 +116,45 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 {{- end }}
 
+{{- /* observability/rules.yml for this release: its job and namespace, its start-up allowance, and where the runbook is. */}}
+{{- define "frostline.rules" -}}
+{{- $root := . }}
+{{- $given := .Values.prometheusRule }}
+{{- $rules := .Files.Get "files/rules.yml" | required "the chart was packaged without files/rules.yml" | fromYaml }}
+{{- $job := printf "job=%q,namespace=%q" (default (include "frostline.fullname" .) $given.job) .Release.Namespace }}
+{{- $without := $given.without }}
+{{- if and .Values.keda.enabled (eq (int .Values.keda.minReplicas) 0) }}
+{{- /* Scaled to nothing there is no target, as it should be. */}}
+{{- $without = append $without "FrostlineAbsent" }}
+{{- end }}
+{{- $names := list }}
+{{- range $group := $rules.groups }}
+{{- $kept := list }}
+{{- range $rule := $group.rules }}
+{{- $_ := set $rule "expr" ($rule.expr | replace "job=\"frostline\"" $job) }}
+{{- with $rule.alert }}
+{{- $names = append $names . }}
+{{- if eq . "FrostlineNotReady" }}
+{{- $_ := set $rule "for" (printf "%ds" (add (int $root.Values.probes.startupSeconds) 300)) }}
+{{- end }}
+{{- with $given.runbookUrl }}
+{{- $_ := set $rule.annotations "runbook_url" (printf "%s#%s" (trimSuffix "#" .) (lower $rule.alert)) }}
+{{- end }}
+{{- end }}
+{{- if not (and $rule.alert (has $rule.alert $without)) }}
+{{- $kept = append $kept $rule }}
+{{- end }}
+{{- end }}
+{{- $_ := set $group "rules" $kept }}
+{{- end }}
+{{- range $without }}
+{{- if not (has . $names) }}
+{{- fail (printf "prometheusRule.without: there is no alert %s" .) }}
+{{- end }}
+{{- end }}
+{{- toYaml $rules }}
+{{- end }}
+
 {{- /* Ends with a word where values do not go together. */}}
 {{- define "frostline.check" -}}
 {{- if not (or .Values.insecure (and .Values.tls.enabled (include "frostline.authorized" .))) }}

@@ -91,6 +91,7 @@ reference: build ## Write deploy/REFERENCE.md, models/MANIFEST.md and its schema
 	@target/release/frostline reference > deploy/REFERENCE.md
 	@target/release/frostline reference manifest > models/MANIFEST.md
 	@mkdir -p models/schema
+	@$(PYTHON) deploy/helm/config_schema.py target/release/frostline
 	@for of in backbone head; do target/release/frostline reference $$of-schema > models/schema/$$of.schema.json; done
 
 test-rules: ## Check the Prometheus configuration and rules with promtool, and run the rules' unit tests
@@ -115,6 +116,14 @@ soak: runtime ## Put a million requests on a server and compare its memory
 
 load: build ## Run the ghz loads of tests/load against a server; keeps plots in target/load (needs Go)
 	$(call step,load,tests/load/run.sh target/release/frostline target/load)
+
+.PHONY: release
+release: build tests/.venv/ready ## Make a release dry, in target/release-VERSION; PUBLISH=1 tags, pushes and signs
+	$(call step,release,PYTHON=tests/.venv/bin/python deploy/release/release.sh $(if $(PUBLISH),,--dry))
+
+.PHONY: wheel
+wheel: build tests/.venv/ready ## Pack the server as a wheel into target/wheel
+	$(call step,wheel,tests/.venv/bin/python deploy/release/wheel.py target/release/frostline target/wheel)
 
 gpu-kit: ## Pack what measures on a GPU host without a network into target/gpu-kit
 	$(call step,gpu kit,tests/gpu/prepare.sh target/gpu-kit $(PYTHON))

@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Read, Write},
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs},
     time::Duration,
 };
 
@@ -25,6 +25,9 @@ pub(super) struct Health {
     /// no --ca is given.
     #[arg(long, value_name = "URL")]
     addr: Option<String>,
+    /// An admin port to ask, which speaks plain HTTP whatever the server speaks.
+    #[arg(long, value_name = "HOST:PORT", conflicts_with_all = ["addr", "service"])]
+    admin: Option<String>,
     #[command(flatten)]
     credentials: super::credentials::Flags,
     /// A service by its full name, or a head as frostline.head.NAME; unset: the whole server.
@@ -37,6 +40,9 @@ pub(super) struct Health {
 /// # Errors
 /// A server that cannot be reached or does not serve.
 pub(super) fn health(config: &Config, command: &Health) -> anyhow::Result<()> {
+    if let Some(admin) = &command.admin {
+        return probe(admin, named(admin)?);
+    }
     let own = command.addr.is_none() && command.service.is_empty();
     // Its certificate is for the name that callers know, by an authority that need not be known here, and it may ask for a
     // client's: a health check on the same machine has none of these.
@@ -45,7 +51,8 @@ pub(super) fn health(config: &Config, command: &Health) -> anyhow::Result<()> {
         config.tls.cert.is_some(),
         config.telemetry.admin,
     ) {
-        return probe(reachable(admin));
+        let admin = reachable(admin);
+        return probe(&admin.to_string(), vec![admin]);
     }
     let target = Target {
         addr: Some(command.addr.clone().unwrap_or_else(|| {
@@ -81,15 +88,34 @@ fn reachable(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, address.port())
 }
 
-/// Asks the admin port whether the server takes requests.
-fn probe(admin: SocketAddr) -> anyhow::Result<()> {
-    let (code, phase) = ready(admin).map_err(|source| ConnectError::Silent {
-        address: admin,
+/// The addresses of `HOST:PORT`.
+fn named(admin: &str) -> anyhow::Result<Vec<SocketAddr>> {
+    let found = admin.to_socket_addrs();
+    let addresses: Vec<_> = found.map_err(|source| silent(admin, source))?.collect();
+    Ok(addresses)
+}
+
+fn silent(address: &str, source: io::Error) -> ConnectError {
+    ConnectError::Silent {
+        address: address.to_owned(),
         source,
-    })?;
-    ensure!(code == "200", "the server does not serve: {phase}");
-    say!("the server serves");
-    Ok(())
+    }
+}
+
+/// Asks the admin port called `name`, at the first of its addresses that answers, whether the server takes requests.
+fn probe(name: &str, addresses: Vec<SocketAddr>) -> anyhow::Result<()> {
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "no address");
+    for address in addresses {
+        match ready(address) {
+            Ok((code, phase)) => {
+                ensure!(code == "200", "the server does not serve: {phase}");
+                say!("the server serves");
+                return Ok(());
+            }
+            Err(error) => last = error,
+        }
+    }
+    Err(silent(name, last).into())
 }
 
 /// The code and the text that `/readyz` answers.

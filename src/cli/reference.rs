@@ -20,6 +20,8 @@ pub(super) enum Page {
     /// Every setting, metric, error reason and bound.
     #[default]
     Settings,
+    /// The JSON Schema of the configuration file.
+    ConfigSchema,
     /// What a model repository may hold.
     Manifest,
     /// The JSON Schema of backbone.toml.
@@ -32,6 +34,7 @@ pub(super) enum Page {
 pub(super) fn text_of(page: Page) -> anyhow::Result<String> {
     let schema = match page {
         Page::Settings => return settings_page(),
+        Page::ConfigSchema => schema::<Config>(),
         Page::Manifest => return manifest::page(),
         Page::BackboneSchema => manifest::backbone_schema(),
         Page::HeadSchema => manifest::head_schema()?,

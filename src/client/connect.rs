@@ -1,10 +1,6 @@
 //! Connections: plain or TLS, with a token or a certificate.
 
-use std::{
-    error::Error,
-    fmt, io,
-    net::{IpAddr, SocketAddr},
-};
+use std::{error::Error, fmt, io, net::IpAddr};
 
 use hyper_util::{client::legacy::connect::HttpConnector, rt::TokioIo};
 use tonic::{
@@ -46,7 +42,7 @@ pub enum ConnectError {
     #[error("cannot reach a server's admin port at {address}")]
     Silent {
         /// The address.
-        address: SocketAddr,
+        address: String,
         /// What the system says.
         source: io::Error,
     },

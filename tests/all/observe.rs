@@ -260,6 +260,25 @@ async fn the_definitions_are_what_is_scraped_name_by_name_and_label_by_label() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn health_can_be_asked_of_an_admin_port_by_name() {
+    let observed = Observed::start(one_lane()).await;
+    let port = observed.admin.port();
+    let ask = |phase: Phase| {
+        observed.readiness.set(phase);
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_frostline"));
+        command.args(["health", "--admin", &format!("localhost:{port}")]);
+        tokio::task::spawn_blocking(move || command.output().unwrap().status.code())
+    };
+    assert_eq!(ask(Phase::Ready).await.unwrap(), Some(0));
+    assert_eq!(ask(Phase::Draining).await.unwrap(), Some(1));
+    observed.server.stop().await;
+    let nobody = std::process::Command::new(env!("CARGO_BIN_EXE_frostline"))
+        .args(["health", "--admin", "host.invalid:1"])
+        .output();
+    assert_eq!(nobody.unwrap().status.code(), Some(3));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn paths_that_do_not_exist_become_no_labels() {
     let observed = Observed::start(one_lane()).await;
     let channel =

@@ -3,7 +3,9 @@
 import copy
 import json
 import re
+import shutil
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -14,6 +16,10 @@ import yaml
 import picks
 import schemas
 from fleet import ROOT, binary, environment
+
+sys.path.insert(0, str(ROOT / "deploy/helm"))
+
+import config_schema
 
 CHART = ROOT / "deploy/helm/frostline"
 CASES = {path.name.removesuffix("-values.yaml"): path for path in sorted((CHART / "ci").glob("*-values.yaml"))}
@@ -71,7 +77,7 @@ def test_rendered_manifests_match_their_schemas(case):
 def test_all_kinds_are_rendered_by_some_case():
     kinds = {document["kind"] for case in CASES for document in render(values(case))}
     assert kinds == {
-        "BackendTrafficPolicy", "ConfigMap", "Deployment", "GRPCRoute", "HorizontalPodAutoscaler", "NetworkPolicy", "Pod",
+        "BackendTLSPolicy", "BackendTrafficPolicy", "ConfigMap", "Deployment", "GRPCRoute", "HorizontalPodAutoscaler", "NetworkPolicy", "Pod",
         "PodDisruptionBudget", "PrometheusRule", "ScaledObject", "Service", "ServiceAccount", "ServiceMonitor",
     }
 
@@ -86,6 +92,7 @@ def test_all_kinds_are_rendered_by_some_case():
         ("ServiceMonitor", "spec.endpoints.0.intervall"),
         ("PrometheusRule", "spec.groups.0.rules.0.expression"),
         ("GRPCRoute", "spec.rules.0.backendRef"),
+        ("BackendTLSPolicy", "spec.validation.hostName"),
         ("BackendTrafficPolicy", "spec.loadBalancer.consistentHash.headerName"),
     ],
 )
@@ -170,9 +177,11 @@ def test_grace_covers_lame_duck_and_drain(case):
     server = tomllib.loads(by_kind(documents, "ConfigMap")[0]["data"]["frostline.toml"])["server"]
     grace = pod(documents)["terminationGracePeriodSeconds"]
     assert grace >= server["lame_duck_seconds"] + server["drain_seconds"] + 5
-    # Long enough for two readiness checks, so that endpoints are gone before calls are refused.
+    # A pod that is deleted leaves the endpoints by its deletion, not by failing checks: two checks' time to be told is enough.
     readiness = pod(documents)["containers"][0]["readinessProbe"]
-    assert server["lame_duck_seconds"] >= 2 * readiness["periodSeconds"] * readiness["failureThreshold"]
+    assert server["lame_duck_seconds"] >= 2 * readiness["periodSeconds"]
+    # And one late answer takes nobody out.
+    assert readiness["failureThreshold"] >= 2 and readiness["timeoutSeconds"] > 1
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -248,6 +257,15 @@ def test_values_that_do_not_go_together_are_refused(given, said):
         ({"config": {"engin": {}}}, "engin"),
         ({"config": {"server": {"listen": "0.0.0.0:1"}}}, "server"),
         ({"config": {"repository": {"path": "/x"}}}, "repository"),
+        ({"config": {"engine": {"max_bach": 4}}}, "max_bach"),
+        ({"config": {"engine": {"max_batch": "four"}}}, "max_batch"),
+        ({"config": {"limits": {"image_byte": 1}}}, "image_byte"),
+        ({"config": {"telemetry": {"admin": "0.0.0.0:1"}}}, "admin"),
+        ({"config": {"telemetry": {"format": "xml"}}}, "format"),
+        ({"config": {"tls": {"cert": "/x"}}}, "cert"),
+        ({"config": {"auth": {"jwks": "/x"}}}, "jwks"),
+        ({"config": {"server": {"drain_seconds": 99999}}}, "drain_seconds"),
+        ({"gateway": {"backendTls": {"ca": "x"}}}, "backendTls"),
         ({"service": {"port": 70000}}, "port"),
         ({"autoscaling": {"queuedWorkSeconds": "much"}}, "queuedWorkSeconds"),
     ],
@@ -274,6 +292,113 @@ def test_every_value_has_a_schema():
     defaults = yaml.safe_load((CHART / "values.yaml").read_text())
     assert not missing(defaults, schema, "")
     assert schema["properties"].keys() - {"global"} == defaults.keys()
+
+
+def test_the_schema_of_config_is_the_servers():
+    """An unknown key is refused before anything is installed, and not by pods that do not become ready."""
+    assert config_schema.FILE.read_text() == config_schema.made(binary()), "values.schema.json is old: make reference"
+
+
+def test_pods_keep_their_labels_when_only_the_chart_changes(tmp_path):
+    """A new version of the chart that runs the same image replaces no pod."""
+    shutil.copytree(CHART, tmp_path / "frostline", symlinks=False)
+    meta = (tmp_path / "frostline/Chart.yaml").read_text()
+    (tmp_path / "frostline/Chart.yaml").write_text(meta.replace("version: 0.1.0", "version: 9.9.9", 1))
+    given = merged(values("everything"), {"image": {"digest": "sha256:" + "0" * 64}})
+    with helm_python.Chart.load(tmp_path / "frostline") as chart:
+        rendered = chart.render(given, name="demo", namespace="vision")
+    documents = [d for path, text in rendered.items() if not path.endswith(".txt") for d in yaml.safe_load_all(text) if d]
+    new, old = by_kind(documents, "Deployment")[0], by_kind(render(given), "Deployment")[0]
+    assert new["metadata"]["labels"]["helm.sh/chart"] == "frostline-9.9.9" != old["metadata"]["labels"]["helm.sh/chart"]
+    assert new["spec"] == old["spec"]
+
+
+def test_the_image_is_taken_by_digest_everywhere():
+    digest = "sha256:" + "a" * 64
+    documents = render(values("embedded") | {"image": {"tag": "7", "digest": digest}})
+    specs = [pod(documents), *(document["spec"] for document in by_kind(documents, "Pod"))]
+    images = [container["image"] for spec in specs for container in spec["containers"]]
+    assert images == [f"ghcr.io/frostline/frostline@{digest}"] * 2
+
+
+def peers(policy: dict, port: str) -> list[dict]:
+    """Whom a NetworkPolicy lets in to a port."""
+    rules = policy["spec"]["ingress"]
+    return [peer for rule in rules if port in [p["port"] for p in rule["ports"]] for peer in rule["from"]]
+
+
+def namespace(name: str) -> dict:
+    return {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": name}}}
+
+
+@pytest.mark.parametrize(
+    "gateway, admitted",
+    [
+        ({"parentRefs": [{"name": "edge", "namespace": "gateways"}]}, ["gateways"]),
+        ({"parentRefs": [{"name": "edge"}]}, ["vision"]),
+        ({"parentRefs": [{"name": "edge", "namespace": "g"}], "envoyGateway": {"enabled": True}}, ["g", "envoy-gateway-system"]),
+        ({"parentRefs": [{"name": "edge", "namespace": "g"}], "namespaces": ["proxies"]}, ["proxies"]),
+    ],
+)
+def test_the_network_policy_admits_the_gateways_proxies(gateway, admitted):
+    callers = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "cameras"}}}
+    given = {"insecure": True, "networkPolicy": {"from": [callers]}, "gateway": {"enabled": True} | gateway}
+    policy = by_kind(render(given), "NetworkPolicy")[0]
+    for name in admitted:
+        assert namespace(name) in peers(policy, "grpc") and namespace(name) not in peers(policy, "admin")
+    assert callers in peers(policy, "grpc")
+    without = by_kind(render({"insecure": True}), "NetworkPolicy")[0]
+    assert not [name for name in admitted if name != "vision" and namespace(name) in peers(without, "grpc")]
+
+
+def test_a_gateway_speaks_tls_to_pods_that_do():
+    tls = {"tls": {"enabled": True, "secretName": "t"}, "auth": {"keys": {"secretName": "k"}}}
+    gateway = {"gateway": {"enabled": True, "parentRefs": [{"name": "edge"}]}}
+    documents = render(tls | gateway)
+    policy = by_kind(documents, "BackendTLSPolicy")[0]["spec"]
+    target, service = policy["targetRefs"][0], by_kind(documents, "Service")[0]
+    route = by_kind(documents, "GRPCRoute")[0]["spec"]["rules"][0]["backendRefs"][0]
+    assert target["name"] == service["metadata"]["name"] == route["name"]
+    assert {p["name"]: p["port"] for p in service["spec"]["ports"]}[target["sectionName"]] == route["port"]
+    assert policy["validation"] == {"hostname": "demo-frostline.vision.svc", "wellKnownCACertificates": "System"}
+    given = merged(tls | gateway, {"gateway": {"backendTls": {"caConfigMapName": "ca", "hostname": "a.example"}}})
+    validation = by_kind(render(given), "BackendTLSPolicy")[0]["spec"]["validation"]
+    assert validation["hostname"] == "a.example" and validation["caCertificateRefs"][0]["name"] == "ca"
+    assert "wellKnownCACertificates" not in validation
+    assert not by_kind(render({"insecure": True} | gateway), "BackendTLSPolicy"), "plain pods"
+    assert not by_kind(render(tls), "BackendTLSPolicy"), "no gateway"
+
+
+def test_what_fetches_models_gets_out():
+    given = values("initcontainer")
+    egress = by_kind(render(given), "NetworkPolicy")[0]["spec"]["egress"]
+    assert {"ports": [{"port": 443, "protocol": "TCP"}]} in egress
+    bucket = {"to": [{"ipBlock": {"cidr": "192.0.2.0/24"}}], "ports": [{"port": 9000, "protocol": "TCP"}]}
+    given = merged(given, {"models": {"initContainer": {"egress": [bucket]}}})
+    egress = by_kind(render(given), "NetworkPolicy")[0]["spec"]["egress"]
+    assert bucket in egress and {"ports": [{"port": 443, "protocol": "TCP"}]} not in egress
+    # Who fetches nothing calls nobody but the name service.
+    egress = by_kind(render(values("embedded")), "NetworkPolicy")[0]["spec"]["egress"]
+    assert [port["port"] for rule in egress for port in rule["ports"]] == [53, 53]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_helm_test_asks_what_answers_and_is_let_in(case):
+    documents = render(values(case))
+    test = by_kind(documents, "Pod")[0]
+    assert test["metadata"]["annotations"]["helm.sh/hook"] == "test"
+    command, flag, address = test["spec"]["containers"][0]["args"]
+    name, port = address.removeprefix("http://").split(":")
+    service = next(s for s in by_kind(documents, "Service") if s["metadata"]["name"] == name)
+    target = next(p["targetPort"] for p in service["spec"]["ports"] if p["port"] == int(port))
+    secure = values(case).get("tls", {}).get("enabled", False)
+    assert (command, flag, target) == (("health", "--admin", "admin") if secure else ("health", "--addr", "grpc"))
+    for policy in by_kind(documents, "NetworkPolicy"):
+        admitted = [p["podSelector"]["matchLabels"] for p in peers(policy, target) if "podSelector" in p]
+        assert any(labels.items() <= test["metadata"]["labels"].items() for labels in admitted)
+    # It is no replica: no Service may send it calls.
+    for service in by_kind(documents, "Service"):
+        assert not service["spec"]["selector"].items() <= test["metadata"]["labels"].items()
 
 
 def test_long_names_fit():

@@ -155,6 +155,20 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- toYaml $rules }}
 {{- end }}
 
+{{- /* Namespaces that the gateway's proxies run in, with commas. */}}
+{{- define "frostline.gatewayNamespaces" -}}
+{{- $names := .Values.gateway.namespaces }}
+{{- if not $names }}
+{{- range .Values.gateway.parentRefs }}
+{{- $names = append $names (default $.Release.Namespace .namespace) }}
+{{- end }}
+{{- if .Values.gateway.envoyGateway.enabled }}
+{{- $names = append $names "envoy-gateway-system" }}
+{{- end }}
+{{- end }}
+{{- $names | uniq | join "," }}
+{{- end }}
+
 {{- /* Ends with a word where values do not go together. */}}
 {{- define "frostline.check" -}}
 {{- if not (or .Values.insecure (and .Values.tls.enabled (include "frostline.authorized" .))) }}

@@ -12,6 +12,9 @@
 # where the variables say that the server listens, and the admin port where it speaks TLS; with a configuration file, name
 # it in FROSTLINE_CONFIG.
 
+# Base images by tag, so that a build takes today's security updates; a release names them by digest, which makes it
+# repeatable: --build-arg RUST_IMAGE=docker.io/library/rust@sha256:... and so on (deploy/release/release.sh takes them from the
+# variables of these names).
 ARG RUST_IMAGE=docker.io/library/rust:1.95-slim-bookworm
 ARG PYTHON_IMAGE=docker.io/library/python:3.13-slim-bookworm
 ARG DEBIAN_IMAGE=docker.io/library/debian:bookworm-slim
@@ -23,9 +26,9 @@ ARG LIBRARY=onnxruntime
 FROM ${RUST_IMAGE} AS build
 WORKDIR /src
 ENV CARGO_PROFILE_RELEASE_STRIP=symbols
-# NASM gives JPEG decoding its SIMD.
-RUN command -v nasm >/dev/null \
-    || { apt-get update -qq && apt-get install -y -qq --no-install-recommends nasm && rm -rf /var/lib/apt/lists/*; }
+# NASM gives JPEG decoding its SIMD; Python gathers the licences.
+RUN { command -v nasm && command -v python3; } >/dev/null \
+    || { apt-get update -qq && apt-get install -y -qq --no-install-recommends nasm python3 && rm -rf /var/lib/apt/lists/*; }
 # The dependencies are a layer of their own: it is kept until the manifests or the protocol change. Tests and benchmarks
 # stay outside, but the manifest names their files.
 COPY Cargo.toml Cargo.lock ./
@@ -37,9 +40,12 @@ RUN mkdir -p src tests/all tests/bench tests/gpu \
     && rm -rf src
 COPY src src
 COPY models/demo models/demo
+COPY deploy/release/licences.py deploy/release/licences.py
+ARG REVISION=unknown
 RUN touch src/main.rs src/lib.rs \
-    && cargo build --release --locked --bin frostline \
-    && cp target/release/frostline /frostline
+    && FROSTLINE_COMMIT=${REVISION} cargo build --release --locked --bin frostline \
+    && cp target/release/frostline /frostline \
+    && python3 deploy/release/licences.py /THIRD_PARTY.txt
 
 FROM scratch AS prebuilt
 COPY target/image/ /
@@ -49,36 +55,48 @@ FROM ${BINARY} AS binary
 # --- ONNX Runtime, from its wheels ------------------------------------------------------------------------------------
 FROM ${PYTHON_IMAGE} AS onnxruntime
 COPY deploy/fetch_onnxruntime.sh /fetch_onnxruntime.sh
-RUN mkdir /out && /fetch_onnxruntime.sh /out && mv /out/libonnxruntime.so /libonnxruntime.so
+RUN /fetch_onnxruntime.sh /out && mv /out/* /
 
 FROM ${LIBRARY} AS library
 
 FROM ${PYTHON_IMAGE} AS onnxruntime-gpu
 COPY deploy/image/gpu-requirements.txt deploy/image/fetch_gpu.sh /
-RUN /fetch_gpu.sh /gpu-requirements.txt /opt/frostline/lib
+RUN /fetch_gpu.sh /gpu-requirements.txt /opt/frostline/lib /opt/frostline/licences
 
 # --- root file systems: what the two load, and nothing else -----------------------------------------------------------
 FROM ${DEBIAN_IMAGE} AS rootfs-cpu
 COPY deploy/image/rootfs.sh /rootfs.sh
 COPY --from=binary /frostline /opt/frostline/bin/frostline
+COPY --from=binary /THIRD_PARTY.txt /opt/frostline/licences/
+COPY LICENSE /opt/frostline/licences/
 COPY --from=library /libonnxruntime.so /opt/frostline/lib/libonnxruntime.so
+COPY --from=library /onnxruntime-LICENSE /onnxruntime-ThirdPartyNotices.txt /opt/frostline/licences/
 RUN /rootfs.sh /rootfs
 
 FROM ${DEBIAN_IMAGE} AS rootfs-gpu
 COPY deploy/image/rootfs.sh /rootfs.sh
 COPY --from=binary /frostline /opt/frostline/bin/frostline
+COPY --from=binary /THIRD_PARTY.txt /opt/frostline/licences/
+COPY LICENSE /opt/frostline/licences/
 COPY --from=onnxruntime-gpu /opt/frostline/lib /opt/frostline/lib
+COPY --from=onnxruntime-gpu /opt/frostline/licences /opt/frostline/licences
 RUN /rootfs.sh /rootfs
 
 # --- the images -------------------------------------------------------------------------------------------------------
 FROM scratch AS gpu
 ARG VERSION=0.0.0-dev
 ARG REVISION=unknown
+ARG CREATED=
+ARG SOURCE=
+ARG DEBIAN_IMAGE
 LABEL org.opencontainers.image.title="frostline" \
       org.opencontainers.image.description="One frozen vision backbone, many light heads, one gRPC service (CUDA)" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
-      org.opencontainers.image.revision="${REVISION}"
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.created="${CREATED}" \
+      org.opencontainers.image.source="${SOURCE}" \
+      org.opencontainers.image.base.name="${DEBIAN_IMAGE}"
 COPY --from=rootfs-gpu /rootfs/ /
 ENV PATH=/opt/frostline/bin \
     LD_LIBRARY_PATH=/opt/frostline/lib \
@@ -98,11 +116,17 @@ CMD ["serve"]
 FROM scratch AS cpu
 ARG VERSION=0.0.0-dev
 ARG REVISION=unknown
+ARG CREATED=
+ARG SOURCE=
+ARG DEBIAN_IMAGE
 LABEL org.opencontainers.image.title="frostline" \
       org.opencontainers.image.description="One frozen vision backbone, many light heads, one gRPC service (CPU)" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
-      org.opencontainers.image.revision="${REVISION}"
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.created="${CREATED}" \
+      org.opencontainers.image.source="${SOURCE}" \
+      org.opencontainers.image.base.name="${DEBIAN_IMAGE}"
 COPY --from=rootfs-cpu /rootfs/ /
 ENV PATH=/opt/frostline/bin \
     ORT_DYLIB_PATH=/opt/frostline/lib/libonnxruntime.so \

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Puts the pinned ONNX Runtime library into a folder: takes it from its Python wheel, checks its SHA-256, and does
-# nothing when it is there already.
+# Puts the pinned ONNX Runtime library and its notices into a folder: takes them from its Python wheel, checks the library's
+# SHA-256, and does nothing when they are there already.
 #
 # usage: fetch_onnxruntime.sh FOLDER [PYTHON]
 set -eu
@@ -27,7 +27,10 @@ esac
 library=$folder/libonnxruntime.so
 matches() { [ -f "$1" ] && echo "$sha256  $1" | sha256sum --check --status; }
 
-if matches "$library"; then
+notices='LICENSE ThirdPartyNotices.txt'
+noticed() { for notice in $notices; do [ -s "$folder/onnxruntime-$notice" ] || return 1; done; }
+
+if matches "$library" && noticed; then
     exit 0
 fi
 mkdir -p "$folder"
@@ -44,4 +47,7 @@ if ! matches "$fetched"; then
     exit 1
 fi
 chmod 755 "$fetched"
+for notice in $notices; do
+    mv "$work/onnxruntime/$notice" "$folder/onnxruntime-$notice"
+done
 mv "$fetched" "$library"

@@ -37,7 +37,8 @@ fail() { printf 'image-test: %s\n' "$*" >&2; exit 1; }
 
 missing=()
 for tool in buildah runc debootstrap python3; do
-    command -v "$tool" >/dev/null || missing+=("$tool")
+    # As a file: a function above has a tool's name.
+    type -P "$tool" >/dev/null || missing+=("$tool")
 done
 if [ ${#missing[@]} -gt 0 ]; then
     install="apt-get install --yes --no-install-recommends ${missing[*]}"
@@ -74,7 +75,7 @@ make_rust() {
     buildah images --quiet "$rust" >/dev/null 2>&1 && return
     say "making the Rust image from the host's toolchain"
     container=$(buildah from "$debian")
-    buildah run "$container" -- sh -c 'apt-get update -qq && apt-get install -y -qq --no-install-recommends gcc libc6-dev nasm' \
+    buildah run "$container" -- sh -c 'apt-get update -qq && apt-get install -y -qq --no-install-recommends gcc libc6-dev nasm python3' \
         >/dev/null
     buildah copy --quiet "$container" "$(rustc --print sysroot)" /opt/rust >/dev/null
     buildah config --env PATH=/opt/rust/bin:/usr/local/bin:/usr/bin:/bin "$container"
@@ -97,7 +98,10 @@ mkdir -p target/image
 if [ -n "${IMAGE_BINARY:-}" ]; then
     install -m 755 "$IMAGE_BINARY" target/image/frostline
     strip target/image/frostline
-    install -m 755 "${IMAGE_LIBRARY:-target/onnxruntime/libonnxruntime.so}" target/image/libonnxruntime.so
+    library=${IMAGE_LIBRARY:-target/onnxruntime/libonnxruntime.so}
+    install -m 755 "$library" target/image/libonnxruntime.so
+    cp "$(dirname "$library")"/onnxruntime-LICENSE "$(dirname "$library")"/onnxruntime-ThirdPartyNotices.txt target/image/
+    python3 deploy/release/licences.py target/image/THIRD_PARTY.txt
     arguments+=(--build-arg BINARY=prebuilt)
     without='build'
     [ "$target" = gpu ] || { without="$without onnxruntime"; arguments+=(--build-arg LIBRARY=prebuilt); }
@@ -118,6 +122,7 @@ start=$SECONDS
 buildah build --quiet --layers --format docker --target "$target" --file "$store/Dockerfile.$target" --tag "$image" \
     ${volumes[@]+"${volumes[@]}"} ${arguments[@]+"${arguments[@]}"} \
     --build-arg "VERSION=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)" \
+    --build-arg "CREATED=$(date -u +%Y-%m-%dT%H:%M:%SZ)" \
     --build-arg "REVISION=$(git rev-parse HEAD 2>/dev/null || echo unknown)" \
     . >"$store/build.log" 2>&1 || { tail -40 "$store/build.log" >&2; fail "the build failed: see $store/build.log"; }
 say "built in $((SECONDS - start)) s"

@@ -27,7 +27,12 @@ find /opt/frostline -type f \( -name '*.so*' -o -path '*/bin/*' \) -exec ldd {} 
         case $library in /opt/frostline/*) continue ;; esac
         mkdir -p "$root$(dirname "$library")"
         cp -L "$library" "$root$library"
+        # Its package's licence: by the path as the package has it, which may lie below /usr.
+        package=$(dpkg-query --search "$library" "/usr$library" "${library#/usr}" 2>/dev/null | head -n 1 | cut -d: -f1)
+        [ -z "$package" ] || cp -L "/usr/share/doc/$package/copyright" "$root/opt/frostline/licences/debian-$package.txt"
     done
+cp -L /usr/share/doc/ca-certificates/copyright "$root/opt/frostline/licences/debian-ca-certificates.txt"
+chmod -R go+rX,go-w "$root/opt/frostline/licences"
 
 cp -L /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/ca-certificates.crt"
 printf 'root:x:0:0:root:/:/nonexistent\nfrostline:x:%s:%s:frostline:/:/nonexistent\n' $user $user >"$root/etc/passwd"

@@ -114,7 +114,7 @@ class Container:
 
 def check_configuration() -> None:
     labels = CONFIG.get("Labels") or {}
-    wanted = ("title", "description", "licenses", "version", "revision")
+    wanted = ("title", "description", "licenses", "version", "revision", "created", "base.name")
     missing = [name for name in wanted if not labels.get(f"org.opencontainers.image.{name}")]
     check("OCI labels", not missing, missing or labels["org.opencontainers.image.version"])
     check("user is not root", CONFIG["User"].split(":")[0] not in ("", "0", "root"), CONFIG["User"])
@@ -140,6 +140,15 @@ def check_files() -> None:
     check("no setuid or setgid file", not special, special)
     loose = [str(p) for p in files if p.stat().st_mode & stat.S_IWOTH]
     check("no file that anyone may write", not loose, loose)
+
+
+def check_licences() -> None:
+    """The texts of what the image carries: its own, the crates', ONNX Runtime's, and those of Debian's libraries."""
+    folder = ROOTFS / "opt/frostline/licences"
+    there = {path.name: path.stat().st_size for path in folder.glob("*")}
+    wanted = {"LICENSE", "THIRD_PARTY.txt", "onnxruntime-LICENSE", "onnxruntime-ThirdPartyNotices.txt", "debian-libc6.txt",
+              "debian-ca-certificates.txt"}
+    check("licence texts", not wanted - there.keys() and all(there.values()), sorted(wanted - there.keys()) or f"{len(there)} files")
 
 
 def check_refusal() -> None:
@@ -204,6 +213,7 @@ def main() -> None:
     signal.alarm(300)
     check_configuration()
     check_files()
+    check_licences()
     check_refusal()
     if TARGET == "gpu":
         check_libraries()

@@ -81,13 +81,14 @@ class Replica:
             self.command += ["--repository", str(repository)]
         for path, value in {"telemetry.format": "json", **settings}.items():
             self.command += ["--set", f"{path}={value}"]
+        self.environment = environment()
         self.process: subprocess.Popen[str] | None = None
         self.lines: list[str] = []
         self.was_ready = False
 
     def start(self) -> None:
         """Returns once the server says that it is ready."""
-        self.process = subprocess.Popen(self.command, stderr=subprocess.PIPE, text=True, env=environment())
+        self.process = subprocess.Popen(self.command, stderr=subprocess.PIPE, text=True, env=self.environment)
         self.lines = []
         self.was_ready = False
         ready = threading.Event()

@@ -11,9 +11,11 @@ sm=${3:-90}
 here=$(dirname "$0")
 version=$(grep -oP '^onnxruntime-gpu==\K.*' "$here/../../deploy/image/gpu-requirements.txt")
 
-# Without the demo models, which the kit does not use and which do not pack.
-cargo bench --locked --quiet --no-run --no-default-features --bench gpu
-program=$(cargo bench --locked --no-run --no-default-features --bench gpu --message-format=json 2>/dev/null |
+# Without the demo models, which the kit does not use and which do not pack; in a folder of its own, for cargo builds the
+# server beside it, and a target/release/frostline without models is not what anybody wants there.
+build="$here/../../target/without-models"
+cargo bench --locked --quiet --no-run --no-default-features --bench gpu --target-dir "$build"
+program=$(cargo bench --locked --no-run --no-default-features --bench gpu --target-dir "$build" --message-format=json 2>/dev/null |
     grep '"name":"gpu"' | grep -oP '"executable":"\K[^"]+' | tail -1)
 mkdir -p "$folder"
 rm -rf "$folder/gpu" "$folder/lib"

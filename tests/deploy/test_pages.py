@@ -226,6 +226,8 @@ def test_programs_and_files_of_commands_exist():
     wrong = []
     for name, words in SIMPLE:
         for word in words:
+            # An extra of a package.
+            word = re.sub(r"\[[\w,]+\]$", "", word)
             if "/" not in word or re.search(r"[:…$*{<=]|^/|^-|^https?:", word) or made.match(word):
                 continue
             # An image, a service's method, a path of the admin port, or the kit's own folder.

@@ -123,11 +123,6 @@ pub async fn serve(
     let guard = guard::Guard::new(&config, streaming, methods.clone(), Arc::clone(metrics))?;
     let settings = config.tls.as_ref().map(tls::settings).transpose()?;
 
-    let methods = Methods::of(&[
-        FILE_DESCRIPTOR_SET,
-        tonic_health::pb::FILE_DESCRIPTOR_SET,
-        tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
-    ])?;
     metrics.serves(methods.names());
     let observe = ObserveLayer {
         metrics: Arc::clone(metrics),

@@ -98,11 +98,6 @@ impl Methods {
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         self.0.values().map(|name| &**name)
     }
-
-    /// The names of all methods, `package.Service/Method`, in no order.
-    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
-        self.0.values().map(|name| &**name)
-    }
 }
 
 /// Adds [`Observe`] to a service.

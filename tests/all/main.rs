@@ -37,3 +37,4 @@ mod sizes;
 mod support;
 mod tls;
 mod tokens;
+mod traces;

@@ -19,8 +19,9 @@ use serde_json::Value;
 use tokio::{sync::mpsc, time::timeout};
 
 use crate::{
-    observe::{collector, hex, http, scrape},
+    observe::{http, scrape},
     support::png,
+    traces::{collector, hex},
 };
 
 /// Longest that anything here may take.

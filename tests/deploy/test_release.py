@@ -90,7 +90,7 @@ def test_every_linked_crate_is_listed_and_permissive():
 
 def test_versions_agree():
     chart = yaml.safe_load((ROOT / "deploy/helm/frostline/Chart.yaml").read_text())
-    client = tomllib.loads((ROOT / "deploy/clients/python/pyproject.toml").read_text())["project"]["version"]
+    client = re.search(r'(?m)^__version__ = "(.*)"$', (ROOT / "deploy/clients/python/frostline_client/version.py").read_text())[1]
     images = [yaml.safe_load((ROOT / f"deploy/kubernetes/{name}/kustomization.yaml").read_text())["images"][0] for name in ("base", "gpu")]
     runtime = yaml.safe_load((ROOT / "deploy/kserve/servingruntime.yaml").read_text())
     served = runtime["spec"]["containers"][0]["image"].rpartition(":")[2]

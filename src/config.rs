@@ -5,6 +5,7 @@
 //! paths are errors.
 
 mod buckets;
+mod limits;
 mod security;
 mod sources;
 mod telemetry;
@@ -24,6 +25,7 @@ use crate::{
 };
 
 pub use buckets::Buckets;
+pub use limits::Limits;
 pub use security::{Auth, Tls};
 pub use sources::{Builder, Listing, Origin};
 pub use telemetry::{LogFormat, Telemetry};
@@ -92,36 +94,6 @@ pub struct Server {
     pub header_bytes: u32,
     /// Calls that a connection may have cancelled before they are taken up; one more ends it.
     pub max_pending_resets: usize,
-}
-
-/// `[limits]`
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Limits {
-    /// Largest request in bytes.
-    pub request_bytes: usize,
-    /// Largest response in bytes.
-    pub response_bytes: usize,
-    /// Largest encoded image in bytes.
-    pub image_bytes: usize,
-    /// Most pixels of an image.
-    pub image_pixels: u64,
-    /// Longest side of an image in pixels.
-    pub image_side: u32,
-    /// Most frames of a clip.
-    pub frames: usize,
-    /// Most calls under way at once.
-    pub calls_in_flight: usize,
-    /// Seconds for a request to arrive whole.
-    pub read_seconds: u64,
-    /// Seconds that a caller may go without reading any of its answer.
-    pub write_seconds: u64,
-    /// Most images and frames inside at once.
-    pub images_in_flight: usize,
-    /// Most bytes of images inside at once.
-    pub bytes_in_flight: usize,
-    /// Deadline in milliseconds of calls that bring none; 0 for none.
-    pub default_deadline_ms: u64,
 }
 
 /// `[engine]`
@@ -222,26 +194,6 @@ impl Default for Server {
             max_connection_age_grace_seconds: server.transport.age_grace.as_secs(),
             header_bytes: server.transport.header_bytes,
             max_pending_resets: server.transport.pending_resets,
-        }
-    }
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        let (server, engine) = (ServerConfig::default(), EngineConfig::default());
-        Self {
-            request_bytes: server.max_request_bytes,
-            response_bytes: server.max_response_bytes,
-            image_bytes: engine.media.max_bytes,
-            image_pixels: engine.media.max_pixels,
-            image_side: engine.media.max_side,
-            frames: engine.max_frames,
-            calls_in_flight: server.transport.calls,
-            read_seconds: server.transport.read.as_secs(),
-            write_seconds: server.transport.write.as_secs(),
-            images_in_flight: engine.admission.images,
-            bytes_in_flight: engine.admission.bytes,
-            default_deadline_ms: 0,
         }
     }
 }
@@ -388,6 +340,7 @@ impl Config {
             transport: TransportLimits {
                 connections: self.server.max_connections,
                 calls: self.limits.calls_in_flight,
+                bytes: self.limits.transport_bytes,
                 handshake: Duration::from_secs(self.server.handshake_seconds),
                 keepalive: Duration::from_secs(self.server.keepalive_seconds),
                 keepalive_timeout: Duration::from_secs(self.server.keepalive_timeout_seconds),
@@ -405,15 +358,6 @@ impl Config {
 
     fn check(&self) -> Result<(), (&'static str, String)> {
         let at_least_one = [
-            ("limits.request_bytes", self.limits.request_bytes),
-            ("limits.response_bytes", self.limits.response_bytes),
-            ("limits.image_bytes", self.limits.image_bytes),
-            ("limits.frames", self.limits.frames),
-            ("limits.images_in_flight", self.limits.images_in_flight),
-            ("limits.bytes_in_flight", self.limits.bytes_in_flight),
-            ("limits.calls_in_flight", self.limits.calls_in_flight),
-            ("limits.read_seconds", self.limits.read_seconds as usize),
-            ("limits.write_seconds", self.limits.write_seconds as usize),
             ("server.max_streams", self.server.max_streams as usize),
             ("server.max_connections", self.server.max_connections),
             (
@@ -468,11 +412,10 @@ impl Config {
                 return Err((path, detail));
             }
         }
+        self.limits.check()?;
         self.telemetry.check()?;
         // Beyond an hour or so times are mistakes, and beyond some thousand years they overflow.
         for (path, seconds) in [
-            ("limits.read_seconds", self.limits.read_seconds),
-            ("limits.write_seconds", self.limits.write_seconds),
             ("server.handshake_seconds", self.server.handshake_seconds),
             ("server.keepalive_seconds", self.server.keepalive_seconds),
             ("auth.leeway_seconds", self.auth.leeway_seconds),

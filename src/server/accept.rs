@@ -256,7 +256,8 @@ impl Door {
                 certificate,
                 state,
             });
-            let connection = Connection::new(stream, greeting, peer, &self.limits, place);
+            let metrics = Arc::clone(&self.metrics);
+            let connection = Connection::new(stream, greeting, peer, &self.limits, metrics, place);
             // The receiver is gone when the server drains: the connection is closed then.
             let _ = self.ready.send(Ok(connection)).await;
         });

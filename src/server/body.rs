@@ -1,6 +1,7 @@
 //! Bodies of calls: a message that comes too slowly or is too large ends, and so does an answer that nobody reads.
 
 use std::{
+    collections::VecDeque,
     future::Future,
     pin::Pin,
     sync::{
@@ -12,6 +13,7 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
+use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use parking_lot::Mutex;
 use tokio::{
@@ -21,10 +23,12 @@ use tokio::{
 use tonic::{Status, body::Body};
 
 use super::{
+    budget::Account,
     connection::Active,
     foreign,
     guard::Permits,
     packing::{self, Aside, PREFIX, Packing},
+    places::Eviction,
     status::status,
 };
 use crate::error::{Error, Kind};
@@ -35,6 +39,16 @@ const PIECE: usize = 64 << 10;
 /// Bytes of a message that its reader has room for before it knows the length. Of a longer one it is given the prefix
 /// first: it then makes room once, and does not copy what it had.
 const ROOM: usize = 8 << 10;
+
+/// The longest message that its reader may make room for before more than its length has come. What there is of a longer
+/// one is kept here until half of it has come.
+const TRUSTED: usize = 256 << 10;
+
+/// Bytes a second that the caller has to read of an answer that waits for it.
+const LEAST_RATE: u64 = 16 << 10;
+
+/// How often an answer is looked at within the time that it may be left unread.
+const LOOKS: u32 = 4;
 
 // === requests ===
 
@@ -47,23 +61,61 @@ pub(super) enum Framing {
     Stream,
 }
 
-/// A request's body with a time for each message and a bound on its length.
+/// What bounds a request's messages.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bounds {
+    /// Bytes of one message.
+    pub(super) most_bytes: usize,
+    /// Time for one to come whole.
+    pub(super) read: Duration,
+}
+
+/// A request's body with a time for each message and a bound on its length. What has come of a message is on an account
+/// until its reader has the whole of it.
 #[derive(Debug)]
 pub(super) struct Message {
     inner: Body,
     framing: Framing,
     /// Whether messages may be packed.
     packed: bool,
-    most_bytes: usize,
-    limit: Duration,
+    bounds: Bounds,
     /// Runs while a message is awaited; made when there is something to wait for.
     timer: Option<Pin<Box<Sleep>>>,
     prefix: [u8; PREFIX],
     prefix_bytes: usize,
+    /// Length of the current message, and what of it is still to come.
+    length: usize,
     body_bytes: usize,
     messages: u64,
-    /// What follows a prefix that was handed on by itself.
-    rest: Bytes,
+    /// What came and is not to be handed on yet.
+    held: Pieces,
+    /// What is to be handed on next.
+    ready: Pieces,
+    account: Account,
+    /// Bytes that the reader says it keeps of a packed message.
+    kept: usize,
+}
+
+/// Pieces and their bytes.
+#[derive(Debug, Default)]
+struct Pieces {
+    pieces: VecDeque<Bytes>,
+    bytes: usize,
+}
+
+impl Pieces {
+    fn push(&mut self, piece: Bytes) {
+        if !piece.is_empty() {
+            self.bytes += piece.len();
+            self.pieces.push_back(piece);
+        }
+    }
+
+    fn pop(&mut self) -> Option<Bytes> {
+        let piece = self.pieces.pop_front()?;
+        self.bytes -= piece.len();
+        Some(piece)
+    }
 }
 
 impl Message {
@@ -71,69 +123,162 @@ impl Message {
         inner: Body,
         framing: Framing,
         packed: bool,
-        most_bytes: usize,
-        limit: Duration,
+        bounds: Bounds,
+        account: Account,
     ) -> Self {
         Self {
             inner,
             framing,
             packed,
-            most_bytes,
-            limit,
+            bounds,
             timer: None,
             prefix: [0; PREFIX],
             prefix_bytes: 0,
+            length: 0,
             body_bytes: 0,
             messages: 0,
-            rest: Bytes::new(),
+            held: Pieces::default(),
+            ready: Pieces::default(),
+            account,
+            kept: 0,
         }
     }
 
-    /// Follows the messages' bounds through `data`.
-    fn follow(&mut self, mut data: &[u8]) -> Result<(), Status> {
-        while !data.is_empty() {
+    /// Follows the messages' bounds through `data`. Tells where in it the message begins that it does not end, if that
+    /// began in it.
+    fn follow(&mut self, data: &[u8]) -> Result<Option<usize>, Status> {
+        let (mut at, mut began) = (0, None);
+        while at < data.len() {
+            let left = &data[at..];
             if self.body_bytes > 0 {
-                let taken = self.body_bytes.min(data.len());
+                let taken = self.body_bytes.min(left.len());
                 self.body_bytes -= taken;
-                data = &data[taken..];
+                at += taken;
             } else {
-                let taken = (PREFIX - self.prefix_bytes).min(data.len());
-                self.prefix[self.prefix_bytes..][..taken].copy_from_slice(&data[..taken]);
+                if self.prefix_bytes == 0 {
+                    began = Some(at);
+                }
+                let taken = (PREFIX - self.prefix_bytes).min(left.len());
+                self.prefix[self.prefix_bytes..][..taken].copy_from_slice(&left[..taken]);
                 self.prefix_bytes += taken;
-                data = &data[taken..];
+                at += taken;
                 if self.prefix_bytes < PREFIX {
-                    return Ok(());
+                    return Ok(began);
                 }
-                let [flag, length @ ..] = self.prefix;
-                if flag > u8::from(self.packed) {
-                    let message = match flag {
-                        1 => "is marked as packed, but the header grpc-encoding does not say how",
-                        _ => "does not begin with 0 or 1, as every gRPC message does",
-                    };
-                    return Err(status(&Error::invalid("request", message)));
-                }
-                self.body_bytes = u32::from_be_bytes(length) as usize;
-                if self.body_bytes > self.most_bytes {
-                    let message = format!(
-                        "has {} bytes, but the limit is {}",
-                        self.body_bytes, self.most_bytes
-                    );
-                    let error = Error::new(Kind::LimitExceeded, message).at("request");
-                    return Err(status(&error));
-                }
+                self.begin()?;
             }
             if self.body_bytes == 0 {
-                self.prefix_bytes = 0;
-                self.messages += 1;
-                self.timer = None;
+                self.end();
+                began = None;
             }
         }
+        Ok(began)
+    }
+
+    /// A prefix has come whole.
+    fn begin(&mut self) -> Result<(), Status> {
+        let [flag, length @ ..] = self.prefix;
+        if flag > u8::from(self.packed) {
+            let message = match flag {
+                1 => "is marked as packed, but the header grpc-encoding does not say how",
+                _ => "does not begin with 0 or 1, as every gRPC message does",
+            };
+            return Err(status(&Error::invalid("request", message)));
+        }
+        self.length = u32::from_be_bytes(length) as usize;
+        self.body_bytes = self.length;
+        let most = self.bounds.most_bytes;
+        if self.length > most {
+            let message = format!("has {} bytes, but the limit is {most}", self.length);
+            let error = Error::new(Kind::LimitExceeded, message).at("request");
+            return Err(status(&error));
+        }
         Ok(())
+    }
+
+    /// A message has come whole.
+    fn end(&mut self) {
+        // Its reader still has to unpack it.
+        if self.prefix[0] == 1 {
+            self.kept += self.length;
+        }
+        self.prefix_bytes = 0;
+        self.messages += 1;
+        self.timer = None;
+    }
+
+    /// Whether less than half of a long message has come.
+    fn holds(&self) -> bool {
+        self.length > TRUSTED && self.body_bytes > self.length / 2
+    }
+
+    /// Bytes that the current message takes, here or with its reader.
+    fn bytes(&self) -> usize {
+        let own = if self.holds() {
+            self.length - self.body_bytes
+        } else if self.body_bytes > 0 || self.ready.bytes > 0 {
+            self.length + self.ready.bytes
+        } else {
+            0
+        };
+        own + self.kept
+    }
+
+    fn charge(&mut self) -> Result<(), Status> {
+        let bytes = self.bytes();
+        let held = self.account.hold(bytes, "requests in arrival");
+        held.map_err(|error| status(&error))
+    }
+
+    /// The reader keeps `bytes` of a packed message, or makes room for them.
+    ///
+    /// # Errors
+    /// There is no room for them.
+    pub(super) fn keep(&mut self, bytes: usize) -> Result<(), Error> {
+        self.kept = bytes;
+        let bytes = self.bytes();
+        self.account.hold(bytes, "requests in arrival")
     }
 
     /// Whether the next bytes must come in time.
     fn waits(&self) -> bool {
         self.framing == Framing::One || self.messages == 0 || self.prefix_bytes > 0
+    }
+
+    /// Takes what came; the answer is what is to be handed on of it at once.
+    fn take(&mut self, mut data: Bytes) -> Result<Option<Bytes>, Status> {
+        let at_start = self.prefix_bytes == 0;
+        let began = self.follow(&data)?;
+        if self.holds() {
+            let rest = data.split_off(began.unwrap_or(0));
+            self.held.push(rest);
+            self.charge()?;
+            return Ok((!data.is_empty()).then_some(data));
+        }
+        if !self.held.pieces.is_empty() {
+            self.held.push(data);
+            self.ready = std::mem::take(&mut self.held);
+            data = self.ready.pop().unwrap_or_default();
+        }
+        if (at_start || !self.ready.pieces.is_empty()) && data.len() > ROOM {
+            let rest = data.split_off(PREFIX);
+            self.ready.bytes += rest.len();
+            self.ready.pieces.push_front(rest);
+        }
+        self.charge()?;
+        Ok(Some(data))
+    }
+
+    /// Fails if the next bytes are too late.
+    fn poll_time(&mut self, context: &mut Context<'_>) -> Poll<Status> {
+        if !self.waits() {
+            return Poll::Pending;
+        }
+        let limit = self.bounds.read;
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(limit)));
+        ready!(timer.as_mut().poll(context));
+        let message = format!("the request did not come whole within {limit:?}");
+        Poll::Ready(status(&Error::new(Kind::DeadlineExceeded, message)))
     }
 }
 
@@ -146,44 +291,44 @@ impl HttpBody for Message {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = &mut *self;
-        if !this.rest.is_empty() {
-            return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut this.rest)))));
-        }
-        match Pin::new(&mut this.inner).poll_frame(context) {
-            Poll::Ready(Some(Ok(frame))) => {
-                let at_start = this.prefix_bytes == 0;
-                let mut data = match frame.into_data() {
-                    Ok(data) => data,
+        loop {
+            if let Some(piece) = this.ready.pop() {
+                if this.ready.pieces.is_empty() {
+                    this.charge()?;
+                }
+                return Poll::Ready(Some(Ok(Frame::data(piece))));
+            }
+            match Pin::new(&mut this.inner).poll_frame(context) {
+                Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+                    Ok(data) => {
+                        if let Some(data) = this.take(data)? {
+                            return Poll::Ready(Some(Ok(Frame::data(data))));
+                        }
+                    }
                     Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
-                };
-                this.follow(&data)?;
-                if at_start && data.len() > ROOM {
-                    this.rest = data.split_off(PREFIX);
+                },
+                Poll::Pending => {
+                    let late = ready!(this.poll_time(context));
+                    return Poll::Ready(Some(Err(late)));
                 }
-                Poll::Ready(Some(Ok(Frame::data(data))))
-            }
-            Poll::Pending if this.waits() => {
-                let limit = this.limit;
-                let timer = this.timer.get_or_insert_with(|| Box::pin(sleep(limit)));
-                if timer.as_mut().poll(context).is_pending() {
-                    return Poll::Pending;
+                // Reset, or its connection is gone: nobody's fault here, and nobody reads the answer.
+                Poll::Ready(Some(Err(_))) => return Poll::Ready(Some(Err(foreign::gone()))),
+                Poll::Ready(None) if this.held.pieces.is_empty() => return Poll::Ready(None),
+                Poll::Ready(None) => {
+                    let error = Error::invalid("request", "ends within a message");
+                    return Poll::Ready(Some(Err(status(&error))));
                 }
-                let message = format!("the request did not come whole within {limit:?}");
-                let error = Error::new(Kind::DeadlineExceeded, message);
-                Poll::Ready(Some(Err(status(&error))))
             }
-            // Reset, or its connection is gone: nobody's fault here, and nobody reads the answer.
-            Poll::Ready(Some(Err(_))) => Poll::Ready(Some(Err(foreign::gone()))),
-            other => other,
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.rest.is_empty() && self.inner.is_end_stream()
+        let nothing = self.ready.pieces.is_empty() && self.held.pieces.is_empty();
+        nothing && self.inner.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        match self.rest.is_empty() {
+        match self.ready.pieces.is_empty() && self.held.pieces.is_empty() {
             true => self.inner.size_hint(),
             false => SizeHint::default(),
         }
@@ -199,6 +344,7 @@ struct Held {
     /// What is left of a piece of the body that was too large to hand over at once.
     rest: Bytes,
     packer: Option<Packer>,
+    account: Account,
     _permits: Permits,
 }
 
@@ -256,25 +402,32 @@ struct Watch {
     /// Counts polls, and whether the last one gave something: even while the answer waits for its maker, odd while it
     /// waits for its reader.
     polls: AtomicU64,
+    /// Bytes that have been handed over.
+    handed: AtomicU64,
 }
 
-/// An answer's body. If its caller does not read on in time, what is left of it is let go of.
+/// An answer's body. If its caller does not read on in time, or too slowly, what is left of it is let go of.
 #[derive(Debug)]
 pub(super) struct Answer {
     watch: Arc<Watch>,
     limit: Duration,
     frames: u32,
     watchdog: Option<JoinHandle<()>>,
+    eviction: Option<Eviction>,
+    /// Whether it has ended with an error of the server's own.
+    failed: bool,
 }
 
 impl Answer {
-    /// The answer `body`, packed if `packing` says how.
+    /// The answer `body`, packed if `packing` says how. What waits for its reader is on `account`; `eviction` ends it.
     pub(super) fn new(
         body: Body,
         packing: Option<(Packing, Aside)>,
         limit: Duration,
+        account: Account,
         permits: Permits,
         active: Option<Active>,
+        eviction: Option<Eviction>,
     ) -> Self {
         let held = Held {
             body,
@@ -284,6 +437,7 @@ impl Answer {
                 aside,
                 under_way: None,
             }),
+            account,
             _permits: permits,
         };
         Self {
@@ -291,11 +445,27 @@ impl Answer {
                 held: Mutex::new(Some(held)),
                 active: Mutex::new(active),
                 polls: AtomicU64::new(0),
+                handed: AtomicU64::new(0),
             }),
             limit,
             frames: 0,
             watchdog: None,
+            eviction,
+            failed: false,
         }
+    }
+}
+
+impl Answer {
+    /// Ends with `error` in the trailers: as an error of the body it would be a reset, which says nothing.
+    fn fail(&mut self, error: &Status) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        drop(self.watch.held.lock().take());
+        self.failed = true;
+        let mut trailers = HeaderMap::new();
+        Poll::Ready(match error.add_header(&mut trailers) {
+            Ok(()) => Some(Ok(Frame::trailers(trailers))),
+            Err(error) => Some(Err(error)),
+        })
     }
 }
 
@@ -306,25 +476,38 @@ impl Held {
         self.rest.is_empty() && !under_way
     }
 
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        if let Some(packer) = &mut self.packer
-            && self.rest.is_empty()
-        {
-            self.rest = ready!(packer.poll(context))?;
+    /// What waits for the reader is on the account from here on, but for a piece.
+    fn charge(&mut self, bytes: usize) -> Result<(), Status> {
+        let waiting = if bytes > PIECE { bytes } else { 0 };
+        let held = self.account.hold(waiting, "unread answers");
+        held.map_err(|error| status(&error))
+    }
+
+    /// Takes a message of the body.
+    fn take(&mut self, data: Bytes) -> Result<(), Status> {
+        self.charge(data.len())?;
+        match &mut self.packer {
+            None => self.rest = data,
+            Some(packer) => self.rest = packer.take(data),
         }
-        if self.rest.is_empty() {
+        Ok(())
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        while self.rest.is_empty() {
+            // What is being packed is waited for.
+            if let Some(packer) = &mut self.packer {
+                self.rest = ready!(packer.poll(context))?;
+                if !self.rest.is_empty() {
+                    break;
+                }
+            }
             match Pin::new(&mut self.body).poll_frame(context) {
                 Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
-                    Ok(data) => match &mut self.packer {
-                        None => self.rest = data,
-                        Some(packer) => {
-                            self.rest = packer.take(data);
-                            // What is under way is waited for.
-                            if packer.under_way.is_some() {
-                                return self.poll(context);
-                            }
-                        }
-                    },
+                    Ok(data) if data.is_empty() => {
+                        return Poll::Ready(Some(Ok(Frame::data(data))));
+                    }
+                    Ok(data) => self.take(data)?,
                     Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
                 },
                 other => return other,
@@ -332,21 +515,28 @@ impl Held {
         }
         let piece = self.rest.len().min(PIECE);
         let piece = self.rest.copy_to_bytes(piece);
+        self.charge(self.rest.len())?;
         Poll::Ready(Some(Ok(Frame::data(piece))))
     }
 }
 
 impl Watch {
-    /// Ends the answer once its reader has done nothing for `limit`.
+    /// Ends the answer once its reader has done nothing for `limit`, or too little.
     async fn guard(&self, limit: Duration) {
-        let mut before = self.polls.load(Ordering::Acquire);
+        let least = LEAST_RATE as f64 * limit.as_secs_f64();
         loop {
-            sleep(limit).await;
-            let now = self.polls.load(Ordering::Acquire);
-            if now == before && now % 2 == 1 {
+            let before = self.polls.load(Ordering::Acquire);
+            let handed = self.handed.load(Ordering::Relaxed);
+            let mut waits = true;
+            for _ in 0..LOOKS {
+                sleep(limit / LOOKS).await;
+                waits &= self.polls.load(Ordering::Acquire) % 2 == 1;
+            }
+            let idle = self.polls.load(Ordering::Acquire) == before;
+            let read = self.handed.load(Ordering::Relaxed) - handed;
+            if waits && (idle || (read as f64) < least) {
                 break;
             }
-            before = now;
         }
         drop(self.held.lock().take());
         if let Some(active) = self.active.lock().as_mut() {
@@ -365,6 +555,9 @@ impl HttpBody for Answer {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = &mut *self;
+        if this.failed {
+            return Poll::Ready(None);
+        }
         let mut held = this.watch.held.lock();
         let Some(open) = held.as_mut() else {
             let message = format!("the answer was not read within {:?}", this.limit);
@@ -374,6 +567,22 @@ impl HttpBody for Answer {
         let polled = open.poll(context);
         let more = !open.rest.is_empty();
         drop(held);
+        if polled.is_pending()
+            && let Some(eviction) = &mut this.eviction
+            && let Poll::Ready(error) = Pin::new(eviction).poll(context)
+        {
+            return this.fail(&status(&error));
+        }
+        if let Poll::Ready(Some(Err(error))) = &polled {
+            return this.fail(error);
+        }
+        if let Poll::Ready(Some(Ok(frame))) = &polled
+            && let Some(data) = frame.data_ref()
+        {
+            this.watch
+                .handed
+                .fetch_add(data.len() as u64, Ordering::Relaxed);
+        }
         let gave = u64::from(polled.is_ready());
         let polls = this.watch.polls.load(Ordering::Relaxed);
         this.watch
@@ -392,8 +601,8 @@ impl HttpBody for Answer {
 
     fn is_end_stream(&self) -> bool {
         let held = self.watch.held.lock();
-        held.as_ref()
-            .is_some_and(|held| held.is_bare() && held.body.is_end_stream())
+        let ended = held.as_ref();
+        self.failed || ended.is_some_and(|held| held.is_bare() && held.body.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -418,8 +627,12 @@ pub(super) fn fuzz(bytes: &[u8]) {
     let [step, bytes @ ..] = bytes else {
         return;
     };
-    let limit = Duration::from_secs(1);
-    let mut message = Message::new(Body::empty(), Framing::Stream, true, 1 << 20, limit);
+    let bounds = Bounds {
+        most_bytes: 1 << 20,
+        read: Duration::from_secs(1),
+    };
+    let account = Budget::new(1 << 20, Arc::default()).account(Party::Local);
+    let mut message = Message::new(Body::empty(), Framing::Stream, true, bounds, account);
     for piece in bytes.chunks(usize::from(*step).max(1)) {
         if message.follow(piece).is_err() {
             return;
@@ -430,10 +643,22 @@ pub(super) fn fuzz(bytes: &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        super::{budget::Budget, party::Party},
+        *,
+    };
+
+    fn over(body: Body, framing: Framing, most_bytes: usize, budget: &Arc<Budget>) -> Message {
+        let bounds = Bounds {
+            most_bytes,
+            read: Duration::from_secs(1),
+        };
+        Message::new(body, framing, false, bounds, budget.account(Party::Local))
+    }
 
     fn message(framing: Framing) -> Message {
-        Message::new(Body::empty(), framing, false, 100, Duration::from_secs(1))
+        let budget = Budget::new(1 << 20, Arc::default());
+        over(Body::empty(), framing, 100, &budget)
     }
 
     #[test]
@@ -461,7 +686,8 @@ mod tests {
             );
             let whole = whole.unwrap();
             let body = Body::new(whole.clone());
-            let mut message = Message::new(body, Framing::One, false, ROOM, Duration::from_secs(1));
+            let budget = Budget::new(1 << 20, Arc::default());
+            let mut message = over(body, Framing::One, ROOM, &budget);
             let (mut frames, mut bytes) = (Vec::new(), Vec::new());
             while !message.is_end_stream() {
                 let frame =

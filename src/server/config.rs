@@ -62,6 +62,8 @@ pub struct TransportLimits {
     pub connections: usize,
     /// Most calls at once over all connections.
     pub calls: usize,
+    /// Most bytes, over all connections, of requests in arrival and of answers that wait for their readers.
+    pub bytes: usize,
     /// Time for a connection to finish its TLS handshake and its HTTP/2 preface.
     pub handshake: Duration,
     /// Time after which a silent connection is asked for a sign of life; zero for never.
@@ -87,6 +89,7 @@ impl Default for TransportLimits {
         Self {
             connections: 1024,
             calls: 4096,
+            bytes: 384 << 20,
             handshake: Duration::from_secs(10),
             keepalive: Duration::from_secs(60),
             keepalive_timeout: Duration::from_secs(20),

@@ -9,7 +9,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
-    task::{Context, Poll, Waker},
+    task::{Context, Poll, Waker, ready},
     time::{Duration, Instant},
 };
 
@@ -22,11 +22,21 @@ use tokio::{
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
-use super::{TransportLimits, accept::Place, greeting::Greeting, tls};
-use crate::corked::Corked;
+use super::{
+    TransportLimits,
+    accept::Place,
+    frames::{Flood, Meter},
+    greeting::{Greeting, PREFACE},
+    tls,
+};
+use crate::{corked::Corked, metrics::Metrics};
 
 /// Answers that one connection may leave unread past their time before all of it is closed.
 const MAX_STALLED: usize = 32;
+
+/// Calls without a valid identity that a connection may make at once, and a second.
+const MOST_STRIKES: f64 = 4096.0;
+const STRIKE_RATE: f64 = 512.0;
 
 /// What is known of a connection.
 #[derive(Debug)]
@@ -50,17 +60,33 @@ pub(super) struct State {
     start: Instant,
     closed: AtomicBool,
     waker: Mutex<Option<Waker>>,
+    /// Calls that may yet come without a valid identity, and when they were counted last.
+    strikes: Mutex<(f64, Instant)>,
 }
 
 impl State {
     pub(super) fn new() -> Self {
+        let start = Instant::now();
         Self {
             calls: AtomicUsize::new(0),
             stalled: AtomicUsize::new(0),
             idle_since: AtomicU64::new(0),
-            start: Instant::now(),
+            start,
             closed: AtomicBool::new(false),
             waker: Mutex::new(None),
+            strikes: Mutex::new((MOST_STRIKES, start)),
+        }
+    }
+
+    /// Counts a call without a valid identity; too many of them end the connection.
+    pub(super) fn strike(&self) {
+        let (left, before) = &mut *self.strikes.lock();
+        let now = Instant::now();
+        let since = now.saturating_duration_since(*before).as_secs_f64();
+        *left = (*left + since * STRIKE_RATE).min(MOST_STRIKES) - 1.0;
+        *before = now;
+        if *left < 0.0 {
+            self.close();
         }
     }
 
@@ -160,6 +186,8 @@ pub(super) struct Connection {
     stream: Corked<Stream>,
     /// What was read of it to see that it speaks HTTP/2, as far as HTTP/2 has not read that yet.
     greeting: Greeting,
+    meter: Meter,
+    metrics: Arc<Metrics>,
     peer: Arc<Peer>,
     /// When it is closed for its age, whatever it does.
     end: Option<Pin<Box<Sleep>>>,
@@ -173,12 +201,15 @@ impl Connection {
         greeting: Greeting,
         peer: Arc<Peer>,
         limits: &TransportLimits,
+        metrics: Arc<Metrics>,
         place: Place,
     ) -> Self {
         let aged = !limits.age.is_zero();
         Self {
             stream: Corked::new(stream),
             greeting,
+            meter: Meter::new(PREFACE.len(), Instant::now()),
+            metrics,
             peer,
             end: aged.then(|| Box::pin(sleep(limits.age + limits.age_grace))),
             _place: place,
@@ -196,6 +227,22 @@ impl Connection {
             return Err(io::ErrorKind::TimedOut.into());
         }
         Ok(())
+    }
+
+    /// Follows what came.
+    fn follow(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let Err(flood) = self.meter.read(bytes, Instant::now()) else {
+            return Ok(());
+        };
+        self.metrics.refused("flood");
+        let address = self.peer.address;
+        let what = match flood {
+            Flood::Frames => "frames that carry nothing",
+            Flood::Resets => "resets",
+        };
+        tracing::debug!(%address, "a connection was ended for its {what}");
+        self.peer.state.close();
+        Err(io::ErrorKind::ConnectionAborted.into())
     }
 }
 
@@ -215,10 +262,12 @@ impl AsyncRead for Connection {
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
         this.check(context)?;
-        if this.greeting.replay(buffer) {
-            return Poll::Ready(Ok(()));
+        let before = buffer.filled().len();
+        if !this.greeting.replay(buffer) {
+            ready!(Pin::new(&mut this.stream).poll_read(context, buffer))?;
         }
-        Pin::new(&mut this.stream).poll_read(context, buffer)
+        this.follow(&buffer.filled()[before..])?;
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -230,7 +279,9 @@ impl AsyncWrite for Connection {
     ) -> Poll<io::Result<usize>> {
         // Looked at here as well: a connection whose writing is stuck may not be read from.
         self.check(context)?;
-        Pin::new(&mut self.stream).poll_write(context, bytes)
+        let wrote = ready!(Pin::new(&mut self.stream).poll_write(context, bytes))?;
+        self.meter.wrote(wrote);
+        Poll::Ready(Ok(wrote))
     }
 
     fn poll_write_vectored(
@@ -240,7 +291,9 @@ impl AsyncWrite for Connection {
     ) -> Poll<io::Result<usize>> {
         // Looked at here as well: a connection whose writing is stuck may not be read from.
         self.check(context)?;
-        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+        let wrote = ready!(Pin::new(&mut self.stream).poll_write_vectored(context, slices))?;
+        self.meter.wrote(wrote);
+        Poll::Ready(Ok(wrote))
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -7,7 +7,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     task::{Context, Poll},
     time::{Duration, Instant},
@@ -20,23 +20,30 @@ use tower::{Layer, Service};
 use super::{
     ServerConfig,
     auth::Authenticator,
-    body::{Answer, Framing, Message},
+    body::{Answer, Bounds, Framing, Message},
+    budget::Budget,
     connection::Peer,
     foreign,
     identity::Identity,
     observe::{CallRecord, Methods},
     packing::{self, Aside, Packing},
+    party::Party,
+    places::{Eviction, Place, Places},
     quota::Quotas,
     status::status,
     unpacked::Unpacked,
 };
 use crate::{
-    error::{Error, Kind, Result},
+    error::{Error, Result},
     metrics::Metrics,
 };
 
-/// Time that a caller is told to wait when the server has as many calls as it takes.
-const WAIT_FOR_A_CALL: Duration = Duration::from_millis(100);
+/// Bytes of the largest message to the health service, and to others whose messages are names.
+const HEALTH_BYTES: usize = 4 << 10;
+const NAMES_BYTES: usize = 64 << 10;
+
+/// Time for the message of a call that comes without an identity to a method open to all.
+const OPEN_READ: Duration = Duration::from_secs(5);
 
 /// Makes the door in front of the services.
 #[derive(Debug, Clone)]
@@ -49,8 +56,8 @@ struct Shared {
     auth: Option<Authenticator>,
     quotas: Arc<Quotas>,
     metrics: Arc<Metrics>,
-    calls: Arc<AtomicUsize>,
-    most_calls: usize,
+    places: Arc<Places>,
+    budget: Arc<Budget>,
     most_bytes: usize,
     read: Duration,
     write: Duration,
@@ -79,9 +86,9 @@ impl Guard {
             shared: Arc::new(Shared {
                 auth: config.auth.as_ref().map(Authenticator::new).transpose()?,
                 quotas: Arc::new(Quotas::new(Arc::clone(&metrics))),
+                places: Places::new(config.transport.calls),
+                budget: Budget::new(config.transport.bytes, Arc::clone(&metrics)),
                 metrics,
-                calls: Arc::default(),
-                most_calls: config.transport.calls,
                 most_bytes: config.max_request_bytes,
                 read: config.transport.read,
                 write: config.transport.write,
@@ -96,9 +103,18 @@ impl Guard {
     }
 }
 
+/// A call that has been let in.
+struct Admitted {
+    identity: Identity,
+    party: Party,
+    permits: Permits,
+    /// What ends it early, if it is an open one.
+    eviction: Option<Eviction>,
+}
+
 impl Shared {
     /// Lets a call in, or says why not.
-    fn admit(&self, request: &Request<Body>) -> Result<(Identity, Permits)> {
+    fn admit(&self, request: &Request<Body>) -> Result<Admitted> {
         foreign::check_headers(request.headers(), self.most_headers)?;
         let peer = request.extensions().get::<Arc<Peer>>();
         let method = method(request.uri().path());
@@ -107,35 +123,64 @@ impl Shared {
             Some(auth) => {
                 let certificate = peer.and_then(|peer| peer.certificate.as_ref());
                 auth.identify(method, request.headers(), certificate)
-                    .inspect_err(|error| self.refusals.tell(error, method, peer))?
+                    .inspect_err(|error| self.refusals.tell(error, method, peer))
+                    .inspect_err(|_| peer.into_iter().for_each(|peer| peer.state.strike()))?
             }
         };
+        let party = Party::of(&identity, peer);
         let quota = self.quotas.enter(&identity, Instant::now())?;
-        let under_way = self.calls.fetch_add(1, Ordering::AcqRel);
+        let (place, eviction) = if identity.name().is_empty() && asks_for_state(method) {
+            let (place, eviction) = self.places.enter_open(&party);
+            (place, Some(eviction))
+        } else {
+            self.budget.check(&party)?;
+            let place = self.places.enter(&party);
+            let place = place.inspect_err(|_| self.metrics.refused("full"))?;
+            (place, None)
+        };
         let permits = Permits {
-            calls: Arc::clone(&self.calls),
+            _place: place,
             _quota: quota,
         };
-        if under_way >= self.most_calls {
-            self.metrics.refused("full");
-            let message = format!("the server has {under_way} calls under way, which is its limit");
-            return Err(Error::new(Kind::Overloaded, message).retry_after(WAIT_FOR_A_CALL));
-        }
-        Ok((identity, permits))
+        Ok(Admitted {
+            identity,
+            party,
+            permits,
+            eviction,
+        })
     }
+
+    /// What bounds the messages to `method`.
+    fn bounds(&self, method: &str, open: bool) -> Bounds {
+        let most_bytes = match method {
+            _ if method.starts_with("Health/") => HEALTH_BYTES,
+            "GRPCInferenceService/ModelInfer" | "GRPCInferenceService/ModelStreamInfer" => {
+                self.most_bytes
+            }
+            _ if method.starts_with("VisionService/") => self.most_bytes,
+            _ => NAMES_BYTES,
+        };
+        Bounds {
+            most_bytes: most_bytes.min(self.most_bytes),
+            read: if open {
+                self.read.min(OPEN_READ)
+            } else {
+                self.read
+            },
+        }
+    }
+}
+
+/// Whether `Service/Method` tells how the server is, or what it has: methods that are open to all by default.
+fn asks_for_state(method: &str) -> bool {
+    method.starts_with("Health/") || method.starts_with("ServerReflection/")
 }
 
 /// A call's places, given back when its answer is read or its caller is gone.
 #[derive(Debug)]
 pub(super) struct Permits {
-    calls: Arc<AtomicUsize>,
+    _place: Place,
     _quota: Option<super::quota::Counted>,
-}
-
-impl Drop for Permits {
-    fn drop(&mut self) {
-        self.calls.fetch_sub(1, Ordering::AcqRel);
-    }
 }
 
 /// `Service/Method` of a call's path, without the package.
@@ -208,7 +253,12 @@ where
             shared.metrics.refused("not_grpc");
             return refuse(foreign);
         }
-        let (identity, permits) = match shared.admit(&request) {
+        let Admitted {
+            identity,
+            party,
+            permits,
+            eviction,
+        } = match shared.admit(&request) {
             Ok(admitted) => admitted,
             Err(error) => return refuse(status(&error).into_http()),
         };
@@ -241,14 +291,17 @@ where
             false => None,
         };
         let asked = asked.map(|packing| (packing, shared.aside.clone()));
-        let (read, write, most_bytes) = (shared.read, shared.write, shared.most_bytes);
+        let write = shared.write;
+        let bounds = shared.bounds(method(request.uri().path()), eviction.is_some());
+        let account = shared.budget.account(party.clone());
+        let unread = shared.budget.account(party);
         let mut request = request.map(|body| {
-            let message = Message::new(body, framing, packed.is_some(), most_bytes, read);
+            let message = Message::new(body, framing, packed.is_some(), bounds, account);
             match packed {
                 None => Body::new(message),
                 Some(packing) => {
                     let aside = shared.aside.clone();
-                    Body::new(Unpacked::new(message, packing, most_bytes, aside))
+                    Body::new(Unpacked::new(message, packing, bounds.most_bytes, aside))
                 }
             }
         });
@@ -259,12 +312,23 @@ where
         request.extensions_mut().insert(identity);
         let answering = self.inner.call(request);
         Box::pin(async move {
-            let mut response = foreign::refine(answering.await?);
+            let mut eviction = eviction;
+            let answer = match &mut eviction {
+                None => answering.await?,
+                Some(eviction) => tokio::select! {
+                    answer = answering => answer?,
+                    error = eviction => return Ok(status(&error).into_http()),
+                },
+            };
+            let mut response = foreign::refine(answer);
             if let Some((packing, _)) = &asked {
                 let encoding = HeaderName::from_static(packing::ENCODING);
                 response.headers_mut().insert(encoding, packing.header());
             }
-            Ok(response.map(|body| Body::new(Answer::new(body, asked, write, permits, active))))
+            Ok(response.map(|body| {
+                let answer = Answer::new(body, asked, write, unread, permits, active, eviction);
+                Body::new(answer)
+            }))
         })
     }
 }

@@ -6,11 +6,13 @@ mod accept;
 mod admin;
 mod auth;
 mod body;
+mod budget;
 mod call;
 mod config;
 mod connection;
 mod convert;
 mod foreign;
+mod frames;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod greeting;
@@ -21,6 +23,8 @@ mod model;
 mod observe;
 mod oip;
 mod packing;
+mod party;
+mod places;
 mod quota;
 mod status;
 mod tls;
@@ -39,6 +43,7 @@ use observe::{Methods, ObserveLayer};
 
 pub use accept::SPARE_CONNECTIONS;
 pub use admin::{Admin, AdminAccess, MAX_LOG_FILTER, Phase, Readiness};
+pub use budget::LONE_SHARE;
 pub use convert::{MAX_DETECTIONS, MAX_TOP_K};
 pub use observe::MAX_REQUEST_ID;
 

@@ -37,6 +37,8 @@ pub(super) struct Unpacked {
     packing: Packing,
     most_bytes: usize,
     aside: Aside,
+    /// Bytes of the packed message that is being unpacked.
+    packed_bytes: usize,
     /// What came and was not looked at.
     input: Bytes,
     prefix: [u8; PREFIX],
@@ -64,6 +66,7 @@ impl Unpacked {
             packing,
             most_bytes,
             aside,
+            packed_bytes: 0,
             input: Bytes::new(),
             prefix: [0; PREFIX],
             prefix_bytes: 0,
@@ -116,6 +119,7 @@ impl Unpacked {
 
     /// A packed message is there.
     fn has_come(&mut self, packed: VecDeque<Bytes>) -> Result<()> {
+        self.packed_bytes = packed.iter().map(Bytes::len).sum();
         match packing::declared(self.packing, &packed) {
             Some(length) => self.unpack(packed, length),
             None => {
@@ -137,6 +141,8 @@ impl Unpacked {
                 format!("says that it unpacks to {length} bytes, but the limit is {most}");
             return Err(Error::new(Kind::LimitExceeded, message).at("request"));
         }
+        // Its reader makes room for all of it when it has the prefix.
+        self.inner.keep(self.packed_bytes + length)?;
         // Within the limit, which is a message's.
         let prefix = u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes();
         self.ready.push_back([&[0], &prefix[..]].concat().into());
@@ -161,7 +167,7 @@ impl Unpacked {
             None if length < job.unpacker.most_bytes() => {
                 Err(job.unpacker.damaged("it is shorter than it says"))
             }
-            None => Ok(()),
+            None => self.inner.keep(0),
         }
     }
 

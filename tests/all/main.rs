@@ -6,6 +6,7 @@ mod abuse;
 mod admin;
 mod auth;
 mod bad_input;
+mod budget;
 mod cli;
 #[path = "../common/mod.rs"]
 #[allow(dead_code, reason = "the benchmark takes other parts of it")]

@@ -1,0 +1,279 @@
+//! Calls under way: so many at once, none of them all one party's, and a few places apart for those who have not said who
+//! they are and ask how the server is.
+//!
+//! A party may have at most [`SHARE`] times the places that are still free, as at the engine's door. Health checks and
+//! reflection are open to all by default, and some of them last: without an identity they have places of their own, where one
+//! that comes last always gets in, and the oldest call of whoever has most makes room.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use tokio::{
+    sync::oneshot,
+    time::{Sleep, sleep},
+};
+
+use super::party::Party;
+use crate::error::{Error, Kind, Result};
+
+/// Places that a party may have, over those that are free.
+const SHARE: usize = 8;
+
+/// Places of open calls.
+const OPEN: usize = 256;
+
+/// Of those, what one party may have.
+const OPEN_PARTY: usize = OPEN / 2;
+
+/// How long an open call may last: its caller asks again.
+const OPEN_AGE: Duration = Duration::from_secs(1800);
+
+/// Time that a caller is told to wait when the server has as many calls as it takes.
+const WAIT_FOR_A_CALL: Duration = Duration::from_millis(100);
+
+/// All places.
+#[derive(Debug)]
+pub(super) struct Places {
+    most: usize,
+    taken: Mutex<Taken>,
+    open: Mutex<Open>,
+}
+
+#[derive(Debug, Default)]
+struct Taken {
+    total: usize,
+    parties: HashMap<Party, usize>,
+}
+
+#[derive(Debug, Default)]
+struct Open {
+    last: u64,
+    total: usize,
+    /// Oldest first.
+    parties: HashMap<Party, VecDeque<(u64, oneshot::Sender<()>)>>,
+}
+
+/// A call's place, given back when dropped.
+#[derive(Debug)]
+pub(super) struct Place {
+    places: Arc<Places>,
+    party: Party,
+    /// Its number, if it is an open call.
+    open: Option<u64>,
+}
+
+/// Completes when an open call has to end: to make room, or for its age.
+#[derive(Debug)]
+pub(super) struct Eviction {
+    evicted: oneshot::Receiver<()>,
+    age: Pin<Box<Sleep>>,
+}
+
+impl Future for Eviction {
+    type Output = Error;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Error> {
+        let why = if Pin::new(&mut self.evicted).poll(context).is_ready() {
+            "the call has ended to make room for others of callers without an identity"
+        } else if self.age.as_mut().poll(context).is_ready() {
+            "the call has ended for its age: ask again"
+        } else {
+            return Poll::Pending;
+        };
+        Poll::Ready(Error::new(Kind::Unavailable, why))
+    }
+}
+
+impl Places {
+    /// Places for `most` calls, beside those of open ones.
+    pub(super) fn new(most: usize) -> Arc<Self> {
+        Arc::new(Self {
+            most,
+            taken: Mutex::default(),
+            open: Mutex::default(),
+        })
+    }
+
+    /// A place for a call of `party`.
+    ///
+    /// # Errors
+    /// `Overloaded` if there is none, or the party has its share.
+    pub(super) fn enter(self: &Arc<Self>, party: &Party) -> Result<Place> {
+        let mut taken = self.taken.lock();
+        let taken = &mut *taken;
+        let own = taken.parties.get(party).copied().unwrap_or(0);
+        if taken.total >= self.most {
+            let message = format!(
+                "the server has {} calls under way, which is its limit",
+                taken.total
+            );
+            return Err(Error::new(Kind::Overloaded, message).retry_after(WAIT_FOR_A_CALL));
+        }
+        if own >= (SHARE * (self.most - taken.total)).max(1) {
+            let message = format!(
+                "{party} has {own} of the {} calls that may be under way, which is its share",
+                self.most
+            );
+            return Err(Error::new(Kind::Overloaded, message).retry_after(WAIT_FOR_A_CALL));
+        }
+        taken.total += 1;
+        match taken.parties.get_mut(party) {
+            Some(own) => *own += 1,
+            None => drop(taken.parties.insert(party.clone(), 1)),
+        }
+        Ok(Place {
+            places: Arc::clone(self),
+            party: party.clone(),
+            open: None,
+        })
+    }
+
+    /// A place for an open call of `party`; another one may have to go for it.
+    pub(super) fn enter_open(self: &Arc<Self>, party: &Party) -> (Place, Eviction) {
+        let mut open = self.open.lock();
+        let open = &mut *open;
+        let own = open.parties.get(party).map_or(0, VecDeque::len);
+        if own >= OPEN_PARTY {
+            open.evict(&party.clone());
+        } else if open.total >= OPEN {
+            let most = open.parties.iter().max_by_key(|(_, calls)| calls.len());
+            if let Some(most) = most.map(|(party, _)| party.clone()) {
+                open.evict(&most);
+            }
+        }
+        open.last += 1;
+        open.total += 1;
+        let (evict, evicted) = oneshot::channel();
+        let calls = open.parties.entry(party.clone()).or_default();
+        calls.push_back((open.last, evict));
+        let place = Place {
+            places: Arc::clone(self),
+            party: party.clone(),
+            open: Some(open.last),
+        };
+        let eviction = Eviction {
+            evicted,
+            age: Box::pin(sleep(OPEN_AGE)),
+        };
+        (place, eviction)
+    }
+}
+
+impl Open {
+    /// Ends the oldest call of `party`.
+    fn evict(&mut self, party: &Party) {
+        let Some(calls) = self.parties.get_mut(party) else {
+            return;
+        };
+        if calls.pop_front().is_some() {
+            self.total -= 1;
+        }
+        if calls.is_empty() {
+            self.parties.remove(party);
+        }
+    }
+
+    fn leave(&mut self, party: &Party, id: u64) {
+        let Some(calls) = self.parties.get_mut(party) else {
+            return;
+        };
+        // One that had to make room is gone already.
+        if let Ok(index) = calls.binary_search_by_key(&id, |(id, _)| *id) {
+            calls.remove(index);
+            self.total -= 1;
+        }
+        if calls.is_empty() {
+            self.parties.remove(party);
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(id) = self.open {
+            self.places.open.lock().leave(&self.party, id);
+            return;
+        }
+        let mut taken = self.places.taken.lock();
+        taken.total -= 1;
+        if let Some(own) = taken.parties.get_mut(&self.party) {
+            *own -= 1;
+            if *own == 0 {
+                taken.parties.remove(&self.party);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use super::*;
+
+    fn party(number: u8) -> Party {
+        Party::from(IpAddr::from([10, 0, 0, number]))
+    }
+
+    /// Whether a call may go on.
+    fn still(eviction: &mut Eviction) -> bool {
+        eviction.evicted.try_recv() == Err(oneshot::error::TryRecvError::Empty)
+    }
+
+    #[test]
+    fn one_party_leaves_places_to_others() {
+        let places = Places::new(90);
+        let flood: Vec<_> = std::iter::from_fn(|| places.enter(&party(1)).ok()).collect();
+        assert_eq!(flood.len(), 80);
+        let other = places.enter(&party(2)).unwrap();
+        drop((flood, other));
+        let taken = places.taken.lock();
+        assert_eq!((taken.total, taken.parties.len()), (0, 0));
+    }
+
+    #[test]
+    fn of_few_places_each_can_be_taken() {
+        let places = Places::new(2);
+        let both = [places.enter(&party(1)), places.enter(&party(1))];
+        assert!(both.iter().all(Result::is_ok));
+        assert!(places.enter(&party(2)).is_err());
+    }
+
+    #[tokio::test]
+    async fn who_comes_last_gets_in_and_who_has_most_makes_room() {
+        let places = Places::new(1);
+        let steady = places.enter_open(&party(1));
+        let mut floods: Vec<_> = (2..5)
+            .flat_map(|number| std::iter::repeat_n(number, OPEN))
+            .map(|number| places.enter_open(&party(number)))
+            .collect();
+        let mut probe = places.enter_open(&party(9));
+        let (place, mut evicted) = steady;
+        assert!(still(&mut evicted) && still(&mut probe.1));
+        let left = floods
+            .iter_mut()
+            .filter_map(|(_, e)| still(e).then_some(()));
+        assert_eq!(left.count(), OPEN - 2);
+        drop((place, floods, probe));
+        // Those that had to go give back nothing that is another's.
+        assert_eq!(places.open.lock().total, 0);
+        assert!(places.open.lock().parties.is_empty());
+    }
+
+    #[tokio::test]
+    async fn an_open_party_ends_its_own_calls_first() {
+        let places = Places::new(1);
+        let mut own: Vec<_> = (0..OPEN_PARTY + 3)
+            .map(|_| places.enter_open(&party(1)))
+            .collect();
+        let ended = own.iter_mut().position(|(_, evicted)| still(evicted));
+        assert_eq!(ended, Some(3));
+    }
+}

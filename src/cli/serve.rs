@@ -118,7 +118,11 @@ pub(super) fn run(
     tracer.stop(LAST_SPANS);
     // A head that is being loaded is not waited for.
     executor.shutdown_background();
-    served?;
+    if let Err(error) = served {
+        // A graph that still runs, or hangs, is not waited for: the process ends with it.
+        std::mem::forget(engine);
+        return Err(error);
+    }
     engine.stop();
     tracing::info!("stopped");
     Ok(())

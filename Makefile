@@ -46,6 +46,7 @@ tests/.venv/ready: tests/requirements.txt
 # The binary is the one that the Rust tests built.
 test-python: test-rust tests/.venv/ready
 	$(call step,reference tests,tests/.venv/bin/python -m pytest -q tests/reference)
+	$(call step,attacks,tests/.venv/bin/python -m pytest -q tests/attack)
 
 tests/.venv/clients: tests/.venv/ready deploy/clients/python/pyproject.toml deploy/clients/python/tests/requirements.txt
 	$(call step,client environment,tests/.venv/bin/python -m pip install --quiet --disable-pip-version-check \
@@ -107,6 +108,10 @@ corpus: tests/.venv/ready ## Decode 1,600 pictures that come with packages and c
 .PHONY: fuzz
 fuzz: ## Fuzz the decoders, the protocol, manifests, masks and keys: about 10 million executions
 	@tests/fuzz/run.sh
+
+.PHONY: attack
+attack: $(if $(FROSTLINE_BINARY),runtime,build) tests/.venv/ready ## Attack a server in some 90 ways; a good caller beside it and probes must not notice (40 minutes; ATTACKS="a b" for some)
+	@FROSTLINE_BINARY=$${FROSTLINE_BINARY:-target/release/frostline} tests/.venv/bin/python tests/attack/attack.py $(ATTACKS)
 
 bench: runtime ## Measure throughput, overhead, tail, overload and lifecycle; writes target/bench/summary.json (minutes)
 	$(call step,bench,cargo bench --locked --quiet --bench serving -- $(SECTIONS))

@@ -13,7 +13,7 @@ export ORT_TELEMETRY_DISABLED := 1
 step = @printf '== %s\n' '$(1)'; start=$$(date +%s%N); $(2); \
 	printf '== %s: %d.%01d s\n' '$(1)' $$((($$(date +%s%N) - start) / 1000000000)) $$((($$(date +%s%N) - start) / 100000000 % 10))
 
-.PHONY: bench-observability reference test-rules gpu-kit help demo serve test test-rust test-python test-models study lint fmt runtime build check bench soak load clean
+.PHONY: demo-real bench-observability reference test-rules gpu-kit help demo serve test test-rust test-python test-models study lint fmt runtime build check bench soak load clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -26,6 +26,9 @@ build: runtime ## Build the release binary
 
 demo: build ## Set up, build, and run every demo head on the sample images and clips
 	$(call step,demo,deploy/demo.sh target/release/frostline target/demo)
+
+demo-real: build models/.venv/ready ## Build, serve and measure pretrained weights that come inside packages (models/REAL.md)
+	$(call step,demo of real weights,models/.venv/bin/frostline-models real --work target/real --binary target/release/frostline)
 
 serve: build ## Leave a server with the demo models running on 127.0.0.1:8461
 	@target/release/frostline serve

@@ -7,10 +7,12 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
+from . import newhead
 from .backbones import command as backbones
 from .demo import Demo, Settings
 from .errors import InputError
 from .measure import command as measure
+from .real import demo as real
 from .split import command as split
 from .study import command as study
 from .training import command as training
@@ -29,7 +31,7 @@ STAGES = {
 }
 
 #: Command groups beside ``demo``; each adds its own parsers.
-GROUPS = (backbones, split, training, measure, study)
+GROUPS = (backbones, split, newhead, training, measure, study, real)
 
 
 def parser() -> argparse.ArgumentParser:

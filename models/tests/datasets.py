@@ -51,6 +51,45 @@ def coco(root: Path, splits=("train2017", "val2017"), count=6) -> Path:
     return root
 
 
+def voc(root: Path, splits=("train", "validation"), count=4) -> Path:
+    """Pictures and their XML side by side, as labelImg leaves them."""
+    for s, split in enumerate(splits):
+        rng = np.random.default_rng(40 + s)
+        (root / split).mkdir(parents=True)
+        for i in range(count):
+            image, squares = picture(rng)
+            Image.fromarray(image).save(root / split / f"{i}.jpg", quality=95)
+            things = "".join(
+                f"<object><name>{NAMES[kind]}</name><bndbox><xmin>{x}</xmin><ymin>{y}</ymin><xmax>{x + side}</xmax>"
+                f"<ymax>{y + side}</ymax></bndbox></object>"
+                for kind, x, y, side in squares
+            )
+            (root / split / f"{i}.xml").write_text(
+                f"<annotation><filename>{i}.jpg</filename><size><width>96</width><height>64</height><depth>3</depth></size>"
+                f"{things}</annotation>"
+            )
+    return root
+
+
+def yolo(root: Path, splits=("train", "val"), count=4, outlines=False) -> Path:
+    """``images/<split>``, ``labels/<split>`` and ``data.yaml``, as Ultralytics has them."""
+    for s, split in enumerate(splits):
+        rng = np.random.default_rng(40 + s)
+        for kind in ("images", "labels"):
+            (root / kind / split).mkdir(parents=True)
+        for i in range(count):
+            image, squares = picture(rng)
+            Image.fromarray(image).save(root / "images" / split / f"{i}.jpg", quality=95)
+            rows = []
+            for kind, x, y, side in squares:
+                box = [(x + side / 2) / 96, (y + side / 2) / 64, side / 96, side / 64]
+                corners = [v for a, b in ((x, y), (x + side, y), (x + side, y + side), (x, y + side)) for v in (a / 96, b / 64)]
+                rows.append(" ".join([str(kind), *(f"{v:.6f}" for v in (corners if outlines else box))]))
+            (root / "labels" / split / f"{i}.txt").write_text("\n".join(rows) + "\n")
+    (root / "data.yaml").write_text("path: .\ntrain: images/train\nnames:\n" + "".join(f"  {i}: {n}\n" for i, n in enumerate(NAMES)))
+    return root
+
+
 def ade20k(root: Path, splits=("training", "validation"), count=6) -> Path:
     for s, split in enumerate(splits):
         rng = np.random.default_rng(10 + s)
@@ -103,4 +142,18 @@ def kinetics(root: Path, splits=("train", "val"), count=3) -> Path:
             writer = csv.writer(file)
             writer.writerow(["label", "youtube_id", "time_start", "time_end", "split"])
             writer.writerows(rows)
+    return root
+
+
+def photos(root: Path, splits=("train", "validation"), count=4) -> Path:
+    """A folder per colour, of pictures with one square of it."""
+    for s, split in enumerate(splits):
+        rng = np.random.default_rng(20 + s)
+        for kind, name in enumerate(NAMES):
+            (root / split / name).mkdir(parents=True)
+            for i in range(count):
+                image = np.full((64, 96, 3), 120, np.uint8) + rng.integers(0, 20, (64, 96, 3)).astype(np.uint8)
+                x, y = int(rng.integers(20, 50)), int(rng.integers(4, 32))
+                image[y : y + 28, x : x + 28] = COLOURS[kind]
+                Image.fromarray(image).save(root / split / name / f"{i}.jpg", quality=95)
     return root

@@ -301,11 +301,69 @@ def test_timm_models_export_by_name(tmp_path, name, size, strides):
     image = pixels(size, 3)
     with torch.no_grad():
         wanted = backbone.module(image)
+    # Finer maps than stride 4, which no head here reads, are left out unless they are asked for.
+    for features, kept in ((None, [s for s in strides if s >= 4]), (("stride8", "stride4"), [4, 8]), ((f"stride{strides[0]}",), strides[:1])):
+        export.export(backbone, tmp_path, export.Options(features=features), say=lambda _: None)
+        session = file_session(tmp_path / "backbone.onnx")
+        table = tomllib.loads((tmp_path / "backbone.toml").read_text())
+        assert [o.name for o in session.get_outputs()] == [f["name"] for f in table["features"]] == [f"stride{s}" for s in kept]
+        places = [strides.index(s) for s in kept]
+        for i, b in zip(places, session.run(None, {"image": image.numpy()})):
+            assert b.shape == (3, backbone.channels[i], size // strides[i], size // strides[i])
+            assert np.abs(wanted[i].numpy() - b).max() <= 1e-3 * b.std()
+    with pytest.raises(InputError, match="--features: there is no 'stride7'; the backbone has stride"):
+        export.export(backbone, tmp_path, export.Options(features=("stride7",)), say=lambda _: None)
+
+
+@pytest.mark.parametrize("name, size", [("tf_efficientnet_lite0", 64), ("tf_efficientnet_lite0", 80), ("tf_mobilenetv3_small_075", 96)])
+def test_same_padding_is_worked_out_once(tmp_path, name, size):
+    """timm works "SAME" padding out at each run; here it is part of the convolutions, also where the
+    last cells of a map lie in part beyond the picture (80 / 32)."""
+    backbone = sources.load(sources.Request(name, size, seed=0))
+    image = pixels(size, 3)
+    with torch.no_grad():
+        wanted = [m for m, s in zip(backbone.module(image), backbone.strides) if s >= 4]
     export.export(backbone, tmp_path, export.Options(), say=lambda _: None)
-    got = file_session(tmp_path / "backbone.onnx").run(None, {"image": image.numpy()})
-    for a, b, stride, channels in zip(wanted, got, strides, backbone.channels):
-        assert b.shape == (3, channels, size // stride, size // stride)
-        assert np.abs(a.numpy() - b).max() <= 1e-3 * b.std()
+    kinds = {n.op_type for n in onnx.load(tmp_path / "backbone.onnx").graph.node}
+    assert not kinds & {"Shape", "Ceil", "Pad", "Slice", "Gather", "Where", "Expand"}, kinds
+    session = file_session(tmp_path / "backbone.onnx")
+    for batch in (1, 3):
+        got = session.run(None, {"image": image[:batch].numpy()})
+        assert [g.shape[-1] for g in got] == [-(-size // s) for s in (4, 8, 16, 32)]
+        for a, b in zip(wanted, got):
+            assert np.abs(a[:batch].numpy() - b).max() <= 1e-4 * b.std()
+
+
+@pytest.mark.parametrize("mode, value, channels", [("constant", 0.0, 0), ("constant", 1.0, 0), ("reflect", 0.0, 0), ("constant", 0.0, 1)])
+def test_only_zeros_around_a_picture_become_a_convolutions_padding(tmp_path, mode, value, channels):
+    from pathlib import Path
+
+    from frostline_models.split.graph import Graph
+
+    helper, kinds = onnx.helper, onnx.TensorProto
+    rng = np.random.default_rng(0)
+    weights = {
+        "w": rng.normal(size=(4, 3 + channels, 3, 3)).astype(np.float32),
+        "pads": np.array([0, channels, 1, 0, 0, 0, 2, 3], np.int64), "value": np.float32(value),
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("Pad", ["x", "pads", "value"], ["padded"], mode=mode),
+        helper.make_node("Conv", ["padded", "w"], ["y"], pads=[1, 0, 0, 1]),
+    ]
+    model = helper.make_model(
+        helper.make_graph(
+            nodes, "g", [helper.make_tensor_value_info("x", kinds.FLOAT, ["n", 3, 9, 9])],
+            [helper.make_tensor_value_info("y", kinds.FLOAT, None)],
+            [onnx.numpy_helper.from_array(v, k) for k, v in weights.items()],
+        ), opset_imports=[helper.make_opsetid("", 17)], ir_version=8,
+    )  # fmt: skip
+    x = rng.normal(size=(2, 3, 9, 9)).astype(np.float32)
+    before = file_session(model.SerializeToString()).run(None, {"x": x})[0]
+    export.merge_pads(Graph(model, Path("g.onnx")))
+    after = file_session(model.SerializeToString()).run(None, {"x": x})[0]
+    np.testing.assert_allclose(after, before, atol=1e-5)
+    plain = (mode, value, channels) == ("constant", 0.0, 0)
+    assert [n.op_type for n in model.graph.node] == (["Conv"] if plain else ["Pad", "Conv"])
 
 
 def test_a_timm_checkpoint_loads_and_a_wrong_one_is_refused(tmp_path):

@@ -172,7 +172,7 @@ def test_images_without_anything_give_finite_losses(task, form):
         "boxes": [torch.zeros(0, 4)] * 2, "classes": [torch.zeros(0, dtype=torch.int64)] * 2,
         "masks": [torch.zeros(0, 64, 64)] * 2, "labels": torch.full((2, 64, 64), 255),
     }  # fmt: skip
-    if task == "action":
+    if task in ("action", "classification", "embedding"):
         truth["classes"] = torch.tensor([0, 1])
     losses = objectives.objective(head, maps, truth)
     loss = sum(losses.values())

@@ -154,8 +154,8 @@ def test_kinetics_names_what_is_wrong(tmp_path):
 
 
 def test_unknown_formats_and_options_are_refused(tmp_path):
-    with pytest.raises(InputError, match="coco, ade20k"):
-        open_dataset("voc", tmp_path)
+    with pytest.raises(InputError, match="coco, voc, yolo, ade20k"):
+        open_dataset("openimages", tmp_path)
     with pytest.raises(InputError, match="data format 'ade20k'.*splitt"):
         open_dataset("ade20k", tmp_path, splitt="x")
 

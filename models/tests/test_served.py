@@ -33,6 +33,7 @@ SMALL = {
     "upernet": {"width": 16},
     "mask2former": {"width": 16, "queries": 8, "layers": 2, "heads": 4},
     "attentive-probe": {"width": 16, "heads": 2},
+    "attentive": {"width": 16, "heads": 2},
     "temporal-transformer": {"width": 16, "heads": 2},
 }
 FORMS = [(task, form) for task, forms in registry.FORMS.items() for form in forms]
@@ -86,6 +87,16 @@ def test_every_form_serves_what_pytorch_computes(heads, task, form):
         assert wanted.max() - wanted.min() > 1e-3
         return
     outputs = head.serve([m[:1] for m in maps])
+    if task == "classification":
+        wanted = served.probabilities(outputs[0].numpy())
+        np.testing.assert_allclose(remote.classify(images[0]), wanted, atol=1e-3)
+        assert wanted.max() - wanted.min() > 1e-3
+        return
+    if task == "embedding":
+        got = remote.embed(images[0])
+        np.testing.assert_allclose(got, outputs[0].numpy().ravel(), atol=1e-3)
+        assert np.linalg.norm(got) == pytest.approx(1, abs=1e-5) and got.std() > 1e-3
+        return
     if task == "segmentation":
         wanted = served.label_map(outputs[0].numpy(), where)
         # Random queries all lean to one class; their masks are compared in test_taskheads.

@@ -23,6 +23,7 @@ OPTIONS = {
     "upernet": {"width": 32},
     "mask2former": {"width": 32, "queries": 10, "layers": 3, "heads": 4},
     "attentive-probe": {"width": 32, "heads": 4},
+    "attentive": {"width": 32, "heads": 4},
     "temporal-transformer": {"width": 32, "heads": 4},
 }
 FORMS = [(task, form) for task, forms in registry.FORMS.items() for form in forms]

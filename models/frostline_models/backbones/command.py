@@ -30,6 +30,7 @@ def add(groups) -> None:
     one.add_argument(
         "--crop-fraction", type=float, help="center_crop: share of each side that is seen (1); timm's crop_pct"
     )
+    one.add_argument("--features", metavar="NAME,...", help="maps to give out (unset: those of stride 4 and more)")
     one.add_argument("--licence", default="unknown", help="of the weights, for the manifest")
     one.add_argument("--version", default="1", help="for the manifest")
     one.add_argument("--provider", default="CPUExecutionProvider", help="that checks the graph")
@@ -154,6 +155,7 @@ def _export(arguments: argparse.Namespace) -> None:
         threads=arguments.threads,
         percentile=arguments.percentile,
         force=arguments.force,
+        features=tuple(f.strip() for f in arguments.features.split(",") if f.strip()) if arguments.features else None,
     )
     to = options.input(arguments.size)
     backbone = sources.load(wanted)

@@ -24,13 +24,16 @@ from .. import export as common
 from .. import geometry
 from ..errors import InputError
 from ..swinv2 import SwinV2
+from ..split import freeze as settle
+from ..split.graph import Graph, Image
 from . import graph, parity, precision
-from .sources import Backbone
+from .sources import Backbone, cells
 
 OPSET = 20
 #: protobuf's limit, less room for the graph itself.
 EMBED_LIMIT = (2 << 30) - (64 << 20)
 PARITY_IMAGES = 2
+LEAST_STRIDE = 4
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,8 @@ class Options:
     embed_limit: int = EMBED_LIMIT
     #: Writes the files even when parity misses its gate.
     force: bool = False
+    #: Names of the maps to give out; unset: those of stride 4 and more, finer ones no head here reads.
+    features: tuple[str, ...] | None = None
 
     def input(self, size: int) -> geometry.Input:
         """How images are fitted to an input of that side."""
@@ -80,9 +85,11 @@ def export(
     is rewritten in place.
     """
     _check(options, calibration)
+    kept = chosen(backbone, options.features)
     out.mkdir(parents=True, exist_ok=True)
     images = parity.pictures(PARITY_IMAGES, backbone.size, seed=1)
-    wanted = parity.features(backbone.module, images)
+    every = parity.features(backbone.module, images)
+    names, wanted = [backbone.names()[i] for i in kept], [every[i] for i in kept]
     with tempfile.TemporaryDirectory(dir=out, prefix=".export-") as folder:
         plain, final = Path(folder) / "fp32.onnx", Path(folder) / "backbone.onnx"
         say(f"tracing {backbone.architecture} at {backbone.size}x{backbone.size}")
@@ -97,7 +104,7 @@ def export(
                 f"--precision {options.precision}: {options.provider} does not take it: {problem}"
             )
         session = open_session(final, options)
-        levels = parity.compare(backbone.names(), wanted, session, images)
+        levels = parity.compare(names, wanted, session, images)
         del session
         say(parity.table(levels))
         missed = parity.failures(levels, options.precision)
@@ -128,6 +135,19 @@ def _check(options: Options, calibration: np.ndarray | None) -> None:
         raise InputError(f"--provider {options.provider}: not in this ONNX Runtime, which has {have}")
 
 
+def chosen(backbone: Backbone, features: tuple[str, ...] | None) -> list[int]:
+    """Places of the maps to give out."""
+    names = backbone.names()
+    if features is None:
+        return [i for i, s in enumerate(backbone.strides) if s >= LEAST_STRIDE] or list(range(len(names)))
+    for name in features:
+        if name not in names:
+            raise InputError(f"--features: there is no {name!r}; the backbone has {', '.join(names)}")
+    if not features:
+        raise InputError(f"--features: names no map; the backbone has {', '.join(names)}")
+    return [i for i, name in enumerate(names) if name in features]
+
+
 def open_session(path: Path, options: Options) -> ort.InferenceSession:
     settings = ort.SessionOptions()
     settings.intra_op_num_threads = options.threads
@@ -152,11 +172,56 @@ def trace(backbone: Backbone, path: Path, options: Options) -> None:
                 dynamic_axes={name: {0: "batch"} for name in ["image", *names]},
             )  # fmt: skip
         model = onnx.load(raw)
-    finish(model, backbone)
+    kept = chosen(backbone, options.features)
+    outputs = [model.graph.output[i] for i in kept]
+    del model.graph.output[:]
+    model.graph.output.extend(outputs)
+    if not isinstance(backbone.module, SwinV2):
+        settled(model, size)
+    finish(model, backbone, kept)
     save(model, path, options.embed_limit)
 
 
-def finish(model: onnx.ModelProto, backbone: Backbone) -> None:
+def settled(model: onnx.ModelProto, size: int) -> None:
+    """Works out what follows from the input's size now rather than at each run (shapes, timm's "SAME"
+    padding), and leaves out what no output needs."""
+    made = Graph(model, Path("backbone.onnx"))
+    made.prune()
+    if model.ByteSize() < EMBED_LIMIT and any(n.op_type in ("Shape", "Size") for n in made.nodes):
+        settle.freeze(made, Image("image", onnx.TensorProto.UINT8, "NHWC", 0, size, size), (size, size))
+    merge_pads(made)
+
+
+def merge_pads(made: Graph) -> None:
+    """Zeros that a Pad puts around a convolution's input become the convolution's own."""
+    constants = {n.output[0]: onnx.numpy_helper.to_array(n.attribute[0].t) for n in made.nodes if n.op_type == "Constant" and n.attribute[0].name == "value"}
+    constants |= {k: onnx.numpy_helper.to_array(w) for k, w in made.weights.items()}
+    for node in made.nodes:
+        pad = made.make(node.input[0]) if node.op_type == "Conv" else None
+        if pad is None or pad.op_type != "Pad" or pad.output[0] in made.outputs or len(made.readers[pad.output[0]]) > 1:
+            continue
+        attributes = {a.name: a for a in node.attribute}
+        automatic = attributes.get("auto_pad")
+        mode = next((a.s for a in pad.attribute if a.name == "mode"), b"constant")
+        sides = constants.get(pad.input[1]) if len(pad.input) > 1 else None
+        value = constants.get(pad.input[2], 1) if len(pad.input) > 2 and pad.input[2] else 0
+        if mode != b"constant" or sides is None or len(pad.input) > 3 or np.any(value) or (automatic and automatic.s not in (b"", b"NOTSET")):
+            continue
+        axes = len(sides) // 2
+        outer = [*sides[:2], *sides[axes : axes + 2]]  # of the batch and the channels
+        if any(outer) or (sides < 0).any():
+            continue
+        own = list(attributes["pads"].ints) if "pads" in attributes else [0] * 2 * (axes - 2)
+        added = [a + int(b) for a, b in zip(own, [*sides[2:axes], *sides[axes + 2 :]])]
+        if "pads" in attributes:
+            node.attribute.remove(attributes["pads"])
+        node.attribute.append(onnx.helper.make_attribute("pads", added))
+        node.input[0] = pad.input[0]
+    made.index()
+    made.prune()
+
+
+def finish(model: onnx.ModelProto, backbone: Backbone, kept: list[int] | None = None) -> None:
     """Names every node and output shape; brings the fused operator to its own domain."""
     model.producer_name, model.producer_version = "frostline-models", "1"
     fused: dict[str, int] = {}  # domain -> least version
@@ -169,16 +234,15 @@ def finish(model: onnx.ModelProto, backbone: Backbone) -> None:
                 info = onnx.helper.make_tensor_value_info(node.output[0], onnx.TensorProto.FLOAT, None)
                 model.graph.value_info.append(info)
         node.name = node.name or f"{node.op_type}_{i}"
-    kept = {o.domain: o.version for o in model.opset_import if o.domain != graph.FUSED_DOMAIN}
+    own = {o.domain: o.version for o in model.opset_import if o.domain != graph.FUSED_DOMAIN}
     del model.opset_import[:]
     model.opset_import.extend(
-        onnx.helper.make_opsetid(domain, version) for domain, version in (kept | fused).items()
+        onnx.helper.make_opsetid(domain, version) for domain, version in (own | fused).items()
     )
-    for value, stride, channels in zip(model.graph.output, backbone.strides, backbone.channels):
-        side = backbone.size // stride
-        dims = value.type.tensor_type.shape.dim
-        for dim, size in zip(list(dims)[1:], (channels, side, side)):
-            dim.dim_value = size
+    for value, i in zip(model.graph.output, kept or range(len(backbone.strides))):
+        side = cells(backbone.size, backbone.strides[i])
+        wanted = ["batch", backbone.channels[i], side, side]
+        value.CopyFrom(onnx.helper.make_tensor_value_info(value.name, onnx.TensorProto.FLOAT, wanted))
 
 
 def save(model: onnx.ModelProto, path: Path, embed_limit: int = EMBED_LIMIT) -> None:
@@ -267,7 +331,7 @@ def manifest(backbone: Backbone, file: Path, options: Options, levels: list[pari
         },
         "features": [
             {"name": f"stride{s}", "stride": s, "channels": c, "layout": "NCHW"}
-            for s, c in zip(backbone.strides, backbone.channels)
+            for s, c in ((backbone.strides[i], backbone.channels[i]) for i in chosen(backbone, options.features))
         ],
         "metrics": parity.metrics(levels),
     }

@@ -48,6 +48,12 @@ class Backbone:
         return [f"stride{s}" for s in self.strides]
 
 
+def cells(size: int, stride: int) -> int:
+    """Cells a side of a map: the last may lie in part beyond the picture, where the backbone pads
+    ("SAME"), as 8 cells of 32 pixels do over 240."""
+    return -(-size // stride)
+
+
 def load(request: Request) -> Backbone:
     """The backbone with its weights."""
     if (request.checkpoint is None) == (request.seed is None):
@@ -181,20 +187,16 @@ def _timm(request: Request) -> Backbone:
     if request.checkpoint is None:
         randomize(model, request.seed)
     else:
-        _load_timm(model, weights_file(request.checkpoint))
+        _load_timm(model, name, weights_file(request.checkpoint))
     module = TimmBackbone(model, default["mean"], default["std"], nhwc, single).eval()
     if single:
         strides, channels = [4, 8, 16, 32], [channels[-1]] * 4
-    sides = [request.size // s for s in strides]
-    if request.size % max(strides):
-        raise InputError(
-            f"size {request.size}: is no multiple of {max(strides)}, the coarsest stride of {name}"
-        )
     with torch.no_grad():
         got = [tuple(m.shape) for m in module(torch.zeros(1, request.size, request.size, 3))]
-    wanted = [(1, c, s, s) for c, s in zip(channels, sides)]
+    wanted = [(1, c, s, s) for c, s in zip(channels, (cells(request.size, s) for s in strides))]
     if got != wanted:
-        raise InputError(f"backbone {name!r} at {request.size}: maps are {got}, expected {wanted}")
+        odd = f": {request.size} is no multiple of {max(strides)}, its coarsest stride" if request.size % max(strides) else ""
+        raise InputError(f"backbone {name!r} at {request.size}: maps are {got}, expected {wanted}{odd}")
     text = f"timm {timm.__version__} {name}" + (", simple feature pyramid" if single else "")
     return Backbone(
         module, f"{name}-{request.size}".replace("/", "-"), request.size, strides, channels, text,
@@ -215,9 +217,21 @@ def _create(timm, name: str, size: int) -> nn.Module:
     raise InputError(f"backbone {name!r} gives no feature maps: {problem}")
 
 
-def _load_timm(model: nn.Module, path: Path) -> None:
-    """Loads a timm checkpoint of the whole model or of its ``features_only`` form."""
-    state = checkpoint.read(path)
+def in_order(state: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    """A port's checkpoint under timm's names: where it lists as many tensors as timm's whole model,
+    in the same order and of the same shapes, they are the same; else as it came."""
+    import timm
+
+    own = timm.create_model(name, pretrained=False).state_dict()
+    shapes = lambda table: [tuple(v.shape) for v in table.values()]  # noqa: E731
+    if set(own) & set(state) or shapes(own) != shapes(state):
+        return state
+    return dict(zip(own, state.values()))
+
+
+def _load_timm(model: nn.Module, timm_name: str, path: Path) -> None:
+    """Loads a timm checkpoint of the whole model or of its ``features_only`` form, or a port's."""
+    state = in_order(checkpoint.read(path), timm_name)
     wanted = model.state_dict()
     prefix = "model." if all(k.startswith("model.") for k in wanted) else ""
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .. import recipes
 from ..errors import InputError
-from ..readers import FORMATS, open_dataset
+from ..readers import FORMATS, NAMED, open_dataset
 
 
 def add(groups) -> None:
@@ -30,6 +30,10 @@ def add(groups) -> None:
     parser.add_argument(
         "--option", action="append", default=[], metavar="KEY=VALUE", help="of the data set's format"
     )
+    parser.add_argument(
+        "--gallery", action="append", default=[], metavar="KEY=VALUE",
+        help="embedding: options of the photographs among which the nearest are looked for (unset: the set's others)",
+    )  # fmt: skip
     parser.add_argument("--limit", type=int, help="only the first so many samples")
     parser.add_argument("--workers", type=int, default=4, help="calls in flight")
     parser.add_argument("--clips", type=int, help="action: clips per video (1)")
@@ -86,10 +90,16 @@ def run(arguments: argparse.Namespace) -> None:
         where = str(arguments.repository)
     if arguments.format == "generated-scenes" and predictor.task == "segmentation":
         options.setdefault("task", "segmentation")
-    if arguments.format == "kinetics":
+    if arguments.format in NAMED and predictor.labels:
         options.setdefault("labels", predictor.labels)
     dataset = open_dataset(arguments.format, arguments.data, **options)
-    report, result = evaluate(predictor, dataset, arguments, where)
+    known = None
+    if arguments.gallery:
+        if predictor.task != "embedding":
+            raise InputError(f"--gallery is for embeddings; head {arguments.head!r} is for {predictor.task}")
+        said = options | {"labels": dataset.labels} | parse_options(arguments.gallery)
+        known = open_dataset(arguments.format, arguments.data, **said)
+    report, result = evaluate(predictor, dataset, arguments, where, known)
     print(show(report))
     if arguments.out:
         from . import gallery
@@ -97,17 +107,24 @@ def run(arguments: argparse.Namespace) -> None:
         arguments.out.mkdir(parents=True, exist_ok=True)
         (arguments.out / "evaluation.json").write_text(json.dumps(report, indent=2) + "\n")
         gallery.save(arguments.out / "cases.png", result, dataset, predictor.task, predictor.frames, predictor.frame_stride)
-        print(f"wrote {arguments.out / 'evaluation.json'} and cases.png")
+        drawn = "cases.png"
+        if predictor.task == "classification":
+            from .images import save_confusion
+
+            save_confusion(arguments.out / "confusion.png", result, dataset)
+            drawn += ", confusion.png"
+        print(f"wrote {arguments.out / 'evaluation.json'}, {drawn}")
 
 
-def evaluate(predictor, dataset, arguments: argparse.Namespace, where: str):
-    """The report as a table of plain values, and the result with its cases."""
+def evaluate(predictor, dataset, arguments: argparse.Namespace, where: str, known=None):
+    """The report as a table of plain values, and the result with its cases; ``known`` are the
+    photographs among which an embedding looks for the nearest."""
     from . import metrics
 
     if predictor.task not in dataset.tasks:
         has = ", ".join(dataset.tasks)
         raise InputError(f"head {arguments.head!r} is for {predictor.task}, the data set for {has}")
-    if list(dataset.labels) != list(predictor.labels):
+    if predictor.task != "embedding" and list(dataset.labels) != list(predictor.labels):
         raise InputError(
             f"the head's {len(predictor.labels)} labels are not the data set's {len(dataset.labels)}: "
             f"{_difference(predictor.labels, dataset.labels)}"
@@ -116,7 +133,7 @@ def evaluate(predictor, dataset, arguments: argparse.Namespace, where: str):
     began = time.monotonic()
     result = metrics.run(
         predictor, dataset, predictor.task, arguments.limit, frames, stride,
-        arguments.clips, arguments.crops, arguments.workers,
+        arguments.clips, arguments.crops, arguments.workers, known,
     )  # fmt: skip
     seconds = time.monotonic() - began
     report = {

@@ -44,6 +44,9 @@ def _tile(dataset, task: str, index: int, found, frames: int, stride: int | None
         best, truth = int(np.argmax(found)), dataset.target(index)
         image = Image.fromarray(dataset.frames(index, frames, stride, 0.5)[frames // 2])
         return image, f"{dataset.labels[best]} ({dataset.labels[truth]})"
+    if task in ("classification", "embedding"):
+        best, truth = int(np.argmax(found)), dataset.target(index)
+        return Image.fromarray(dataset.image(index)), f"{dataset.labels[best]} ({dataset.labels[truth]})"
     pixels = dataset.image(index).astype(np.float32)
     if task == "segmentation":
         shade = np.zeros_like(pixels)

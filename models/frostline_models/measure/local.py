@@ -60,6 +60,14 @@ class Local:
             return served.cell_labels(out["label_map"], self._where(image), len(self.labels))
         return served.label_map(out["logits"], self._where(image))
 
+    def classify(self, image: np.ndarray) -> np.ndarray:
+        """Probabilities ``[C]``."""
+        return served.probabilities(self._outputs(geometry.fit(image, self.input)[None], False)["logits"])
+
+    def embed(self, image: np.ndarray) -> np.ndarray:
+        """The head's one output, flat."""
+        return next(iter(self._outputs(geometry.fit(image, self.input)[None], False).values())).ravel()
+
     def recognize(self, frames: list[np.ndarray]) -> np.ndarray:
         """Probabilities ``[C]`` of a clip of any length."""
         read = geometry.positions(len(frames), self.frames, self.frame_stride)

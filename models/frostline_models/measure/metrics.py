@@ -1,6 +1,6 @@
 """Accuracy as the data sets' own protocols define it, over any predictor.
 
-A predictor has ``detect``, ``segment`` or ``recognize`` (:class:`.local.Local` or
+A predictor has ``detect``, ``segment``, ``recognize``, ``classify`` or ``embed`` (:class:`.local.Local` or
 :class:`.remote.Remote`).  Every function returns metrics and one score per sample, from which
 the best and worst cases are shown.
 """
@@ -37,7 +37,7 @@ class Result:
     predictions: list = field(default_factory=list)
 
 
-def _each(count: int, work: Callable[[int], object], workers: int) -> list:
+def each_sample(count: int, work: Callable[[int], object], workers: int) -> list:
     """``work`` on every sample, ``workers`` at a time, in order."""
     if workers <= 1:
         return [work(i) for i in range(count)]
@@ -45,7 +45,7 @@ def _each(count: int, work: Callable[[int], object], workers: int) -> list:
         return list(pool.map(work, range(count)))
 
 
-def _input(predictor, dataset: Images, index: int):
+def sample(predictor, dataset: Images, index: int):
     """The sample as the predictor takes it: a server gets the file's own bytes."""
     if getattr(predictor, "takes_files", False) and hasattr(dataset, "path"):
         return dataset.path(index)
@@ -62,21 +62,23 @@ def _encode(mask: np.ndarray) -> dict:
 def ground_truth(dataset: Images, count: int) -> COCO:
     """The first ``count`` samples for pycocotools: COCO's own file, or made from the things."""
     with contextlib.redirect_stdout(io.StringIO()):
-        if isinstance(dataset, Coco):
+        if isinstance(dataset, Coco) and dataset.masks:
             return COCO(str(dataset.file))
         coco, annotations, images = COCO(), [], []
         for index in range(count):
             width, height = dataset.size(index)
             images.append({"id": dataset.image_id(index), "width": width, "height": height})
-            things = dataset.things(index)
-            for box, label, mask in zip(things.boxes, things.classes, things.masks):
-                x0, y0, x1, y1 = (float(v) for v in box)
-                annotations.append({
-                    "id": len(annotations) + 1, "image_id": dataset.image_id(index),
-                    "category_id": dataset.category_id(int(label)), "iscrowd": 0,
-                    "bbox": [x0, y0, x1 - x0, y1 - y0], "area": float(mask.sum()),
-                    "segmentation": _encode(mask),
-                })  # fmt: skip
+            for things, crowd in ((dataset.things(index), 0), (dataset.ignored(index), 1)):
+                for i, (box, label) in enumerate(zip(things.boxes, things.classes)):
+                    x0, y0, x1, y1 = (float(v) for v in box)
+                    entry = {
+                        "id": len(annotations) + 1, "image_id": dataset.image_id(index),
+                        "category_id": dataset.category_id(int(label)), "iscrowd": crowd,
+                        "bbox": [x0, y0, x1 - x0, y1 - y0], "area": (x1 - x0) * (y1 - y0),
+                    }  # fmt: skip
+                    if things.masks is not None:
+                        entry |= {"area": float(things.masks[i].sum()), "segmentation": _encode(things.masks[i])}
+                    annotations.append(entry)
         coco.dataset = {
             "info": {}, "images": images, "annotations": annotations,
             "categories": [
@@ -89,8 +91,8 @@ def ground_truth(dataset: Images, count: int) -> COCO:
 
 def detection(predictor, dataset: Images, count: int, workers: int = 1) -> Result:
     """COCO box and mask AP at IoU .50:.05:.95 and .50, at most 100 detections an image."""
-    found: list[list[Detection]] = _each(
-        count, lambda i: predictor.detect(_input(predictor, dataset, i), LOW_SCORE)[:MOST], workers
+    found: list[list[Detection]] = each_sample(
+        count, lambda i: predictor.detect(sample(predictor, dataset, i), LOW_SCORE)[:MOST], workers
     )
     return score_detection(found, dataset)
 
@@ -109,11 +111,11 @@ def score_detection(found: list[list[Detection]], dataset: Images) -> Result:
                 entry["segmentation"] = _encode(d.mask)
             entries.append(entry)
         scores.append(_f1(row, dataset.things(index)))
-    masks = bool(entries) and all("segmentation" in e for e in entries)
+    masks = dataset.masks and bool(entries) and all("segmentation" in e for e in entries)
     truth, metrics = ground_truth(dataset, count), {}
     ids = [dataset.image_id(i) for i in range(count)]
     for kind, name in (("bbox", "box"), ("segm", "mask")):
-        if kind == "segm" and not masks and entries:
+        if kind == "segm" and not masks and (entries or not dataset.masks):
             continue
         metrics |= average_precision(truth, entries, ids, kind, name)
     return Result(metrics, scores, found)
@@ -163,7 +165,7 @@ def _f1(found: list[Detection], things: Things) -> float:
 
 def segmentation(predictor, dataset: Images, count: int, workers: int = 1) -> Result:
     """mIoU with intersections and unions summed over the set, and pixel accuracy."""
-    maps = _each(count, lambda i: predictor.segment(_input(predictor, dataset, i)), workers)
+    maps = each_sample(count, lambda i: predictor.segment(sample(predictor, dataset, i)), workers)
     return score_segmentation(maps, dataset)
 
 
@@ -212,7 +214,7 @@ def action(
                 views.append(predictor.recognize([_crop(f, crop, crops) for f in taken]))
         return np.mean(views, 0)
 
-    return score_action(_each(count, one, workers), dataset)
+    return score_action(each_sample(count, one, workers), dataset)
 
 
 def score_action(chances: list[np.ndarray], dataset: Clips) -> Result:
@@ -238,12 +240,18 @@ def _crop(frame: np.ndarray, crop: int, crops: int) -> np.ndarray:
 
 def run(
     predictor, dataset, task: str, limit: int | None = None, frames: int = 1, stride: int | None = None,
-    clips: int = 1, crops: int = 1, workers: int = 1,
+    clips: int = 1, crops: int = 1, workers: int = 1, gallery: Images | None = None,
 ) -> Result:  # fmt: skip
-    """The task's protocol on the first ``limit`` samples."""
+    """The task's protocol on the first ``limit`` samples; ``gallery`` are an embedding's known ones."""
     count = len(dataset) if limit is None else min(limit, len(dataset))
     if task == "detection":
         return detection(predictor, dataset, count, workers)
     if task == "segmentation":
         return segmentation(predictor, dataset, count, workers)
+    if task in ("classification", "embedding"):
+        from . import images
+
+        if task == "classification":
+            return images.classification(predictor, dataset, count, workers)
+        return images.embedding(predictor, dataset, count, workers, gallery)
     return action(predictor, dataset, count, frames, stride, clips, crops, workers)

@@ -23,7 +23,7 @@ from .served import Detection
 PROTO = Path(__file__).resolve().parents[3] / "proto"
 FILES = ("types", "vision", "model")
 LARGEST_MESSAGE = 512 << 20
-TASKS = {1: "detection", 2: "segmentation", 3: "action", 4: "classification"}
+TASKS = {1: "detection", 2: "segmentation", 3: "action", 4: "classification", 5: "embedding"}
 _stubs: dict[Path, tuple] = {}
 _lock = threading.Lock()
 
@@ -171,6 +171,10 @@ class Remote:
             t.name: np.frombuffer(t.data, kinds[t.data_type]).reshape(tuple(t.shape))
             for t in self._analyze(image).tensors.tensors
         }
+
+    def embed(self, image: np.ndarray | Path) -> np.ndarray:
+        """An embedding head's vector, its one output, flat."""
+        return next(iter(self.tensors(image).values())).ravel()
 
     def features(self, image: np.ndarray | Path) -> dict[str, np.ndarray]:
         """The backbone's maps of one image."""

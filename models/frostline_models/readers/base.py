@@ -18,11 +18,11 @@ Image.MAX_IMAGE_PIXELS = 1 << 28
 @dataclass
 class Things:
     """Instances of one image, in its pixels: ``boxes [G, 4]`` xyxy, ``classes [G]``,
-    ``masks [G, H, W]`` bool."""
+    ``masks [G, H, W]`` bool, or none where boxes are all that is known."""
 
     boxes: np.ndarray
     classes: np.ndarray
-    masks: np.ndarray
+    masks: np.ndarray | None
 
 
 class Dataset(ABC):
@@ -46,6 +46,9 @@ class Dataset(ABC):
 class Images(Dataset):
     """Still images."""
 
+    #: Whether instances have outlines; else boxes alone.
+    masks: bool = True
+
     @abstractmethod
     def image(self, index: int) -> np.ndarray:
         """uint8 ``[H, W, 3]``."""
@@ -58,6 +61,10 @@ class Images(Dataset):
     def things(self, index: int) -> Things:
         """The image's instances, where ``tasks`` has detection."""
         raise TypeError(f"{type(self).__name__} knows no instances")
+
+    def ignored(self, index: int) -> Things:
+        """Instances that nothing learns from and that no detector is blamed for."""
+        return Things(np.zeros((0, 4), np.float32), np.zeros(0, np.int64), None)
 
     def label_map(self, index: int) -> np.ndarray:
         """uint8 ``[H, W]``, :data:`IGNORE` where unknown, where ``tasks`` has segmentation."""

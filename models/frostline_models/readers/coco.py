@@ -1,4 +1,4 @@
-"""COCO instances: a folder of images and one JSON file.
+"""COCO instances: a folder of images and one JSON file, with outlines or with boxes alone.
 
 Categories are numbered 0.. in the order of their ids, as COCO's own tools do.
 """
@@ -18,7 +18,7 @@ from .base import Images, Things, folder, read_image
 #: What each entry must hold.
 KEYS = {
     "images": ("id", "file_name", "width", "height"),
-    "annotations": ("id", "image_id", "category_id", "bbox", "segmentation"),
+    "annotations": ("id", "image_id", "category_id", "bbox"),
     "categories": ("id", "name"),
 }
 
@@ -28,8 +28,9 @@ class Coco(Images):
 
     tasks = ("detection",)
 
-    def __init__(self, root: Path, images: str, annotations: str, with_empty: bool = False):
-        """``with_empty`` keeps images that have no instances."""
+    def __init__(self, root: Path, images: str, annotations: str, with_empty: bool = False, boxes: bool = False):
+        """``with_empty`` keeps images that have no instances; ``boxes`` takes no notice of outlines,
+        as does a file in which nothing has one."""
         root = Path(root)
         self.folder = folder(root / images, "COCO images")
         self.file = root / annotations
@@ -37,7 +38,10 @@ class Coco(Images):
         self.categories = sorted(table["categories"], key=lambda c: c["id"])
         self.labels = [c["name"] for c in self.categories]
         self._class = {c["id"]: i for i, c in enumerate(self.categories)}
+        things = [e for e in table["annotations"] if not e.get("iscrowd")]
+        self.masks = not boxes and (any(e.get("segmentation") for e in things) or not things)
         by_image: dict[int, list[dict]] = {entry["id"]: [] for entry in table["images"]}
+        self.crowds: dict[int, list[dict]] = {}
         self._check(table, by_image)
         self.entries = [e for e in table["images"] if with_empty or by_image[e["id"]]]
         if not self.entries:
@@ -80,9 +84,11 @@ class Coco(Images):
             if not (isinstance(box, list) and len(box) == 4):
                 raise at(self.file, f"{where}: bbox {box!r} is not [x, y, width, height]")
             # Crowds are regions to ignore, not instances to learn.
-            if not entry.get("iscrowd"):
-                if not entry["segmentation"]:
-                    raise at(self.file, f"{where}: segmentation is empty")
+            if entry.get("iscrowd"):
+                self.crowds.setdefault(entry["image_id"], []).append(entry)
+            else:
+                if self.masks and not entry.get("segmentation"):
+                    raise at(self.file, f"{where}: segmentation is empty or missing, and others have one; add it, or take boxes alone (boxes=true)")
                 by_image[entry["image_id"]].append(entry)
         for entry in table["images"]:
             if not (self.folder / entry["file_name"]).is_file():
@@ -128,10 +134,10 @@ class Coco(Images):
         width, height = self.size(index)
         boxes, classes, masks = [], [], []
         for entry in self.annotations[self.entries[index]["id"]]:
-            mask = self._mask(entry, height, width)
+            mask = self._mask(entry, height, width) if self.masks else None
             x, y, w, h = (float(v) for v in entry["bbox"])
             box = [max(0.0, x), max(0.0, y), min(width, x + w), min(height, y + h)]
-            if box[2] - box[0] < 1 or box[3] - box[1] < 1 or not mask.any():
+            if box[2] - box[0] < 1 or box[3] - box[1] < 1 or (self.masks and not mask.any()):
                 continue  # COCO has a few of less than a pixel
             boxes.append(box)
             classes.append(self._class[entry["category_id"]])
@@ -139,8 +145,15 @@ class Coco(Images):
         return Things(
             np.array(boxes, np.float32).reshape(-1, 4),
             np.array(classes, np.int64),
-            np.array(masks, bool).reshape(-1, height, width),
+            np.array(masks, bool).reshape(-1, height, width) if self.masks else None,
         )
+
+    def ignored(self, index: int) -> Things:
+        """Crowds, by their boxes."""
+        entries = self.crowds.get(self.entries[index]["id"], [])
+        rows = [[x, y, x + w, y + h] for x, y, w, h in (e["bbox"] for e in entries)]
+        classes = [self._class[e["category_id"]] for e in entries]
+        return Things(np.array(rows, np.float32).reshape(-1, 4), np.array(classes, np.int64), None)
 
     def _mask(self, entry: dict, height: int, width: int) -> np.ndarray:
         shape = entry["segmentation"]

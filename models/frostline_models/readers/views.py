@@ -89,14 +89,16 @@ def label_map(labels: np.ndarray, at: View) -> np.ndarray:
 
 def things(truth: Things, at: View) -> Things:
     """Instances in the view; what it cuts away or shrinks to nothing is dropped."""
-    height, width = truth.masks.shape[-2:]
     where, side = at.where, at.to.width
-    scale = np.array([where.new_width / width, where.new_height / height] * 2, np.float32)
+    scale = np.array([where.new_width / where.width, where.new_height / where.height] * 2, np.float32)
     boxes = truth.boxes * scale + np.array([where.left, where.top] * 2, np.float32)
     boxes = boxes.clip(0, [side, at.to.height] * 2)
     if at.mirror:
         boxes = np.stack((side - boxes[:, 2], boxes[:, 1], side - boxes[:, 0], boxes[:, 3]), 1)
-    masks = _warp(truth.masks, at, 0).astype(bool)
-    sides = boxes[:, 2:] - boxes[:, :2]
-    keep = (sides.min(1, initial=np.inf) >= LEAST_SIDE) & masks.any((1, 2))
-    return Things(boxes[keep].astype(np.float32), truth.classes[keep], np.ascontiguousarray(masks[keep]))
+    keep = (boxes[:, 2:] - boxes[:, :2]).min(1, initial=np.inf) >= LEAST_SIDE
+    masks = None
+    if truth.masks is not None:
+        masks = _warp(truth.masks, at, 0).astype(bool)
+        keep &= masks.any((1, 2))
+        masks = np.ascontiguousarray(masks[keep])
+    return Things(boxes[keep].astype(np.float32), truth.classes[keep], masks)

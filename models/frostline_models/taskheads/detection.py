@@ -2,7 +2,7 @@
 
 Outputs ``boxes [N, K, 4]`` (xyxy, input pixels), ``scores [N, K]``, ``labels [N, K]`` (int64)
 and ``masks``: over the whole input ``[N, K, s, s]`` for the single stage, over each box
-``[N, K, 28, 28]`` for the RoI heads.
+``[N, K, 28, 28]`` for the RoI heads.  Heads built without masks have the first three.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Dense(nn.Module):
         nn.init.constant_(self.box_sides.bias, 0.7)
         centres, steps = [], []
         for stride in strides:
-            axis = (torch.arange(spec.size // stride, dtype=torch.float32) + 0.5) * stride
+            axis = (torch.arange(-(-spec.size // stride), dtype=torch.float32) + 0.5) * stride
             y, x = torch.meshgrid(axis, axis, indexing="ij")
             centres.append(torch.stack((x, y), -1).reshape(-1, 2))
             steps.append(torch.full((len(centres[-1]),), float(stride)))
@@ -93,33 +93,42 @@ class SingleStage(nn.Module):
 
     def __init__(
         self, spec: Spec, width: int = 64, depth: int = 2, prototypes: int = 32, keep: int = 100,
-        bifpn: bool = False,
+        bifpn: bool = False, masks: bool = True,
     ):  # fmt: skip
         super().__init__()
+        if not masks and not bifpn:  # nothing would read the finer maps
+            spec = spec.only([spec.features[i] for i in detection_levels(spec)])
         self.features, self.classes, self.size = spec.features, spec.classes, spec.size
-        self.prototypes, self.levels = prototypes, detection_levels(spec)
+        self.masks, self.outputs = masks, OUTPUTS if masks else OUTPUTS[:3]
+        self.prototypes, self.levels = prototypes if masks else 0, detection_levels(spec)
         self.side = spec.sides()[0]
+        if masks and spec.size % self.side:
+            raise ValueError(f"masks need a finest map that tiles the input; {self.side} cells do not tile {spec.size} pixels")
         self.fpn = (BiFpn if bifpn else Fpn)(spec.channels, spec.sides(), width)
         strides = [spec.strides[i] for i in self.levels]
-        self.dense = Dense(spec, strides, width, spec.classes, prototypes, depth)
-        self.proto = nn.Sequential(conv(width, width), nn.Conv2d(width, prototypes, 1))
+        self.dense = Dense(spec, strides, width, spec.classes, self.prototypes, depth)
+        self.proto = nn.Sequential(conv(width, width), nn.Conv2d(width, prototypes, 1)) if masks else None
         self.keep = min(keep, len(self.dense.centres) * spec.classes)
 
     def forward(self, maps: list[Tensor]) -> dict[str, Tensor]:
-        """:class:`Dense`'s outputs, with ``coefficients`` and ``prototypes [N, P, s, s]``."""
+        """:class:`Dense`'s outputs, for masks with ``coefficients`` and ``prototypes [N, P, s, s]``."""
         levels = self.fpn(maps)
         out = self.dense([levels[i] for i in self.levels])
-        out["coefficients"] = torch.tanh(out.pop("extra"))
-        out["prototypes"] = self.proto(levels[0])
+        if self.masks:
+            out["coefficients"] = torch.tanh(out.pop("extra"))
+            out["prototypes"] = self.proto(levels[0])
         return out
 
-    def serve(self, maps: list[Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def serve(self, maps: list[Tensor]) -> tuple[Tensor, ...]:
         raw = self.forward(maps)
         cells = len(self.dense.centres)
         scores, index = raw["logits"].reshape(-1, cells * self.classes).topk(self.keep, dim=1)
         cell = torch.div(index, self.classes, rounding_mode="trunc")
         labels = index - cell * self.classes
-        rows = torch.cat((raw["boxes"].clamp(0.0, float(self.size)), raw["coefficients"]), -1)
+        boxes = raw["boxes"].clamp(0.0, float(self.size))
+        if not self.masks:
+            return take(boxes, cell), torch.sigmoid(scores), labels
+        rows = torch.cat((boxes, raw["coefficients"]), -1)
         boxes, mix = take(rows, cell).split((4, self.prototypes), -1)
         masks = mix @ raw["prototypes"].reshape(-1, self.prototypes, self.side**2)
         masks = torch.sigmoid(masks).reshape(-1, self.keep, self.side, self.side)
@@ -188,9 +197,10 @@ class RoiHead(nn.Module):
 
     def __init__(
         self, spec: Spec, stages: int = 1, width: int = 256, hidden: int = 1024, depth: int = 4,
-        proposals: int = 200, candidates: int = 1000, keep: int = 100, bifpn: bool = False,
+        proposals: int = 200, candidates: int = 1000, keep: int = 100, bifpn: bool = False, masks: bool = True,
     ):  # fmt: skip
         super().__init__()
+        self.masks, self.outputs = masks, OUTPUTS if masks else OUTPUTS[:3]
         if not 1 <= stages <= len(self.STAGES):
             raise ValueError(f"{stages} stages: from 1 to {len(self.STAGES)}")
         self.features, self.classes, self.size = spec.features, spec.classes, spec.size
@@ -201,7 +211,7 @@ class RoiHead(nn.Module):
         self.stages = nn.ModuleList(
             BoxStage(width, hidden, spec.classes, weights) for weights, _ in self.STAGES[:stages]
         )
-        self.mask = MaskStage(width, depth, spec.classes)
+        self.mask = MaskStage(width, depth, spec.classes) if masks else None
         cells = len(self.dense.centres)
         self.candidates, self.proposals = min(candidates, cells), min(proposals, cells)
         self.proposals = min(self.proposals, self.candidates)
@@ -218,7 +228,7 @@ class RoiHead(nn.Module):
         boxes = take(raw["boxes"], index).clamp(0.0, float(self.size))
         return best(boxes, scores.sigmoid(), 0.7, self.proposals)[0]
 
-    def serve(self, maps: list[Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def serve(self, maps: list[Tensor]) -> tuple[Tensor, ...]:
         levels, raw = self.forward(maps)
         boxes = self.propose(raw)
         chance = 0.0
@@ -227,6 +237,8 @@ class RoiHead(nn.Module):
             boxes = decode(boxes, delta, stage.weights, float(self.size))
             chance = chance + logits.softmax(-1)[..., :-1] / len(self.stages)
         boxes, scores, labels = self._select(boxes, chance)
+        if not self.masks:
+            return boxes, scores, labels
         masks = self.mask(levels, boxes, labels, self.size).sigmoid()
         side = int(masks.shape[-1])
         return boxes, scores, labels, masks.reshape(-1, self.keep, side, side)

@@ -2,10 +2,10 @@
 
 ``truth`` of a batch, in input pixels:
 
-* detection: ``boxes`` list of ``[G, 4]``, ``classes`` list of ``[G]`` int64, ``masks`` list
-  of ``[G, S, S]`` float (0 or 1);
+* detection: ``boxes`` list of ``[G, 4]``, ``classes`` list of ``[G]`` int64, and for heads with
+  masks ``masks`` list of ``[G, S, S]`` float (0 or 1);
 * segmentation: ``labels [N, S, S]`` int64, :data:`IGNORE` where nothing is known;
-* action: ``classes [N]`` int64.
+* action, classification, embedding: ``classes [N]`` int64.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ..losses import box_iou_pairs, mask_losses
 from . import boxes as geometry
+from . import classification
 from .action import ActionHead
 from .detection import Dense, RoiHead, SingleStage
 from .segmentation import MaskFormer
@@ -43,6 +44,8 @@ def objective(head: nn.Module, maps: list[Tensor], truth: Truth) -> Losses:
         return roi(head, maps, truth)
     if isinstance(head, MaskFormer):
         return mask_former(head(maps), truth["labels"], head.classes)
+    if isinstance(head, (classification.Classifier, classification.Embedding)):
+        return {"class": classification.loss(head, maps, truth["classes"])}
     if isinstance(head, ActionHead):
         return {"class": F.cross_entropy(head(maps), truth["classes"], label_smoothing=0.05)}
     return {"class": segmentation(head(maps), truth["labels"])}
@@ -109,6 +112,8 @@ def single_stage(head: SingleStage, raw: dict[str, Tensor], truth: Truth) -> Los
     """The dense losses and that of masks: the mean over images of the mean over their cells."""
     losses, owners = dense_losses(head.dense, raw, truth)
     losses["score"] = CLASS_WEIGHT * losses["score"]
+    if not head.masks:
+        return losses
     image, cell, slot, counts = _some(owners >= 0, MOST_MASKS)
     if not len(image):
         return losses | {"mask": raw["prototypes"].sum() * 0}
@@ -170,7 +175,7 @@ def roi(head: RoiHead, maps: list[Tensor], truth: Truth) -> Losses:
             losses[f"delta{name}"] = value / label.numel()
         else:
             losses[f"delta{name}"] = delta.sum() * 0
-        if s == 0:
+        if s == 0 and head.masks:
             losses["mask"] = _mask_loss(head, levels, boxes, owner, truth)
         with torch.no_grad():
             boxes = geometry.decode(boxes, delta.detach().float(), weights, float(head.size))

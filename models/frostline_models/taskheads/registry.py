@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from .. import export as common
 from ..errors import InputError
 from .action import ActionHead, AttentiveProbe, LinearAction, TemporalTransformer
+from .classification import (
+    AttentiveClassifier, LinearClassifier, LinearEmbedding, MlpClassifier, PooledEmbedding,
+)  # fmt: skip
 from .detection import RoiHead, SingleStage
 from .segmentation import LinearSegmentation, MaskFormer, UperNet
 from .spec import Spec
@@ -32,6 +35,15 @@ FORMS: dict[str, dict[str, tuple[type, dict, str]]] = {
         "linear": (LinearAction, {}, "one linear map on averages over space and time"),
         "attentive-probe": (AttentiveProbe, {}, "a query that attends to all frames' tokens"),
         "temporal-transformer": (TemporalTransformer, {}, "a transformer over all frames' tokens"),
+    },
+    "classification": {
+        "linear": (LinearClassifier, {}, "one linear map on averages and maxima of each map"),
+        "mlp": (MlpClassifier, {}, "the same with a hidden layer"),
+        "attentive": (AttentiveClassifier, {}, "learnt queries that read the maps' cells, beside the same"),
+    },
+    "embedding": {
+        "pooled": (PooledEmbedding, {}, "the maps' averages, standardized: nothing to learn but statistics"),
+        "linear": (LinearEmbedding, {}, "a linear map in which images of a class lie together"),
     },
 }
 
@@ -62,7 +74,7 @@ def example_maps(spec: Spec, clip: bool, batch: int = 2, seed: int = 0) -> list[
 
 def graph(head: nn.Module, spec: Spec) -> bytes:
     """The head's ``serve`` as an ONNX file."""
-    return common.head_bytes(head, example_maps(spec, head.task == "action"))
+    return common.head_bytes(head, example_maps(spec.only(head.features), head.task == "action"))
 
 
 class _Part(nn.Module):
@@ -92,12 +104,15 @@ def action_parts(head: ActionHead, spec: Spec) -> tuple[bytes, bytes]:
 def postprocess(head: nn.Module, options: dict | None = None) -> dict:
     """The manifest's ``[postprocess]``; ``options`` override."""
     if head.task == "detection":
-        table = {
-            "score_threshold": 0.3, "nms_iou": 0.5, "max_detections": min(100, head.keep),
-            "mask": head.mask_space, "mask_threshold": 0.5,
-        }  # fmt: skip
+        table = {"score_threshold": 0.3, "nms_iou": 0.5, "max_detections": min(100, head.keep)}
+        if "mask_threshold" in (options or {}) and not head.masks:
+            raise InputError("head.postprocess.mask_threshold: the head has boxes alone")
+        if head.masks:
+            table |= {"mask": head.mask_space, "mask_threshold": 0.5}
     elif head.task == "action":
         table = {"frames": head.frames, "top_k": 5}
+    elif head.task == "classification":
+        table = {"top_k": 5}
     else:
         table = {}
     return table | (options or {})
@@ -108,7 +123,9 @@ def publish(
     trained: dict[str, str], metrics: dict[str, float], post: dict | None = None, version: str = "1",
 ) -> Path:  # fmt: skip
     """Writes ``heads/<name>/head.onnx`` and ``head.toml``; returns the folder."""
-    if len(labels) != spec.classes:
+    if head.task == "embedding":
+        labels = []  # classes only taught it
+    elif len(labels) != spec.classes:
         raise InputError(f"labels: {len(labels)} names for {spec.classes} classes")
     data = graph(head, spec)
     folder = repository / "heads" / name
@@ -120,7 +137,7 @@ def publish(
         "sha256": common.sha256(data),
         "backbone": backbone,
         "input_size": [spec.size, spec.size],
-        "features": list(spec.features),
+        "features": list(head.features),
         "labels": labels,
         "postprocess": postprocess(head, post),
         "trained": trained,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .. import geometry
@@ -28,9 +28,15 @@ class Spec:
         if self.input is None:
             object.__setattr__(self, "input", geometry.Input(self.size, self.size))
 
+    def only(self, features) -> Spec:
+        """The same with these maps alone."""
+        kept = [i for i, f in enumerate(self.features) if f in features]
+        pick = lambda row: tuple(row[i] for i in kept)  # noqa: E731
+        return replace(self, features=pick(self.features), channels=pick(self.channels), strides=pick(self.strides))
+
     def sides(self) -> list[int]:
-        """Cells a side of each map."""
-        return [self.size // stride for stride in self.strides]
+        """Cells a side of each map; the last may lie in part beyond the input."""
+        return [-(-self.size // stride) for stride in self.strides]
 
     def shapes(self) -> dict[str, tuple[int, int, int]]:
         """``(C, h, w)`` of each feature."""

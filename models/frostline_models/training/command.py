@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .. import recipes
 from ..errors import InputError, at
-from ..readers import open_dataset
+from ..readers import NAMED, open_dataset
 
 
 def add(groups) -> None:
@@ -84,13 +84,21 @@ def _samples(recipe: recipes.Recipe, data: Path, spec_of):
     )  # fmt: skip
 
 
-def _head(recipe: recipes.Recipe, spec):
+def _head(recipe: recipes.Recipe, samples):
     import torch
 
     from ..taskheads import registry
 
+    spec, dataset = samples.spec, samples.dataset
+    options = dict(recipe.head.options)
+    if recipe.head.task == "detection" and not dataset.masks:
+        if options.setdefault("masks", False):
+            raise InputError("head.options.masks: the data set has boxes alone; leave it out, or say false")
     torch.manual_seed(recipe.train.seed)
-    return registry.build(recipe.head.task, recipe.head.form, spec, recipe.head.options)
+    head = registry.build(recipe.head.task, recipe.head.form, spec, options)
+    registry.postprocess(head, recipe.head.postprocess)  # what does not fit is said before the training
+    samples.spec = spec.only(head.features)
+    return head
 
 
 def _plan(recipe: recipes.Recipe, arguments: argparse.Namespace, device: str):
@@ -115,7 +123,7 @@ def _frozen(recipe: recipes.Recipe, arguments: argparse.Namespace, device: str) 
         recipe, arguments.data,
         lambda classes: from_manifest(manifest, classes, recipe.head.features, recipe.train.frames),
     )  # fmt: skip
-    head = _head(recipe, samples.spec)
+    head = _head(recipe, samples)
     extractor = Extractor(
         arguments.repository, samples.spec.features, arguments.provider, arguments.threads
     )
@@ -157,7 +165,7 @@ def _fine_tune(recipe: recipes.Recipe, arguments: argparse.Namespace, device: st
             backbone.size, classes, recipe.train.frames, recipe.backbone.input(),
         ),
     )  # fmt: skip
-    head = _head(recipe, samples.spec)
+    head = _head(recipe, samples)
     body, weights = frozen.fine_tune(
         backbone.module, backbone.names(), head, samples, _plan(recipe, arguments, device), work,
         backbone_rate=arguments.backbone_rate,
@@ -170,6 +178,7 @@ def _fine_tune(recipe: recipes.Recipe, arguments: argparse.Namespace, device: st
     options = export.Options(
         attention=b.attention, resize=b.resize, filter=b.filter, pad=b.pad,
         crop_fraction=b.crop_fraction, threads=max(1, arguments.threads),
+        features=tuple(n for n, (_, s) in table.items() if s >= export.LEAST_STRIDE or n in chosen),
     )  # fmt: skip
     export.export(backbone, arguments.repository, options)
     (arguments.repository / "fine-tuned").touch()
@@ -210,11 +219,14 @@ def _validate(recipe, arguments, name: str) -> dict[str, float]:
 
     options = dict(recipe.data.validation)
     predictor = Local(arguments.repository, name, threads=arguments.threads)
-    if recipe.data.format == "kinetics":
+    if recipe.data.format in NAMED and predictor.labels:
         options.setdefault("labels", predictor.labels)
     dataset = open_dataset(recipe.data.format, arguments.data, **options)
     t, e = recipe.train, recipe.evaluate
+    gallery = None
+    if predictor.task == "embedding":  # the nearest are looked for among what it was taught with
+        gallery = open_dataset(recipe.data.format, arguments.data, **recipe.data.train)
     return metrics.run(
         predictor, dataset, predictor.task, arguments.validate, t.frames, t.frame_stride, e.clips,
-        e.crops,
+        e.crops, gallery=gallery,
     ).metrics  # fmt: skip

@@ -73,17 +73,16 @@ class Samples:
     def truth(self, row: int) -> dict[str, np.ndarray]:
         """What the objective asks for, of one row."""
         index = row // self.views
-        if self.task == "action":
+        if self.task in ("action", "classification", "embedding"):
             return {"classes": np.int64(self.dataset.target(index))}
         at = self._view(row, *self.dataset.size(index))
         if self.task == "segmentation":
             return {"labels": views.label_map(self.dataset.label_map(index), at).astype(np.int64)}
         seen = views.things(self.dataset.things(index), at)
-        return {
-            "boxes": seen.boxes,
-            "classes": seen.classes,
-            "masks": seen.masks.astype(np.float32),
-        }
+        truth = {"boxes": seen.boxes, "classes": seen.classes}
+        if seen.masks is not None:
+            truth["masks"] = seen.masks.astype(np.float32)
+        return truth
 
     def truths(self, rows: list[int]) -> dict:
         """A batch's truth, as the objectives take it."""

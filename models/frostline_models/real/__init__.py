@@ -1,0 +1,1 @@
+"""Pretrained weights and photographs that come inside ordinary packages: built, served, measured."""

@@ -24,6 +24,8 @@ from observers import PATIENCE, PROBE_PATIENCE, Observer, Seen
 from server import ROOT, Server, State, environment
 
 QUIET_SECONDS = 8
+# Times that quiet is looked for, and its p99 over its p50 that is quiet enough.
+QUIET_TRIES, QUIET_SPREAD = 4, 4
 GIVEN_BACK_SECONDS = 10
 
 # What must hold.
@@ -35,8 +37,8 @@ MOST_MEMORY = 1536 << 20
 LINES_A_SECOND, LINES = 2, 10
 # Memory that may stay: the allocator's, and what is kept for the next calls.
 MEMORY_LEFT, MEMORY_LEFT_SHARE = 64 << 20, 0.25
-# Series of metrics that an attack may add: methods and codes, each in the histogram's buckets.
-SERIES_ADDED = 500
+# Series of metrics that an attack may add: a method with a code, or a head with one, is a histogram of some twenty.
+SERIES_ADDED = 2000
 
 
 @dataclass
@@ -147,21 +149,18 @@ def observe(
     probe: Observer,
     scale: float,
     seconds: float,
-    quiet_seconds: float = QUIET_SECONDS,
 ) -> Report:
     """One attack against a running server with its observers."""
     report = Report(attack.name, attack.what, attack.caller)
-    quiet_from, quiet_cpu = time.monotonic(), server.cpu()
-    time.sleep(1 if attack.alone else quiet_seconds)
-    quiet_to, cpu = time.monotonic(), server.cpu()
+    quiet, idle_share = be_quiet(server, good, 1 if attack.alone else QUIET_SECONDS)
     before, internal = server.state(), faults_counted(server)
     lines = len(server.lines)
     server.forget_peak()
 
-    begun = time.monotonic()
+    begun, cpu = time.monotonic(), server.cpu()
     told = strike(attack, server, seconds, scale)
     ended = time.monotonic()
-    report.cpu_seconds = server.cpu() - cpu - (ended - begun) * (cpu - quiet_cpu) / (quiet_to - quiet_from)
+    report.cpu_seconds = server.cpu() - cpu - (ended - begun) * idle_share
     report.given_back_s, after = given_back(server, before, ended)
     report.peak_bytes = server.peak()
     # Those that are under way are waited for: they are of the attack's time.
@@ -178,12 +177,31 @@ def observe(
     if (added := after.series - before.series) > SERIES_ADDED:
         report.missed.append(f"{added} series of metrics were added, at most {SERIES_ADDED}")
     if good:
-        quiet, seen = good.seen("call", quiet_from, quiet_to), good.seen("call", begun, ended)
-        report.missed += judge_good(report, quiet, seen)
+        report.missed += judge_good(report, quiet, good.seen("call", begun, ended))
     # A probe now and then is late on a machine that does other things; one that stands for all of them is not.
     for kind in ("health", "admin", "command"):
         report.missed += judge_probe(report, kind, probe.seen(kind, begun, ended))
     return report
+
+
+def be_quiet(server: Server, good: Observer | None, seconds: float) -> tuple[Seen, float]:
+    """What a good caller sees while nobody attacks, and the processor's share that it takes. A machine that does other
+    things meanwhile is given other chances: what it took then would excuse what an attack does."""
+    best, share = Seen(), 0.0
+    for _ in range(QUIET_TRIES):
+        begun, cpu = time.monotonic(), server.cpu()
+        time.sleep(seconds)
+        ended = time.monotonic()
+        share = (server.cpu() - cpu) / (ended - begun)
+        if not good:
+            break
+        time.sleep(0.5)
+        seen = good.seen("call", begun, ended)
+        if seen.percentile(0.99) <= best.percentile(0.99):
+            best = seen
+        if seen.percentile(0.99) <= QUIET_SPREAD * seen.percentile(0.5):
+            break
+    return best, share
 
 
 def faults_counted(server: Server) -> float:
@@ -231,7 +249,8 @@ def judge_probe(report: Report, kind: str, seen: Seen) -> list[str]:
     late = sum(took > PROBE_PATIENCE for took in seen.took)
     report.probes[kind] = [seen.count, late + len(seen.errors), round(max(seen.took, default=0), 3)]
     report.errors += sorted(set(seen.errors))[:2]
-    if not seen.count:
+    # What is over in no time is not seen by all of them.
+    if not seen.count and report.seconds > 3:
         return [f"no {kind} probe ended"]
     if late or seen.errors:
         return [f"{late + len(seen.errors)} of {seen.count} {kind} probes failed: {(seen.errors or ['late'])[0]}"]

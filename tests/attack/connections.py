@@ -77,6 +77,22 @@ def idle(t: Target) -> None:
     t.hold()
 
 
+@attack("caller-connections", "1100 connections with a token, each with a body that does not end", caller=True, seconds=12)
+def caller_connections(t: Target) -> None:
+    block = wire.block(wire.call(f"{payloads.VISION}Detect", t.tokens["evil"]))
+    begun = wire.frame(wire.HEADERS, wire.END_HEADERS, 1, block)
+    begun += wire.frame(wire.DATA, 0, 1, wire.message(bytes(100), length=5000))
+    # One that is closed is opened anew.
+    for _ in range(4):
+        for connection in t.connects(t.many(1100) - sum(not c.closed for c in t.connections)):
+            connection.write(begun)
+            t.sent(2, len(begun))
+            if t.left == 0:
+                return
+        wire.pump(t.connections, min(2, t.left))
+    t.hold()
+
+
 @attack("opened-anew", "connections opened and closed as fast as it goes, up to 30,000 in 8 s")
 def opened_anew(t: Target) -> None:
     hello = wire.PREFACE + wire.settings()

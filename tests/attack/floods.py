@@ -228,22 +228,26 @@ def no_grpc(t: Target) -> None:
 
 
 def calls(t: Target, fields: list[tuple[str, str]], body: bytes, connections: int, count: int) -> None:
-    """Calls one after the other, as fast as answers come, a hundred at once on each connection."""
+    """Calls one after the other, as fast as answers come, a hundred at once on each connection; one that is closed is opened
+    anew."""
     template = wire.Template(fields)
     flags = wire.END_STREAM if not body else 0
     each = lambda stream: wire.frame(wire.DATA, wire.END_STREAM, stream, body) if body else b""
-    left, live = count, [connection.watch() for connection in t.connects(connections)]
+    left, live, anew = count, list(t.connects(connections)), 1000
     while left > 0 and t.left > 0 and live:
         for connection in live:
             under_way = (connection.next - 1) // 2 - len(connection.answered)
             size = min(100 - under_way, left)
-            if size >= 50:
+            if size >= min(50, left):
                 connection.write(template.streams(each, flags, connection.next, size))
                 connection.next += 2 * size
                 left -= size
                 t.sent(size)
         wire.pump(live, 0.005)
         live = [connection for connection in live if not connection.closed and connection.goaway is None]
+        missing = min(connections - len(live), anew)
+        live += t.connects(missing)
+        anew -= missing
     t.notes["answered"] = sum(len(connection.answered) for connection in t.connections)
 
 

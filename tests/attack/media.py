@@ -139,6 +139,12 @@ def progressive_deadline(t: Target) -> None:
         wire.pump([connection], 0.02)
 
 
+@attack("progressive-empty", "JPEGs of 97 scans without a byte, 2 at once", caller=True, seconds=15)
+def progressive_empty(t: Target) -> None:
+    bodies = [payloads.detect(payloads.progressive(5800 - 8 * turn, empty=True)) for turn in range(3)]
+    t.keep(f"{VISION}Detect", lambda number: bodies[number % len(bodies)], t.many(2))
+
+
 @attack("deep-png", "PNGs of 7071 x 7071 with 16 bits in four channels, 4 at once", caller=True, seconds=15)
 def deep_png(t: Target) -> None:
     bodies = [payloads.detect(payloads.png(payloads.SIDE, payloads.SIDE - turn, 16, 6)) for turn in range(2)]
@@ -177,13 +183,19 @@ def pictures() -> dict[str, tuple[str, bytes]]:
         "jpeg": detect(payloads.pillow("JPEG", quality=10)),
         "jpeg, progressive": detect(payloads.pillow("JPEG", quality=10, progressive=True)),
         "jpeg, 97 scans": detect(payloads.progressive()),
+        "jpeg, 97 empty scans": detect(payloads.progressive(empty=True)),
+        "jpeg, 97 scans, small": detect(payloads.progressive(1024)),
         "jpeg, 97 scans, gray, largest": detect(payloads.progressive(side, 97, 1)),
         "jpeg, CMYK": detect(payloads.pillow("JPEG", quality=10, mode="CMYK")),
         "gif": detect(payloads.pillow("GIF", mode="P")),
         "bmp, short": detect(payloads.bmp_short()),
         "webp, lossy": detect(payloads.pillow("WEBP", quality=1, method=0)),
-        "64 webps": (payloads.INFER, payloads.infer("scene", [payloads.webp()] * 64, ["label_map_png"])),
         "64 frames": (f"{VISION}Analyze", payloads.analyze([payloads.webp()] * 64)),
+        "64 webps, dense masks": (
+            payloads.INFER,
+            payloads.infer("objects", [payloads.webp()] * 64, ["masks_dense"]) + payloads.parameter("score_threshold", 0),
+        ),
+        "64 webps": (payloads.INFER, payloads.infer("scene", [payloads.webp()] * 64, ["label_map_png"])),
     }
 
 

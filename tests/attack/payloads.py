@@ -181,11 +181,12 @@ def high_bits(text: str) -> bytes:
 
 
 @cache
-def progressive(side: int = 5800, scans: int = 97, components: int = 3) -> bytes:
+def progressive(side: int = 5800, scans: int = 97, components: int = 3, empty: bool = False) -> bytes:
     """A progressive JPEG of one colour in as many scans as asked for, each of which a decoder has to walk all blocks for:
     a first scan of the lowest frequency, then bands of the others of each component, refined bit by bit, in a sequence that
-    the format allows. A scan that changes nothing takes some 60 bytes, by runs of blocks that end at once."""
-    blocks = -(-side // 8) ** 2
+    the format allows. A scan that changes nothing takes some 60 bytes, by runs of blocks that end at once; `empty` ones have
+    no byte at all, which decoders make up for."""
+    blocks = 0 if empty else (-(-side // 8)) ** 2
     lengths = bytes([1] + [0] * 15)
     parts = b"".join(bytes([index + 1, 0x11, 0]) for index in range(components))
     out = [b"\xff\xd8", segment_of(0xDB, bytes([0]) + bytes([1] * 64))]

@@ -182,6 +182,11 @@ def unread_maps(t: Target) -> None:
     unread(t, f"{payloads.VISION}Segment", payloads.segment(payloads.webp()), 1, t.many(20))
 
 
+@attack("unread-arrays", "20 label maps of 50 million pixels as numbers, 100 MB each, that nobody reads", caller=True, seconds=30)
+def unread_arrays(t: Target) -> None:
+    unread(t, payloads.INFER, payloads.infer("scene", [payloads.webp()]), 1, t.many(20))
+
+
 @attack("unread-features", "2000 answers of ExtractFeatures that nobody reads", caller=True, seconds=20)
 def unread_features(t: Target) -> None:
     unread(t, f"{payloads.VISION}ExtractFeatures", payloads.features(payloads.small(1)), 4, t.many(500))

@@ -1,7 +1,9 @@
 """Attacks by what is open: streams, unfinished bodies, claims, answers that nobody reads."""
 
+import re
 import struct
 import time
+import urllib.request
 
 import payloads
 import wire
@@ -59,6 +61,11 @@ def watch_neighbour(t: Target) -> None:
 @attack("watch-connections", "1100 connections, each with one Health/Watch", seconds=10)
 def watch_connections(t: Target) -> None:
     watch(t, [ELSEWHERE] * t.many(1100), 1)
+
+
+@attack("watch-crowd", "1100 connections from 550 addresses, each with two Health/Watch", seconds=10)
+def watch_crowd(t: Target) -> None:
+    watch(t, [f"127.{1 + index % 550 // 200}.1.{2 + index % 200}" for index in range(t.many(1100))], 2)
 
 
 @attack("watch-names", "1000 Health/Watch without a token for names of 3.9 MiB", seconds=12)
@@ -195,6 +202,26 @@ def unread_features(t: Target) -> None:
 @attack("unread-drip", "1000 of them, of which a byte a second is read", caller=True, seconds=20)
 def unread_drip(t: Target) -> None:
     unread(t, f"{payloads.VISION}ExtractFeatures", payloads.features(payloads.small(1)), 4, t.many(250), drip=True)
+
+
+def unread_long(t: Target, path: str, body: bytes, calls: int) -> None:
+    """As `unread`, for longer than an answer may be left unread: few may be there then."""
+    unread(t, path, body, 2, calls // 2)
+    with urllib.request.urlopen(f"http://{t.admin[0]}:{t.admin[1]}/metrics", timeout=5) as answer:
+        found = re.search(rb"^frostline_calls_in_flight (\S+)", answer.read(), re.MULTILINE)
+    t.notes["calls after all that time"] = left = float(found[1])
+    if left > calls / 10:
+        t.faults.append(f"{left:.0f} of {calls} calls are still there after {t.seconds:.0f} s, though nobody reads their answers")
+
+
+@attack("unread-long", "200 answers of ExtractFeatures, unread for 100 s", caller=True, seconds=100)
+def unread_long_features(t: Target) -> None:
+    unread_long(t, f"{payloads.VISION}ExtractFeatures", payloads.features(payloads.small(1)), t.many(200))
+
+
+@attack("unread-small", "1000 answers of a few hundred bytes, unread for 100 s", caller=True, seconds=100)
+def unread_small(t: Target) -> None:
+    unread_long(t, f"{payloads.VISION}Detect", payloads.detect(payloads.small(1)), t.many(1000))
 
 
 @attack("unread-reflection", "a stream of 20,000 questions to reflection whose answers nobody reads", caller=True)

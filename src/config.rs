@@ -299,6 +299,10 @@ impl Config {
             admission: AdmissionLimits {
                 images: self.limits.images_in_flight,
                 bytes: self.limits.bytes_in_flight,
+                decode_bytes: self.limits.decode_bytes,
+                result_bytes: self.limits.result_bytes,
+                free_pixels: self.limits.free_pixels,
+                pixels_per_byte: self.limits.pixels_per_byte,
             },
             media: media::Limits {
                 max_bytes: self.limits.image_bytes,

@@ -97,6 +97,9 @@ pub(super) struct Token {
     /// Calls under way at once; 0 for no bound.
     #[arg(long)]
     concurrency: Option<usize>,
+    /// Pixels of images a second; 0 for no bound.
+    #[arg(long)]
+    pixels: Option<f64>,
 }
 
 /// Makes a token, prints it, and keeps its hash.
@@ -107,6 +110,7 @@ pub(super) fn token(command: Token) -> anyhow::Result<()> {
         rate: command.rate,
         burst: command.burst,
         concurrency: command.concurrency,
+        pixels: command.pixels,
     };
     let (token, entry) = new_token(&command.name, grant)?;
     let entry = format!("[[key]]\n{}", toml::to_string(&entry)?);

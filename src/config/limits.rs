@@ -37,6 +37,15 @@ pub struct Limits {
     pub images_in_flight: usize,
     /// Most bytes of images inside at once.
     pub bytes_in_flight: usize,
+    /// Most bytes that decoding holds at once. An image that needs more by itself is refused.
+    pub decode_bytes: u64,
+    /// Most bytes of features and results at once, from a call's beginning to its answer. A call that needs more by itself
+    /// is refused. A lone caller may hold two thirds of them.
+    pub result_bytes: u64,
+    /// What a call's images may cost to decode however few bytes they have, in pixels of a plain JPEG.
+    pub free_pixels: u64,
+    /// What they may cost for each of their bytes beyond that. Photographs have less than 20 pixels a byte.
+    pub pixels_per_byte: u64,
     /// Deadline in milliseconds of calls that bring none; 0 for none.
     pub default_deadline_ms: u64,
 }
@@ -57,6 +66,10 @@ impl Default for Limits {
             write_seconds: server.transport.write.as_secs(),
             images_in_flight: engine.admission.images,
             bytes_in_flight: engine.admission.bytes,
+            decode_bytes: engine.admission.decode_bytes,
+            result_bytes: engine.admission.result_bytes,
+            free_pixels: engine.admission.free_pixels,
+            pixels_per_byte: engine.admission.pixels_per_byte,
             default_deadline_ms: 0,
         }
     }
@@ -71,6 +84,8 @@ impl Limits {
             ("limits.frames", self.frames),
             ("limits.images_in_flight", self.images_in_flight),
             ("limits.bytes_in_flight", self.bytes_in_flight),
+            ("limits.decode_bytes", self.decode_bytes as usize),
+            ("limits.result_bytes", self.result_bytes as usize),
             ("limits.calls_in_flight", self.calls_in_flight),
             ("limits.read_seconds", self.read_seconds as usize),
             ("limits.write_seconds", self.write_seconds as usize),

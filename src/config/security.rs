@@ -56,6 +56,8 @@ pub struct Auth {
     pub burst: u32,
     /// Calls under way at once of such an identity; 0 for no bound.
     pub concurrency: usize,
+    /// Pixels of images a second of such an identity, as much as those of a plain JPEG cost; 0 for no bound.
+    pub pixels: f64,
 }
 
 impl Default for Auth {
@@ -77,6 +79,7 @@ impl Default for Auth {
             rate: auth.rate,
             burst: auth.burst,
             concurrency: auth.concurrency,
+            pixels: auth.pixels,
         }
     }
 }
@@ -105,6 +108,7 @@ impl Auth {
             rate: self.rate,
             burst: self.burst,
             concurrency: self.concurrency,
+            pixels: self.pixels,
         })
     }
 
@@ -131,6 +135,10 @@ impl Auth {
         if !(0.0..=1e6).contains(&self.rate) {
             let detail = format!("is {}, but must be from 0 to 1000000", self.rate);
             return Err(("auth.rate", detail));
+        }
+        if !(0.0..=1e12).contains(&self.pixels) {
+            let detail = format!("is {}, but must be from 0 to 1000000000000", self.pixels);
+            return Err(("auth.pixels", detail));
         }
         if self.burst == 0 {
             return Err(("auth.burst", "is 0, but must be at least 1".to_owned()));

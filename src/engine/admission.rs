@@ -21,6 +21,23 @@ pub struct AdmissionLimits {
     pub images: usize,
     /// Bytes of images as they came.
     pub bytes: usize,
+    /// Bytes that decoding holds at once, all threads together; an image that needs more is refused.
+    pub decode_bytes: u64,
+    /// Bytes of features and results, from a call's beginning to its answer.
+    pub result_bytes: u64,
+    /// What a call's images may cost to decode whatever their bytes, in pixels of a plain JPEG.
+    pub free_pixels: u64,
+    /// And for each byte of them beyond that.
+    pub pixels_per_byte: u64,
+}
+
+impl AdmissionLimits {
+    /// What a call's images of so many bytes together may cost to decode, in pixels of a plain JPEG.
+    #[must_use]
+    pub fn most_pixels(&self, bytes: u64) -> u64 {
+        let more = bytes.saturating_mul(self.pixels_per_byte);
+        self.free_pixels.saturating_add(more)
+    }
 }
 
 impl Default for AdmissionLimits {
@@ -28,6 +45,10 @@ impl Default for AdmissionLimits {
         Self {
             images: 512,
             bytes: 512 << 20,
+            decode_bytes: 512 << 20,
+            result_bytes: 320 << 20,
+            free_pixels: 8_000_000,
+            pixels_per_byte: 2000,
         }
     }
 }
@@ -171,6 +192,7 @@ mod tests {
         let door = Admission::new(AdmissionLimits {
             images: 2,
             bytes: 100,
+            ..AdmissionLimits::default()
         });
         let first = admit(&door, "a", 1, 60).ok();
         assert!(first.is_some());
@@ -192,6 +214,7 @@ mod tests {
         let door = Admission::new(AdmissionLimits {
             images: 90,
             bytes: 1 << 20,
+            ..AdmissionLimits::default()
         });
         let flood: Vec<_> = (0..200)
             .map_while(|_| admit(&door, "flood", 1, 1).ok())

@@ -13,14 +13,16 @@ use super::{
     estimate::{self, Load, Stage, Steps},
     flight::{Cost, Flight, Joined, Key},
     job::{Done, Job},
+    look::{Looked, Looks},
     queue::Ahead,
-    request::{self, Looks},
+    request,
+    room::Room,
     schedule::{Flow, Rank},
 };
 use crate::{
     error::{Error, Kind, Result},
-    media::{Filter, Preprocess, ResizeMode, sample_frames},
-    repository::{BackboneManifest, Resize, Task},
+    media::{Filter, Preprocess, ResizeMode},
+    repository::{BackboneManifest, Resize},
 };
 
 /// The answer of one job; `None` is the wish for features.
@@ -38,11 +40,14 @@ pub(super) struct Boarded {
 }
 
 impl Engine {
-    /// Puts the request's images, which look as given, on their way and attaches the jobs that read them.
+    /// Puts the request's images on their way and attaches the jobs that read them.
     pub(super) fn board(
         &self,
         request: &Request,
-        looks: &[Looks],
+        Looked {
+            images: looks,
+            room,
+        }: &Looked,
         permit: &Arc<Permit>,
         flow: &Flow,
     ) -> Result<Boarded> {
@@ -54,7 +59,7 @@ impl Engine {
         let (mut fresh, mut complete) = (Vec::new(), Vec::new());
         for size in request::sizes(request) {
             let pixels = looks.last().map_or(0, Looks::pixels);
-            let jobs = self.jobs(request, size, pixels, &mut boarded.replies);
+            let jobs = self.jobs(request, size, (pixels, room), &mut boarded.replies);
             let mut boarding = Boarding {
                 shared: &self.shared,
                 request,
@@ -104,7 +109,7 @@ impl Engine {
         &self,
         request: &Request,
         size: [u32; 2],
-        pixels: u64,
+        (pixels, room): (u64, &Arc<Room>),
         replies: &mut Vec<Reply>,
     ) -> Jobs {
         let count = request.images.len();
@@ -122,7 +127,7 @@ impl Engine {
             };
             let (job, reply) = {
                 let trace = request.trace.clone();
-                let how = (request.options, pixels);
+                let how = (request.options, pixels, Some(Arc::clone(room)));
                 Job::new(head.cloned(), rank, frames.len(), how, trace)
             };
             replies.push((position, reply));
@@ -130,14 +135,7 @@ impl Engine {
         };
         for (index, head) in request.heads.iter().enumerate() {
             if head.manifest.input_size == size {
-                let frames = match head.manifest.task {
-                    Task::Action => sample_frames(
-                        count,
-                        head.manifest.frames(),
-                        head.manifest.postprocess.frame_stride,
-                    ),
-                    _ => vec![count - 1],
-                };
+                let frames = request::frames_of(&head.manifest, count);
                 add(Some(index), Some(head), frames);
             }
         }
@@ -160,7 +158,7 @@ impl Engine {
             weights: shared.config.weights(&flow.caller, &flow.head),
             deadline: request.deadline,
         });
-        let steps = shared.steps(fresh, ahead.images);
+        let steps = shared.steps(&request.caller, fresh, ahead.images);
         let own = steps.from(Stage::Encoded);
         if now + own > deadline {
             if shared.trials.allow(own, now) {
@@ -190,7 +188,7 @@ impl Engine {
 
 impl Shared {
     /// What most requests with these images to compute do not exceed, where `ahead` images come first.
-    fn steps(&self, fresh: &[Arc<Flight>], ahead: usize) -> Steps {
+    fn steps(&self, caller: &str, fresh: &[Arc<Flight>], ahead: usize) -> Steps {
         let costs = &self.costs;
         let threads = match self.config.workers {
             0 => self.lanes,
@@ -200,7 +198,7 @@ impl Shared {
             let work = flight.cost.work;
             match flight.cost.load.decode {
                 0.0 => Duration::ZERO,
-                _ => costs.decoding(work).most(work.size),
+                _ => costs.decoding(work).most(caller, work.size),
             }
         };
         let waiting = ahead + fresh.len();
@@ -253,14 +251,18 @@ impl Boarding<'_> {
         let decode = match source {
             // Taken as it is.
             Source::Raw { .. } if fits => 0.0,
-            // Of what was never seen some cost is known, so that it is told from what is not decoded.
-            _ => costs.decoding(work).get(work.size).as_secs_f64().max(1e-6),
+            // Some cost at least, so that it is told from what is not decoded.
+            _ => costs
+                .decodes(&self.request.caller, work)
+                .as_secs_f64()
+                .max(1e-6),
         };
         let heads = slots
             .iter()
             .map(|(job, _)| job.load() / job.frames() as f64);
         Cost {
             work,
+            held: looks.held,
             load: Load {
                 decode,
                 rest: costs.share(self.size) + heads.sum::<f64>(),

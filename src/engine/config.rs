@@ -80,6 +80,22 @@ impl EngineConfig {
         sizes
     }
 
+    /// The most bytes of the host's memory that calls make the engine hold, where `threads` threads run graphs and images
+    /// become input of `[height, width]`: every part of it is a bound that is kept.
+    #[must_use]
+    pub fn worst_case(&self, threads: usize, [height, width]: [u32; 2]) -> WorstCase {
+        let limits = &self.admission;
+        let input = 3 * u64::from(height) * u64::from(width);
+        let waiting = self.max_batch.max(1) * (threads + 1);
+        WorstCase {
+            images: limits.bytes as u64,
+            decoding: limits.decode_bytes,
+            ready: waiting as u64 * input,
+            results: limits.result_bytes,
+            cache: self.cache_bytes as u64,
+        }
+    }
+
     /// Weights of a caller and of a head.
     pub(super) fn weights(&self, caller: &str, head: &str) -> (f64, f64) {
         let of = |weights: &BTreeMap<String, f64>, name| weights.get(name).copied().unwrap_or(1.0);
@@ -87,6 +103,37 @@ impl EngineConfig {
             of(&self.caller_weights, caller),
             of(&self.head_weights, head),
         )
+    }
+}
+
+/// Bytes that calls make the engine hold at most. Beside them are the models, what a run of a graph takes, and what the
+/// transport holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WorstCase {
+    /// Images as they came: `limits.bytes_in_flight`.
+    pub images: u64,
+    /// What is being decoded: `limits.decode_bytes`.
+    pub decoding: u64,
+    /// Images that are ready for the backbone.
+    pub ready: u64,
+    /// Features and results: `limits.result_bytes`.
+    pub results: u64,
+    /// Kept features: `engine.cache_bytes`.
+    pub cache: u64,
+}
+
+impl WorstCase {
+    /// All of it.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        let parts = [
+            self.images,
+            self.decoding,
+            self.ready,
+            self.results,
+            self.cache,
+        ];
+        parts.into_iter().fold(0, u64::saturating_add)
     }
 }
 

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use super::mean::{BySize, Mean};
+use super::{known::ByCaller, mean::Mean};
 use crate::media::Work;
 
 /// A batch size has to serve this much more images per second than the next smaller one to be worth its longer wait.
@@ -134,7 +134,7 @@ impl Plan {
 pub(super) struct Costs {
     buckets: HashMap<[u32; 2], Buckets>,
     /// Decoding and resizing an image, by what kind of file it is.
-    decode: [BySize; Work::KINDS],
+    decode: [ByCaller; Work::KINDS],
     /// From a head's result to its caller, beside the work.
     pub(super) delivery: Mean,
     /// A lane's time per image, everything in it.
@@ -174,7 +174,7 @@ impl Costs {
         }
         Self {
             buckets: curves.iter().map(of).collect(),
-            decode: std::array::from_fn(|_| BySize::default()),
+            decode: std::array::from_fn(|_| ByCaller::default()),
             delivery: Mean::default(),
             row,
             other: Follower::new(0.0),
@@ -182,8 +182,14 @@ impl Costs {
     }
 
     /// What is known of decoding images of this kind.
-    pub(super) fn decoding(&self, work: Work) -> &BySize {
+    pub(super) fn decoding(&self, work: Work) -> &ByCaller {
         &self.decode[work.kind.min(Work::KINDS - 1)]
+    }
+
+    /// About how long it takes to decode an image of this caller.
+    pub(super) fn decodes(&self, caller: &str, work: Work) -> Duration {
+        let known = self.decoding(work).known(caller, work.size);
+        known.unwrap_or_else(|| work.about())
     }
 
     /// The buckets of an input size, smallest first.
@@ -539,15 +545,10 @@ mod tests {
             kind: 0,
             size: 8000 * 6000,
         };
-        let decode = |work: Work| costs.decoding(work).most(work.size);
-        costs
-            .decoding(photo)
-            .add(photo.size, Duration::from_millis(4));
-        (0..20).for_each(|_| {
-            costs
-                .decoding(poster)
-                .add(poster.size, Duration::from_secs(1))
-        });
+        let decode = |work: Work| costs.decoding(work).most("", work.size);
+        let add = |work: Work, took| costs.decoding(work).add(&"".into(), work.size, took);
+        add(photo, Duration::from_millis(4));
+        (0..20).for_each(|_| add(poster, Duration::from_secs(1)));
         assert!(decode(photo) < Duration::from_millis(5));
         assert!(decode(poster) > Duration::from_millis(900));
         let other = Work { kind: 1, ..poster };

@@ -1,9 +1,9 @@
-//! From an image as it came to the pixels that the backbone takes.
+//! From an image as it came to the pixels that the backbone takes, as long as somebody waits for it.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -27,13 +27,17 @@ pub(super) fn decode(shared: &Shared, flight: &Arc<Flight>) -> Option<Ready> {
     match pixels {
         Ok(pixels) => {
             let work = flight.cost.work;
-            shared.costs.decoding(work).add(work.size, begun.elapsed());
+            let caller = flight.rank().flow.caller;
+            let known = shared.costs.decoding(work);
+            known.add(&caller, work.size, begun.elapsed());
             Some(Ready {
                 flight: Arc::clone(flight),
                 pixels,
                 decoded: true,
             })
         }
+        // Nobody waits for it any more, which its callers know.
+        Err(_) if flight.is_done() => None,
         Err(error) => {
             flight.fail(&error);
             None
@@ -43,16 +47,17 @@ pub(super) fn decode(shared: &Shared, flight: &Arc<Flight>) -> Option<Ready> {
 
 fn pixels(shared: &Shared, flight: &Flight) -> Result<Bytes> {
     let preprocess = &flight.preprocess;
+    let keep = || flight.wanted(Instant::now(), Duration::ZERO);
     let begun = Instant::now();
     let mut row = vec![0; preprocess.height as usize * preprocess.width as usize * 3];
     let geometry = match &flight.source {
         Source::Encoded(bytes) => {
-            let image = media::decode(bytes, &shared.config.media)?;
-            media::preprocess_into(image.view(), preprocess, &mut row)?
+            let image = media::decode_while(bytes, &shared.config.media, &keep)?;
+            media::preprocess_while(image.view(), preprocess, &mut row, &keep)?
         }
         Source::Raw { width, height, rgb } => {
             let view = RgbView::new(*width, *height, rgb)?;
-            media::preprocess_into(view, preprocess, &mut row)?
+            media::preprocess_while(view, preprocess, &mut row, &keep)?
         }
     };
     flight.set_decoded(geometry, begun.elapsed());

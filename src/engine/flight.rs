@@ -73,6 +73,8 @@ pub(super) struct How {
 pub(super) struct Cost {
     /// How much decoding it is.
     pub(super) work: Work,
+    /// Bytes that it holds.
+    pub(super) held: u64,
     /// Seconds of the threads, the heads' of its first caller among them.
     pub(super) load: Load,
 }
@@ -365,8 +367,19 @@ pub(super) mod tests {
 
     /// One for an image of 8 x 8 pixels, for which nobody waits yet.
     pub(in crate::engine) fn flight(key: Key, source: Source) -> Flight {
+        flight_of(key, source, "", 0, Load::rest(0.010))
+    }
+
+    /// One of this caller, decoding which holds so many bytes.
+    pub(in crate::engine) fn flight_of(
+        key: Key,
+        source: Source,
+        caller: &str,
+        held: u64,
+        load: Load,
+    ) -> Flight {
         let flow = Flow {
-            caller: "".into(),
+            caller: caller.into(),
             head: "".into(),
         };
         let permit = Admission::new(AdmissionLimits::default())
@@ -387,7 +400,8 @@ pub(super) mod tests {
         };
         let cost = Cost {
             work: Work::raw(8, 8),
-            load: Load::rest(0.010),
+            held,
+            load,
         };
         Flight::new(key, source, preprocess, cost, rank, permit)
     }

@@ -9,11 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{
-    Engine, Head, Shared, board,
-    mean::{BySize, Mean},
-    postprocess,
-};
+use super::{Engine, Head, Shared, board, known::ByCaller, mean::Mean, postprocess};
 use crate::{
     backend::{Backbone, BackendError, HeadModel, Runtime, SessionOptions},
     error::{Error, Kind, Result},
@@ -62,7 +58,7 @@ impl Head {
             model,
             cost,
             each,
-            finish: BySize::default(),
+            finish: ByCaller::default(),
         })
     }
 }

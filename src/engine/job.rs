@@ -11,7 +11,7 @@ use std::{
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::{Head, Options, Outcome, flight::Landed, postprocess, schedule::Rank};
+use super::{Head, Options, Outcome, flight::Landed, postprocess, room::Room, schedule::Rank};
 use crate::{
     backend::{FeatureRow, HeadRow},
     error::{Error, Kind, Result},
@@ -29,6 +29,8 @@ pub(super) struct Job {
     /// The call's place in a trace.
     pub(super) trace: Context,
     options: Options,
+    /// Room for its result.
+    room: Option<Arc<Room>>,
     /// How many images it reads.
     frames: usize,
     /// How large its result may be; see [`Head::output_size`].
@@ -80,12 +82,12 @@ pub(super) struct Finish {
 }
 
 impl Job {
-    /// A job that waits for `rows` images, of which the last has so many `pixels`.
+    /// A job that waits for `rows` images, of which the last has so many `pixels`, with room for its result.
     pub(super) fn new(
         head: Option<Arc<Head>>,
         rank: Rank,
         rows: usize,
-        (options, pixels): (Options, u64),
+        (options, pixels, room): (Options, u64, Option<Arc<Room>>),
         trace: Context,
     ) -> (Self, oneshot::Receiver<Result<Done>>) {
         static NUMBERS: AtomicU64 = AtomicU64::new(0);
@@ -107,6 +109,7 @@ impl Job {
             number: NUMBERS.fetch_add(1, Ordering::Relaxed),
             trace,
             options,
+            room,
             state: Mutex::new(state),
         };
         (job, receiver)
@@ -137,20 +140,24 @@ impl Job {
     /// How long most heads of this kind take, and their results.
     pub(super) fn most(&self) -> Duration {
         let head = self.head.as_ref();
-        head.map_or(Duration::ZERO, |head| head.most(self.output))
+        head.map_or(Duration::ZERO, |head| {
+            head.most(&self.rank.flow.caller, self.output)
+        })
     }
 
     /// What its head and its result take of a thread, in seconds.
     pub(super) fn load(&self) -> f64 {
         self.head
             .as_ref()
-            .map_or(0.0, |head| head.takes(self.output))
+            .map_or(0.0, |head| head.takes(&self.rank.flow.caller, self.output))
     }
 
     /// What its result alone takes.
     pub(super) fn finishing(&self) -> Duration {
         let head = self.head.as_ref();
-        head.map_or(Duration::ZERO, |head| head.finish.get(self.output))
+        head.map_or(Duration::ZERO, |head| {
+            head.finishing(&self.rank.flow.caller, self.output)
+        })
     }
 
     /// Lets it go on as long as its deadline has not passed, whatever it is thought to take.
@@ -233,13 +240,19 @@ impl Finish {
         };
         let begun = Instant::now();
         let work = std::panic::AssertUnwindSafe(|| {
-            postprocess::run(&head.manifest, row, &geometry, &job.options)
+            let keep = || job.wanted(Instant::now(), Duration::ZERO);
+            postprocess::run(&head.manifest, row, &geometry, &job.options, &keep)
         });
         let outcome = std::panic::catch_unwind(work)
             .unwrap_or_else(|_| Err(Error::new(Kind::Internal, "postprocessing panicked")));
+        let outcome = outcome.and_then(|outcome| {
+            let room = job.room.as_ref();
+            room.map_or(Ok(()), |room| room.grow(outcome.grown()))?;
+            Ok(outcome)
+        });
         let took = begun.elapsed();
         // Here, and not by the caller, who may have given up: what takes too long must be known as well.
-        head.finish.add(job.output, took);
+        head.finish.add(&job.rank.flow.caller, job.output, took);
         let done = outcome.map(|outcome| Done {
             features: None,
             device_time,

@@ -64,8 +64,8 @@ impl Thread {
                     if ready.is_none() {
                         shared.flights.remove(&flight);
                     }
+                    shared.queue.decoded(&flight, begun.elapsed(), ready);
                     drop(flight);
-                    shared.queue.decoded(ready);
                     self.busy(shared).decoded(begun.elapsed());
                 }
                 Work::Jobs(jobs) => {

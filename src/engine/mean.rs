@@ -150,6 +150,13 @@ impl BySize {
         Duration::from_secs_f64(self.above(size, 0.0, now, self.0.len()))
     }
 
+    /// The mean of work of `size`, if such was measured of late.
+    pub(super) fn known(&self, size: u64) -> Option<Duration> {
+        let (own, now) = (&self.0[Self::class(size)], Instant::now());
+        own.is_known(now)
+            .then(|| Duration::from_secs_f64(own.above(0.0, now)))
+    }
+
     /// What most work of `size` will not exceed, as far as work of this size or smaller has told: nobody is refused for
     /// what is larger.
     pub(super) fn most(&self, size: u64) -> Duration {

@@ -22,14 +22,18 @@ mod estimate;
 mod flight;
 mod heads;
 mod job;
+mod known;
 mod lane;
+mod look;
 mod mean;
 mod observe;
 mod postprocess;
 mod queue;
 mod request;
+mod room;
 mod schedule;
 mod start;
+mod turns;
 mod warm;
 mod watchdog;
 
@@ -56,14 +60,17 @@ use cost::Costs;
 use flight::{Flight, Flights};
 use mean::Trials;
 use queue::Queue;
+use room::Rooms;
 use watchdog::Steps;
 
 pub use admission::AdmissionLimits;
 pub use busy::Spent;
-pub use config::{Counters, EngineConfig};
+pub use config::{Counters, EngineConfig, WorstCase};
 pub use cost::Curve;
-pub use postprocess::{Options, Outcome};
+pub use look::{Looked, Meter};
+pub use postprocess::{LabelMapAs, Labels, Options, Outcome, Segmentation};
 pub use request::{Analysis, FeatureSource, Head, Priority, Provenance, Request, Source, Timing};
+pub use room::Room;
 
 /// How long a stop waits for the threads of an engine that has failed.
 const GRACE: Duration = Duration::from_millis(200);
@@ -79,6 +86,9 @@ struct Shared {
     /// Tells whoever follows them that the heads have changed.
     changes: watch::Sender<()>,
     admission: Admission,
+    rooms: Rooms,
+    /// Bytes of one image's features in the host's memory, by input size.
+    features_bytes: Vec<([u32; 2], u64)>,
     flights: Flights,
     cache: Cache,
     queue: Queue,
@@ -115,6 +125,8 @@ pub struct Load {
     pub workers: usize,
     /// Bytes of features in the cache.
     pub cache_bytes: usize,
+    /// Bytes set aside for results of calls under way.
+    pub result_bytes: u64,
 }
 
 /// The engine. Dropping it stops its threads; what is in flight then fails.
@@ -189,6 +201,7 @@ impl Engine {
             workers_busy: shared.on_workers.get(),
             workers: shared.config.workers,
             cache_bytes: shared.cache.bytes(),
+            result_bytes: shared.rooms.held(),
         }
     }
 
@@ -230,9 +243,14 @@ impl Engine {
         answer
     }
 
-    async fn answer(&self, request: Request, started: Instant) -> Result<Analysis> {
+    async fn answer(&self, mut request: Request, started: Instant) -> Result<Analysis> {
         let shared = &self.shared;
-        let looks = request::check(&request, &shared.config)?;
+        if request.looked.is_none() {
+            self.look(std::slice::from_mut(&mut request))?;
+        }
+        let Some(looked) = request.looked.take() else {
+            return Err(Error::new(Kind::Internal, "a request was not looked at"));
+        };
         let bytes = request.images.iter().map(|(source, _)| source.len()).sum();
         let names = request.heads.iter().map(|head| Arc::clone(&head.name));
         let flow = shared
@@ -258,7 +276,7 @@ impl Engine {
                     _ => "full",
                 });
             })?;
-        let mut boarded = self.board(&request, &looks, &permit, &flow)?;
+        let mut boarded = self.board(&request, &looked, &permit, &flow)?;
 
         let replies = std::mem::take(&mut boarded.replies);
         let answers = async {
@@ -334,6 +352,7 @@ impl Engine {
             heads,
             features,
             provenance,
+            room: Some(looked.room),
         })
     }
 

@@ -8,7 +8,7 @@ use crate::{
     media::Geometry,
     repository::{HeadManifest, MaskSpace, Task},
     task::{
-        self, Detection, DetectionOutputs, DetectionParams, LabelMap, MaskKind, Problem,
+        self, Detection, DetectionOutputs, DetectionParams, LabelMap, MaskKind, Problem, Rle,
         ScoredLabel, TaskError,
     },
 };
@@ -24,6 +24,120 @@ pub struct Options {
     pub omit_masks: bool,
     /// Labels in a classification.
     pub top_k: Option<usize>,
+    /// How a label map is given.
+    pub label_map: LabelMapAs,
+}
+
+/// How a label map is given.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum LabelMapAs {
+    /// As it is.
+    #[default]
+    Labels,
+    /// As a PNG file.
+    Png,
+    /// As a mask for each label.
+    Rle,
+}
+
+/// Runs of a label map that are always given as masks, however small it is.
+const RUNS: u64 = 1 << 20;
+/// And pixels for each of a larger one.
+const PIXELS_PER_RUN: u64 = 6;
+/// Bytes of a length, and of its text.
+const COUNT_BYTES: u64 = 6;
+/// Bytes of a run of a label: the length before it, and its own.
+const RUN_BYTES: u64 = 2 * COUNT_BYTES;
+
+impl LabelMapAs {
+    /// Most bytes that a map of so many pixels takes, from the labels to the message; `wide` if labels do not fit a byte.
+    pub(super) fn bytes(self, pixels: u64, wide: bool) -> u64 {
+        match (self, wide) {
+            // The map, the batch's array, and the message.
+            (Self::Labels, _) => 6 * pixels,
+            // The map, its bytes, what they are packed to, and the file.
+            (Self::Png, false) => 5 * pixels,
+            (Self::Png, true) => 8 * pixels,
+            (Self::Rle, _) => 2 * pixels + RUN_BYTES * Self::most_runs(pixels),
+        }
+    }
+
+    /// Most runs of all masks together.
+    fn most_runs(pixels: u64) -> u64 {
+        pixels.min(RUNS.max(pixels / PIXELS_PER_RUN))
+    }
+}
+
+/// A label for each pixel of the original image.
+#[derive(Debug)]
+pub struct Segmentation {
+    /// In pixels.
+    pub width: u32,
+    /// In pixels.
+    pub height: u32,
+    /// Labels that occur, each with its number of pixels.
+    pub counts: Vec<(u32, u64)>,
+    /// Where they are, as was asked for.
+    pub labels: Labels,
+}
+
+/// Where labels are.
+#[derive(Debug)]
+pub enum Labels {
+    /// One for each pixel.
+    Map(LabelMap),
+    /// A grayscale PNG.
+    Png(Vec<u8>),
+    /// A mask for each label that occurs.
+    Masks(Vec<(u32, Rle)>),
+}
+
+impl Outcome {
+    /// Bytes of what could not be told before it was made: the masks of detections, and their text.
+    pub(super) fn grown(&self) -> u64 {
+        let Self::Detection(found) = self else {
+            return 0;
+        };
+        let masks = found.iter().filter_map(|detection| detection.mask.as_ref());
+        masks
+            .map(|mask| mask.counts().len() as u64 * COUNT_BYTES)
+            .sum()
+    }
+}
+
+impl Labels {
+    /// The labels, if they were not made into something else.
+    #[must_use]
+    pub fn map(&self) -> Option<&LabelMap> {
+        match self {
+            Self::Map(map) => Some(map),
+            Self::Png(_) | Self::Masks(_) => None,
+        }
+    }
+}
+
+impl Segmentation {
+    fn new(map: LabelMap, given: LabelMapAs) -> Result<Self> {
+        let (width, height, counts) = (map.width(), map.height(), map.counts());
+        let labels = match given {
+            LabelMapAs::Labels => Labels::Map(map),
+            LabelMapAs::Png => Labels::Png(map.into_png()?),
+            LabelMapAs::Rle => {
+                let most = LabelMapAs::most_runs(u64::from(width) * u64::from(height));
+                let masks = map.to_rle(usize::try_from(most).unwrap_or(usize::MAX));
+                Labels::Masks(masks.ok_or_else(|| {
+                    let message = format!("the label map has more than {most} runs: ask for PNG");
+                    Error::new(Kind::LimitExceeded, message)
+                })?)
+            }
+        };
+        Ok(Self {
+            width,
+            height,
+            counts,
+            labels,
+        })
+    }
 }
 
 /// What a head found.
@@ -32,19 +146,21 @@ pub enum Outcome {
     /// Objects, highest score first.
     Detection(Vec<Detection>),
     /// A label for each pixel of the original image.
-    Segmentation(LabelMap),
+    Segmentation(Segmentation),
     /// The most probable labels.
     Classification(Vec<ScoredLabel>),
     /// Raw outputs.
     Tensors(HeadRow),
 }
 
-/// Turns a head's output into its result.
+/// Turns a head's output into its result, as long as `keep` says so: it is asked between a call's masks, and between a
+/// label map and what is made of it.
 pub(super) fn run(
     manifest: &HeadManifest,
     row: HeadRow,
     geometry: &Geometry,
     options: &Options,
+    keep: &dyn Fn() -> bool,
 ) -> Result<Outcome> {
     let failed = |error: TaskError| {
         let message = format!(
@@ -73,13 +189,19 @@ pub(super) fn run(
                 mask_threshold: post.mask_threshold(),
             };
             let outputs = detection_outputs(&row, masks.is_some())?;
-            task::detect(&outputs, &params, geometry, manifest.labels.len())
-                .map(Outcome::Detection)
-                .map_err(failed)
+            let found =
+                task::detect_while(&outputs, &params, geometry, manifest.labels.len(), keep);
+            let found = found.map_err(failed)?;
+            found.map(Outcome::Detection).ok_or_else(unwanted)
         }
-        Task::Segmentation => segment(manifest, &row, geometry)?
-            .map(Outcome::Segmentation)
-            .map_err(failed),
+        Task::Segmentation => {
+            let map = segment(manifest, &row, geometry)?.map_err(failed)?;
+            drop(row);
+            if !keep() {
+                return Err(unwanted());
+            }
+            Segmentation::new(map, options.label_map).map(Outcome::Segmentation)
+        }
         Task::Action | Task::Classification => {
             let logits = tensor(&row, "logits", |t| t.f32())?;
             let probabilities = task::softmax(dims::<_, Ix1>(logits)?).map_err(failed)?;
@@ -92,6 +214,11 @@ pub(super) fn run(
         }
         Task::Tensor => Ok(Outcome::Tensors(row)),
     }
+}
+
+/// Nobody waits for the result any more: its caller knows.
+fn unwanted() -> Error {
+    Error::new(Kind::Cancelled, "nobody waits for this result")
 }
 
 /// Checks a dry run's values, all of those that a call may come to read; names and types have been checked.

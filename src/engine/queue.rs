@@ -1,9 +1,9 @@
 //! What waits: images to decode, decoded images, complete jobs, and heads' outputs on their way to their callers.
 //!
-//! Bounded by admission (every entry holds a place at the door) and, for decoded pixels, by `ready_limit`.
+//! Bounded by admission (every entry holds a place at the door), for decoded pixels by `ready_limit`, and for what is
+//! being decoded by `decode_bytes`.
 
 use std::{
-    collections::VecDeque,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -18,7 +18,8 @@ use super::{
     estimate::{self, Load, Stage, Steps},
     flight::Flight,
     job::{Finish, Job},
-    schedule::{Place, Rank, Schedule},
+    schedule::{Place, Rank, Schedule, Verdict},
+    turns::{self, Turns},
 };
 use crate::{error::Error, memory};
 
@@ -87,6 +88,8 @@ pub(super) struct QueueOptions {
     pub(super) workers: usize,
     /// Most decoded images that wait or are being decoded.
     pub(super) ready_limit: usize,
+    /// Most bytes that decoding holds at once; an image that needs more by itself is decoded alone.
+    pub(super) decode_bytes: u64,
     /// Most calls in one batch of a head.
     pub(super) max_batch: usize,
     /// How long a batch may wait to become larger.
@@ -107,12 +110,13 @@ struct State {
     encoded: Schedule<Arc<Flight>>,
     ready: Schedule<Ready>,
     jobs: Schedule<Arc<Job>>,
-    finishes: VecDeque<Finish>,
-    /// What those take, in seconds.
-    finishing: f64,
+    finishes: Schedule<Finish>,
     /// Since when decoded images wait.
     ready_since: Option<Instant>,
     decoding: usize,
+    /// Bytes that those hold.
+    decoding_bytes: u64,
+    turns: Turns,
     /// Decoded images that wait.
     decoded: usize,
     lanes_busy: usize,
@@ -132,6 +136,8 @@ struct Doing {
     until: Instant,
     /// Whether it holds a lane's device.
     device: bool,
+    /// Whether it is long, and cannot be called back.
+    long: bool,
 }
 
 /// Threads of one kind that wait for work.
@@ -165,7 +171,13 @@ impl State {
     fn begin(&mut self, index: usize, takes: f64, device: bool) {
         if let Some(doing) = self.threads.get_mut(index) {
             let until = Instant::now() + Duration::from_secs_f64(takes.clamp(0.0, 3600.0));
-            *doing = Some(Doing { until, device });
+            let long = !device && takes >= turns::LONG;
+            self.turns.begin(long);
+            *doing = Some(Doing {
+                until,
+                device,
+                long,
+            });
         }
     }
 
@@ -216,8 +228,9 @@ impl Queue {
         if state.closed {
             return Err(flights);
         }
-        let mut count = flights.len();
+        let (mut count, now) = (flights.len(), Instant::now());
         for flight in flights {
+            state.turns.came(&flight.rank().flow.caller, now);
             let (height, width) = (flight.preprocess.height, flight.preprocess.width);
             match &flight.source {
                 Source::Raw {
@@ -240,8 +253,8 @@ impl Queue {
                 }
                 _ => {
                     let rank = flight.rank();
-                    let group = group([height, width]);
                     let load = flight.cost.load;
+                    let group = turns::group(load.decode);
                     let place = state.encoded.push(rank, group, load, Arc::clone(&flight));
                     flight.set_waiting(Some(Waiting::Encoded(place)));
                 }
@@ -264,8 +277,11 @@ impl Queue {
     }
 
     /// Queues heads' outputs for threads of the CPU that are idle, and returns those that the caller, if it may do such
-    /// work, had better do itself: its share, or all where to wake another thread would cost more than the work.
-    pub(super) fn push_finishes(&self, mut finishes: Vec<Finish>, inline: bool) -> Vec<Finish> {
+    /// work, had better do itself: its share, or all where to wake another thread would cost more than the work. Long ones
+    /// wait for their turn.
+    pub(super) fn push_finishes(&self, finishes: Vec<Finish>, inline: bool) -> Vec<Finish> {
+        let is_long = |finish: &Finish| turns::group(finishing(finish)) == turns::LONG_ONES;
+        let (long, mut finishes): (Vec<_>, Vec<_>) = finishes.into_iter().partition(is_long);
         let count = finishes.len();
         let all: Duration = finishes.iter().map(|f| f.job.finishing()).sum();
         let mut state = self.state.lock();
@@ -274,10 +290,14 @@ impl Queue {
             true => count.div_ceil(state.lanes.idle + state.workers.idle + 1),
             false => 0,
         };
-        let others = finishes.split_off(own);
+        let mut others = finishes.split_off(own);
+        others.extend(long);
         let count = others.len();
-        state.finishing += others.iter().map(finishing).sum::<f64>();
-        state.finishes.extend(others);
+        for finish in others {
+            let (rank, takes) = (finish.job.rank.clone(), finishing(&finish));
+            let group = turns::group(takes);
+            state.finishes.push(rank, group, Load::rest(takes), finish);
+        }
         self.wake(&mut state, count);
         finishes
     }
@@ -292,6 +312,7 @@ impl Queue {
         let group = group([flight.preprocess.height, flight.preprocess.width]);
         let moved = match flight.waiting() {
             Some(Waiting::Encoded(place)) => state.encoded.remove(&place).map(|entry| {
+                let group = turns::group(load.decode);
                 let place = state.encoded.push(rank, group, load, entry);
                 Waiting::Encoded(place)
             }),
@@ -321,14 +342,22 @@ impl Queue {
         }
     }
 
-    /// A decoder is done with an image: decoded, or given up.
-    pub(super) fn decoded(&self, ready: Option<Ready>) {
+    /// A decoder is done with an image after some time: decoded, or given up. What took longer than it was thought to is
+    /// charged to whoever sent it.
+    pub(super) fn decoded(&self, flight: &Flight, took: Duration, ready: Option<Ready>) {
         let mut state = self.state.lock();
         state.decoding -= 1;
+        state.decoding_bytes -= flight.cost.held;
+        let more = took.as_secs_f64() - flight.cost.load.decode;
+        if more > 0.0 {
+            state.encoded.charge(&flight.rank(), more);
+        }
+        let mut count = usize::from(!state.encoded.is_empty());
         if let Some(ready) = ready {
             push_ready(&mut state, ready);
-            self.wake(&mut state, 1);
+            count = 1;
         }
+        self.wake(&mut state, count);
     }
 
     /// The next work for the thread `index`, waiting for it: lanes come first, in their order, then workers. Entries that
@@ -342,45 +371,39 @@ impl Queue {
     ) -> Option<Work> {
         let mut state = self.state.lock();
         let doing = state.threads.get_mut(index).and_then(Option::take);
-        if doing.is_some_and(|doing| doing.device) {
-            state.lanes_busy -= 1;
+        let mut was_long = false;
+        if let Some(doing) = doing {
+            state.lanes_busy -= usize::from(doing.device);
+            state.turns.end(doing.long);
+            was_long = doing.long;
         }
+        let threads = match self.options.workers {
+            0 => self.options.lanes,
+            workers => workers,
+        };
         loop {
-            if role.cpu
-                && let Some(finish) = state.finishes.pop_front()
-            {
-                let takes = finishing(&finish);
-                state.finishing = match state.finishes.is_empty() {
-                    true => 0.0,
-                    false => state.finishing - takes,
-                };
-                state.begin(index, takes, false);
-                return Some(Work::Finish(finish));
-            }
             let mut wait_until = None;
-            if role.device
-                && let Some(work) =
-                    self.device_work(&mut state, role, costs, dropped, &mut wait_until)
-            {
+            let looks_for = state.turns.looks_for(threads, was_long, Instant::now());
+            for &long in looks_for {
+                let found = self.work(&mut state, role, costs, long, dropped, &mut wait_until);
+                let Some(work) = found else {
+                    continue;
+                };
                 let takes = match &work {
+                    Work::Finish(finish) => finishing(finish),
                     Work::Batch(batch) => batch.takes(costs),
                     Work::Jobs(jobs) => jobs.iter().map(|job| job.load()).sum(),
-                    _ => 0.0,
+                    Work::Decode(flight) => flight.cost.load.decode,
+                    Work::Nothing => 0.0,
                 };
-                state.lanes_busy += 1;
-                state.begin(index, takes, true);
-                let more = state.encoded.len().min(1) + state.ready.len().min(1);
-                self.wake(&mut state, more);
+                let device = !matches!(work, Work::Finish(_) | Work::Decode(_));
+                state.begin(index, takes, device);
+                if device {
+                    state.lanes_busy += 1;
+                    let more = state.encoded.len().min(1) + state.ready.len().min(1);
+                    self.wake(&mut state, more);
+                }
                 return Some(work);
-            }
-            if role.cpu
-                && self.may_decode(&state)
-                && let Some(flight) = next_encoded(&mut state, costs, self.options.lanes, dropped)
-            {
-                flight.set_waiting(None);
-                state.decoding += 1;
-                state.begin(index, flight.cost.load.decode, false);
-                return Some(Work::Decode(flight));
             }
             if !dropped.is_empty() {
                 return Some(Work::Nothing);
@@ -408,13 +431,50 @@ impl Queue {
         }
     }
 
+    /// What there is to do for a thread of this role: results first, then the device, then decoding; of results and
+    /// pictures the `long` ones too, or only the others.
+    fn work(
+        &self,
+        state: &mut State,
+        role: Role,
+        costs: &Costs,
+        long: bool,
+        dropped: &mut Vec<Arc<Flight>>,
+        wait_until: &mut Option<Instant>,
+    ) -> Option<Work> {
+        if role.cpu
+            && let Some(finish) = state
+                .finishes
+                .pop(of_length(long), |_| true, &mut Vec::new())
+        {
+            return Some(Work::Finish(finish));
+        }
+        if role.device {
+            let work = self.device_work(state, role, costs, long, dropped, wait_until);
+            if work.is_some() {
+                return work;
+            }
+        }
+        if !role.cpu || !self.may_decode(state, long) {
+            return None;
+        }
+        let flight = self.next_encoded(state, costs, long, dropped)?;
+        flight.set_waiting(None);
+        state.decoding += 1;
+        state.decoding_bytes += flight.cost.held;
+        Some(Work::Decode(flight))
+    }
+
     /// What comes before an image of this rank that came now.
     pub(super) fn ahead(&self, rank: &Rank) -> Ahead {
         let state = self.state.lock();
         let (encoded, ready) = (state.encoded.ahead(rank), state.ready.ahead(rank));
+        let jobs = state.jobs.ahead(rank).load.rest;
+        let finishing = state.finishes.ahead(rank).load.rest;
+        let load = encoded.load + ready.load;
         Ahead {
             images: encoded.images + ready.images,
-            wait: self.wait(&state, encoded.load + ready.load),
+            wait: self.wait(&state, load, jobs, finishing),
         }
     }
 
@@ -425,11 +485,13 @@ impl Queue {
         if load == Load::default() {
             return Duration::ZERO;
         }
-        self.wait(&state, load)
+        let (jobs, finishing) = (state.jobs.load().rest, state.finishes.load().rest);
+        self.wait(&state, load, jobs, finishing)
     }
 
-    /// How long it is until the threads are free for somebody before whom `load` goes, with what is on its way already.
-    fn wait(&self, state: &State, load: Load) -> Duration {
+    /// How long it is until the threads are free for somebody before whom `load`, complete `jobs` and results go, with
+    /// what they are about already.
+    fn wait(&self, state: &State, load: Load, jobs: f64, finishing: f64) -> Duration {
         let (now, lanes) = (Instant::now(), self.options.lanes);
         let busy = |doing: &Option<Doing>| {
             let left = doing.map(|doing| doing.until.saturating_duration_since(now));
@@ -437,12 +499,11 @@ impl Queue {
         };
         let (on_lanes, on_workers) = state.threads.split_at(lanes.min(state.threads.len()));
         let (on_lanes, on_workers) = (on_lanes.iter().map(busy), on_workers.iter().map(busy));
-        let jobs = state.jobs.load().rest;
         let seconds = match self.options.workers {
-            0 => estimate::wait(on_lanes, load.total() + jobs + state.finishing),
+            0 => estimate::wait(on_lanes, load.total() + jobs + finishing),
             // One decodes the next images while the other computes.
             _ => {
-                let decoded = estimate::wait(on_workers, load.decode + state.finishing);
+                let decoded = estimate::wait(on_workers, load.decode + finishing);
                 decoded.max(estimate::wait(on_lanes, load.rest + jobs))
             }
         };
@@ -505,8 +566,43 @@ impl Queue {
             .unwrap_or_else(super::stopped)
     }
 
-    fn may_decode(&self, state: &State) -> bool {
-        !state.encoded.is_empty() && state.decoded + state.decoding < self.options.ready_limit
+    fn may_decode(&self, state: &State, long: bool) -> bool {
+        if state.encoded.is_empty() || state.decoded + state.decoding >= self.options.ready_limit {
+            return false;
+        }
+        let next = state.encoded.peek(of_length(long));
+        next.is_some_and(|flight| self.has_room(state.decoding_bytes, flight))
+    }
+
+    /// Whether an image can be decoded beside those that hold so many bytes.
+    fn has_room(&self, held: u64, flight: &Flight) -> bool {
+        held == 0 || held + flight.cost.held <= self.options.decode_bytes
+    }
+
+    fn next_encoded(
+        &self,
+        state: &mut State,
+        costs: &Costs,
+        long: bool,
+        dropped: &mut Vec<Arc<Flight>>,
+    ) -> Option<Arc<Flight>> {
+        let (now, held) = (Instant::now(), state.decoding_bytes);
+        let waiting = state.encoded.len() + state.ready.len();
+        let keep = |flight: &Arc<Flight>| {
+            if !self.has_room(held, flight) {
+                return Verdict::Wait;
+            }
+            let (work, preprocess) = (flight.cost.work, &flight.preprocess);
+            let size = [preprocess.height, preprocess.width];
+            let caller = flight.rank().flow.caller;
+            let steps = Steps {
+                decode: costs.decoding(work).most(&caller, work.size),
+                batch: costs.joined(size, waiting, self.options.lanes),
+                ..steps(costs)
+            };
+            flight.wanted(now, steps.from(Stage::Encoded)).into()
+        };
+        state.encoded.pop(of_length(long), keep, dropped)
     }
 
     fn device_work(
@@ -514,6 +610,7 @@ impl Queue {
         state: &mut State,
         role: Role,
         costs: &Costs,
+        long: bool,
         dropped: &mut Vec<Arc<Flight>>,
         wait_until: &mut Option<Instant>,
     ) -> Option<Work> {
@@ -533,7 +630,7 @@ impl Queue {
         let patient = !self.options.max_delay.is_zero();
         // A lane that decodes fills a batch before it runs one: whoever waits gains from the faster batch, where it is
         // faster. And it decodes although raw images would fill one: they must not keep encoded ones out.
-        let more = role.cpu && self.may_decode(state);
+        let more = role.cpu && self.may_decode(state, long);
         let crowd = waiting + state.encoded.len();
         let fair = costs.fair(size, crowd, self.options.lanes);
         let lasting = costs.lasting(size);
@@ -643,24 +740,9 @@ fn push_ready(state: &mut State, ready: Ready) {
     flight.set_waiting(Some(Waiting::Ready(place)));
 }
 
-fn next_encoded(
-    state: &mut State,
-    costs: &Costs,
-    lanes: usize,
-    dropped: &mut Vec<Arc<Flight>>,
-) -> Option<Arc<Flight>> {
-    let now = Instant::now();
-    let waiting = state.encoded.len() + state.ready.len();
-    let keep = |flight: &Arc<Flight>| {
-        let (work, preprocess) = (flight.cost.work, &flight.preprocess);
-        let steps = Steps {
-            decode: costs.decoding(work).most(work.size),
-            batch: costs.joined([preprocess.height, preprocess.width], waiting, lanes),
-            ..steps(costs)
-        };
-        flight.wanted(now, steps.from(Stage::Encoded))
-    };
-    state.encoded.pop(None, keep, dropped)
+/// The group of steps that a thread looks for.
+fn of_length(long: bool) -> Option<u64> {
+    (!long).then_some(turns::SHORT)
 }
 
 /// The steps that are the same for everybody. The heads' are each job's own.

@@ -8,8 +8,11 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    EngineConfig, Options, Outcome,
-    mean::{BySize, Mean},
+    Options, Outcome,
+    known::ByCaller,
+    look::{Looked, Meter},
+    mean::Mean,
+    room::Room,
 };
 use crate::{
     backend::{FeatureRow, HeadModel, TensorSpec},
@@ -87,7 +90,14 @@ pub struct Request {
     pub caller: Arc<str>,
     /// The call's place in a trace.
     pub trace: Context,
+    /// Charges the caller for its images; nobody if unset.
+    pub meter: Option<Arc<dyn Meter>>,
+    /// What was seen of it, once it was looked at.
+    pub looked: Option<Looked>,
 }
+
+/// Nanoseconds for each pixel of a label map, before anything was measured.
+const PER_PIXEL: u64 = 10;
 
 /// A loaded head.
 #[derive(Debug)]
@@ -101,7 +111,7 @@ pub struct Head {
     /// What each call's part of a batch takes.
     pub(super) each: Mean,
     /// What it takes to make a result of an output, by [`Head::output_size`].
-    pub(super) finish: BySize,
+    pub(super) finish: ByCaller,
 }
 
 impl Head {
@@ -127,14 +137,26 @@ impl Head {
         }
     }
 
-    /// How long most of its batches take, and to make a result of `size` of an output.
-    pub(super) fn most(&self, size: u64) -> Duration {
-        self.cost.most() + self.finish.most(size)
+    /// How long most of its batches take, and to make a result of `size` of an output for this caller.
+    pub(super) fn most(&self, caller: &str, size: u64) -> Duration {
+        self.cost.most() + self.finish.most(caller, size)
     }
 
     /// What it takes of a thread for one call, in seconds.
-    pub(super) fn takes(&self, size: u64) -> f64 {
-        (self.each.get() + self.finish.get(size)).as_secs_f64()
+    pub(super) fn takes(&self, caller: &str, size: u64) -> f64 {
+        (self.each.get() + self.finishing(caller, size)).as_secs_f64()
+    }
+
+    /// About how long it takes to make a result of `size` of an output for this caller.
+    pub(super) fn finishing(&self, caller: &str, size: u64) -> Duration {
+        if let Some(known) = self.finish.known(caller, size) {
+            return known;
+        }
+        let about = match self.manifest.task {
+            Task::Segmentation => Duration::from_nanos(size.saturating_mul(PER_PIXEL)),
+            _ => Duration::ZERO,
+        };
+        self.finish.get(caller, size).max(about)
     }
 }
 
@@ -147,6 +169,8 @@ pub struct Analysis {
     pub features: Option<FeatureRow>,
     /// How it was made.
     pub provenance: Provenance,
+    /// Room for what it holds, shared by all requests of its call and given back with the last of them.
+    pub room: Option<Arc<Room>>,
 }
 
 /// Where an image's features came from.
@@ -190,69 +214,6 @@ pub struct Timing {
     pub total: Duration,
 }
 
-/// An image, as its header tells.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Looks {
-    pub(super) width: u32,
-    pub(super) height: u32,
-    /// What decoding and resizing it is.
-    pub(super) work: media::Work,
-}
-
-impl Looks {
-    pub(super) fn pixels(&self) -> u64 {
-        u64::from(self.width) * u64::from(self.height)
-    }
-}
-
-/// Refuses what the headers alone show to be wrong; what they tell of each image.
-pub(super) fn check(request: &Request, config: &EngineConfig) -> Result<Vec<Looks>> {
-    if request.images.is_empty() {
-        return Err(Error::invalid("clip.frames", "has no frame"));
-    }
-    let (frames, most) = (request.images.len(), config.max_frames);
-    if frames > most {
-        let message = format!("has {frames} frames, but the limit is {most}");
-        return Err(Error::new(Kind::LimitExceeded, message).at("clip.frames"));
-    }
-    let mut all = Vec::with_capacity(frames);
-    let mut first = None;
-    for (source, field) in &request.images {
-        let looks = probe(source, &config.media).map_err(|e| e.at(field))?;
-        let (width, height) = (looks.width, looks.height);
-        all.push(looks);
-        let (w, h) = *first.get_or_insert((width, height));
-        if (w, h) != (width, height) {
-            let message = format!("is {width}x{height}, but the clip's first frame is {w}x{h}");
-            return Err(Error::invalid(field, message));
-        }
-    }
-    Ok(all)
-}
-
-/// What an image is, from its header alone.
-fn probe(source: &Source, limits: &media::Limits) -> Result<Looks> {
-    match source {
-        Source::Encoded(bytes) => {
-            let header = media::probe(bytes, limits)?;
-            Ok(Looks {
-                width: header.width,
-                height: header.height,
-                work: media::Work::of(&header, bytes),
-            })
-        }
-        Source::Raw { width, height, rgb } => {
-            limits.check_size(*width, *height)?;
-            media::RgbView::new(*width, *height, rgb)?;
-            Ok(Looks {
-                width: *width,
-                height: *height,
-                work: media::Work::raw(*width, *height),
-            })
-        }
-    }
-}
-
 impl From<media::MediaError> for Error {
     fn from(error: media::MediaError) -> Self {
         let kind = match error.kind() {
@@ -262,6 +223,32 @@ impl From<media::MediaError> for Error {
         };
         Self::new(kind, error.to_string())
     }
+}
+
+/// The frames of a clip of `count` that a head reads; of an image, or a head that reads one, the last.
+pub(super) fn frames_of(manifest: &HeadManifest, count: usize) -> Vec<usize> {
+    match manifest.task {
+        Task::Action => {
+            media::sample_frames(count, manifest.frames(), manifest.postprocess.frame_stride)
+        }
+        _ => vec![count.saturating_sub(1)],
+    }
+}
+
+/// The images of the request that are read at this input size, each once.
+pub(super) fn frames_read(request: &Request, size: [u32; 2]) -> Vec<usize> {
+    let count = request.images.len();
+    let heads = request.heads.iter().map(|head| &head.manifest);
+    let heads = heads.filter(|manifest| manifest.input_size == size);
+    let mut frames: Vec<_> = heads
+        .flat_map(|manifest| frames_of(manifest, count))
+        .collect();
+    if request.features == Some(size) {
+        frames.push(count.saturating_sub(1));
+    }
+    frames.sort_unstable();
+    frames.dedup();
+    frames
 }
 
 /// The distinct input sizes that the request needs.

@@ -59,6 +59,26 @@ pub(super) struct Place {
     key: Key,
 }
 
+/// What becomes of the entry that is next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// It is taken.
+    Take,
+    /// Nobody wants it: it is dropped, and the one after it is looked at.
+    Drop,
+    /// It stays, and so do those behind it.
+    Wait,
+}
+
+impl From<bool> for Verdict {
+    fn from(wanted: bool) -> Self {
+        match wanted {
+            true => Self::Take,
+            false => Self::Drop,
+        }
+    }
+}
+
 /// Entries that wait. Those of one group can be served together.
 #[derive(Debug)]
 pub(super) struct Schedule<T> {
@@ -230,6 +250,21 @@ impl<K: Ord + Clone, Q> Share<K, Q> {
     }
 }
 
+impl<T> Heads<T> {
+    /// The queue to serve next, of `group` if one is given.
+    fn next_of(&self, group: Option<u64>) -> Option<(Arc<str>, u64)> {
+        let Some(group) = group else {
+            return self.next(|entries| entries.keys().next().copied());
+        };
+        self.queues
+            .iter()
+            .filter(|((_, g), _)| *g == group)
+            .filter_map(|(leaf, t)| Some((t.tag, t.queue.keys().next()?, leaf)))
+            .min_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(b.1)))
+            .map(|(_, _, leaf)| leaf.clone())
+    }
+}
+
 impl<T> Default for Schedule<T> {
     fn default() -> Self {
         Self {
@@ -280,6 +315,17 @@ impl<T> Schedule<T> {
         Some(entry.item)
     }
 
+    /// The entry that is next, of `group` if one is given.
+    pub(super) fn peek(&self, group: Option<u64>) -> Option<&T> {
+        let mut classes = self.classes.iter().rev();
+        let (class, caller) =
+            classes.find_map(|class| Some((class, class.next(|heads| first(heads, group))?)))?;
+        let heads = &class.queues.get(&caller)?.queue;
+        let leaf = heads.next_of(group)?;
+        let entry = heads.queues.get(&leaf)?.queue.first_key_value()?;
+        Some(&entry.1.item)
+    }
+
     /// The group of the entry that is next.
     pub(super) fn next_group(&self) -> Option<u64> {
         let class = self.classes.iter().rev().find(|class| {
@@ -294,28 +340,24 @@ impl<T> Schedule<T> {
     }
 
     /// Takes the next entry, of `group` if one is given, and charges its flow what it takes. Entries that `keep` does not
-    /// want go to `dropped` and cost nothing.
-    pub(super) fn pop(
+    /// want go to `dropped` and cost nothing; where it lets one wait, none is taken.
+    pub(super) fn pop<V: Into<Verdict>>(
         &mut self,
         group: Option<u64>,
-        mut keep: impl FnMut(&T) -> bool,
+        mut keep: impl FnMut(&T) -> V,
         dropped: &mut Vec<T>,
     ) -> Option<T> {
         for class in self.classes.iter_mut().rev() {
             while let Some(caller) = class.next(|heads| first(heads, group)) {
                 let heads = &mut class.queues.get_mut(&caller)?.queue;
-                let leaf = match group {
-                    Some(group) => heads
-                        .queues
-                        .iter()
-                        .filter(|((_, g), _)| *g == group)
-                        .filter_map(|(leaf, t)| Some((t.tag, t.queue.keys().next()?, leaf)))
-                        .min_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(b.1)))
-                        .map(|(_, _, leaf)| leaf.clone()),
-                    None => heads.next(|entries| entries.keys().next().copied()),
-                }?;
-                let (_, entry) = heads.queues.get_mut(&leaf)?.queue.pop_first()?;
-                let served = keep(&entry.item);
+                let leaf = heads.next_of(group)?;
+                let entries = &mut heads.queues.get_mut(&leaf)?.queue;
+                let verdict = keep(&entries.first_key_value()?.1.item).into();
+                if verdict == Verdict::Wait {
+                    return None;
+                }
+                let (_, entry) = entries.pop_first()?;
+                let served = verdict == Verdict::Take;
                 let cost = served.then(|| entry.load.total().max(LEAST));
                 heads.leave(&leaf, entry.load, cost);
                 class.leave(&caller, entry.load, cost);
@@ -326,6 +368,19 @@ impl<T> Schedule<T> {
             }
         }
         None
+    }
+
+    /// Charges a flow for what it took beyond what it was thought to take.
+    pub(super) fn charge(&mut self, rank: &Rank, seconds: f64) {
+        let class = &mut self.classes[rank.priority as usize];
+        let Some(caller) = class.queues.get_mut(&rank.flow.caller) else {
+            return;
+        };
+        caller.tag += seconds / caller.weight;
+        let heads = caller.queue.queues.iter_mut();
+        for (_, leaf) in heads.filter(|((head, _), _)| *head == rank.flow.head) {
+            leaf.tag += seconds / leaf.weight;
+        }
     }
 
     /// Entries of `group`.

@@ -12,8 +12,10 @@ use super::{
     cost::Costs,
     flight::Flights,
     lane::Thread,
+    look::bytes_of,
     mean::Trials,
     queue::{Queue, QueueOptions, Role},
+    room::Rooms,
     warm,
     watchdog::Steps,
 };
@@ -69,9 +71,15 @@ impl Engine {
             lanes,
             workers: config.workers,
             ready_limit: config.max_batch.max(1) * (lanes + 1),
+            decode_bytes: config.admission.decode_bytes,
             max_batch: config.max_batch.max(1),
             max_delay: config.max_queue_delay,
         });
+        // Where a device keeps them they take none of the host's memory.
+        let features_bytes = match runtime.device().is_resident() {
+            true => Vec::new(),
+            false => features_bytes(&backbone),
+        };
         let shared = Arc::new(Shared {
             runtime: runtime.clone(),
             location: repository.location.clone(),
@@ -81,6 +89,8 @@ impl Engine {
             loading: Mutex::default(),
             changes: tokio::sync::watch::Sender::new(()),
             admission: Admission::new(config.admission),
+            rooms: Rooms::new(config.admission.result_bytes),
+            features_bytes,
             flights: Flights::default(),
             cache: Cache::new(config.cache_bytes, runtime.device()),
             queue,
@@ -161,6 +171,16 @@ impl Engine {
         self.threads.lock().push(thread);
         Ok(())
     }
+}
+
+/// Bytes of one image's features, by input size.
+fn features_bytes(backbone: &Backbone) -> Vec<([u32; 2], u64)> {
+    let sizes = backbone.manifest().input.sizes.iter();
+    let of = |&size: &[u32; 2]| {
+        let maps = backbone.blank(size)?.maps();
+        Some((size, bytes_of(maps.map(|map| map.spec()))))
+    };
+    sizes.filter_map(of).collect()
 }
 
 /// Runs every batch size in use on the thread that will serve them: a device keeps captured graphs and scratch memory

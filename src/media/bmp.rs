@@ -1,6 +1,6 @@
 //! BMP: headers of odd shapes are made even, the decoder does the rest.
 
-use std::{borrow::Cow, io::Cursor};
+use std::borrow::Cow;
 
 use image::{
     ColorType, DynamicImage, ImageDecoder, codecs::bmp::BmpDecoder, metadata::Orientation,
@@ -10,6 +10,7 @@ use super::{
     decode::{Format, Opened, unusable},
     error::MediaError,
     image::Limits,
+    watch::{Keep, PIECE, Watched},
 };
 
 /// Signature, length and position of the pixels.
@@ -19,19 +20,26 @@ const WINDOWS_HEADER: usize = 40;
 const OS2_HEADER: usize = 64;
 
 /// Reads the headers.
-pub(super) fn open<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Opened<'a>, MediaError> {
+pub(super) fn open<'a>(
+    bytes: &'a [u8],
+    limits: &Limits,
+    keep: Keep<'a>,
+) -> Result<Opened<'a>, MediaError> {
     let fail = |error| unusable(Format::Bmp, &error);
     let header =
         Header::read(bytes).ok_or_else(|| Format::Bmp.corrupt("its header is cut short"))?;
     limits.check_size(header.width, header.height)?;
-    let decoder = BmpDecoder::new(Cursor::new(header.evened(bytes)?)).map_err(fail)?;
+    let file = Watched::new(header.evened(bytes)?, PIECE, keep);
+    let decoder = BmpDecoder::new(file).map_err(fail)?;
+    let direct = decoder.color_type() == ColorType::Rgb8;
     Ok(Opened {
         width: header.width,
         height: header.height,
         orientation: Orientation::NoTransforms,
         scans: 1,
+        held: if direct { 3 } else { 7 },
         read: Box::new(move |out| {
-            if decoder.color_type() == ColorType::Rgb8 {
+            if direct {
                 return decoder.read_image(out).map_err(fail);
             }
             let image = DynamicImage::from_decoder(decoder).map_err(fail)?;
@@ -172,7 +180,7 @@ mod tests {
     }
 
     fn pixels(bytes: &[u8]) -> Result<Vec<u8>, MediaError> {
-        let opened = open(bytes, &Limits::default())?;
+        let opened = open(bytes, &Limits::default(), &|| true)?;
         let mut out = vec![0; 18];
         (opened.read)(&mut out)?;
         Ok(out)

@@ -9,7 +9,7 @@
 //! What a file may make this allocate is known from its header and the limits: each format's module walks its
 //! container, hands the decoder the picture alone, and reads rows into the result.
 
-use std::fmt;
+use std::{cell::Cell, fmt};
 
 use image::{DynamicImage, ImageError, RgbImage, metadata::Orientation};
 
@@ -20,7 +20,10 @@ use super::{
     image::{Image, Limits, buffer_len},
     jpeg,
     orientation::turns,
-    png, sniff, webp,
+    png, sniff,
+    vp8l::TABLE_BYTES,
+    watch::Keep,
+    webp,
 };
 
 /// A container that this crate reads.
@@ -84,6 +87,8 @@ pub struct Header {
     pub height: u32,
     /// Passes over the whole picture that decoding makes: a JPEG's scans; 1 for everything else.
     pub scans: u32,
+    /// Most bytes that decoding and turning it hold at once beside the file, the result among them.
+    pub held: u64,
 }
 
 /// A file whose header has been read and is within the limits. No pixel has been allocated.
@@ -94,21 +99,30 @@ pub(super) struct Opened<'a> {
     pub(super) height: u32,
     pub(super) orientation: Orientation,
     pub(super) scans: u32,
+    /// Most bytes that decoding holds for each pixel, the result among them.
+    pub(super) held: u64,
     pub(super) read: Read<'a>,
 }
 
 /// Fills `width x height x 3` bytes of RGB.
 pub(super) type Read<'a> = Box<dyn FnOnce(&mut [u8]) -> Result<(), MediaError> + 'a>;
 
-fn open<'a>(bytes: &'a [u8], limits: &Limits) -> Result<(Format, Opened<'a>), MediaError> {
+/// Asked whether it goes on, a decoder that nobody stops.
+const ALWAYS: Keep<'static> = &|| true;
+
+fn open<'a>(
+    bytes: &'a [u8],
+    limits: &Limits,
+    keep: Keep<'a>,
+) -> Result<(Format, Opened<'a>), MediaError> {
     limits.check_bytes(bytes.len())?;
     let format = sniff::format(bytes)?;
     let opened = match format {
-        Format::Jpeg => jpeg::open(bytes, limits),
-        Format::Png => png::open(bytes, limits),
-        Format::WebP => webp::open(bytes, limits),
-        Format::Bmp => bmp::open(bytes, limits),
-        Format::Gif => gif::open(bytes, limits),
+        Format::Jpeg => jpeg::open(bytes, limits, keep),
+        Format::Png => png::open(bytes, limits, keep),
+        Format::WebP => webp::open(bytes, limits, keep),
+        Format::Bmp => bmp::open(bytes, limits, keep),
+        Format::Gif => gif::open(bytes, limits, keep),
     };
     Ok((format, opened?))
 }
@@ -119,7 +133,8 @@ fn open<'a>(bytes: &'a [u8], limits: &Limits) -> Result<(Format, Opened<'a>), Me
 /// All of [`MediaError`] that decoding can give before the first pixel: empty, unknown, unsupported or corrupt
 /// headers, and every limit.
 pub fn probe(bytes: &[u8], limits: &Limits) -> Result<Header, MediaError> {
-    let (format, opened) = open(bytes, limits)?;
+    let (format, opened) = open(bytes, limits, ALWAYS)?;
+    let held = held(format, &opened, bytes.len());
     let (width, height) = if turns(opened.orientation) {
         (opened.height, opened.width)
     } else {
@@ -130,7 +145,25 @@ pub fn probe(bytes: &[u8], limits: &Limits) -> Result<Header, MediaError> {
         width,
         height,
         scans: opened.scans,
+        held,
     })
+}
+
+/// What a small part of a file may make a lossless WebP's decoder build, in bytes of tables for each of its own.
+const TABLES: u64 = 350;
+
+fn held(format: Format, opened: &Opened<'_>, bytes: usize) -> u64 {
+    let pixels = u64::from(opened.width) * u64::from(opened.height);
+    // Lying and upright, both of three bytes.
+    let turned = opened.orientation != Orientation::NoTransforms;
+    let each = opened.held.max(if turned { 6 } else { 0 });
+    let tables = match format {
+        Format::WebP => (bytes as u64)
+            .saturating_mul(TABLES)
+            .min(TABLE_BYTES as u64),
+        _ => 0,
+    };
+    pixels * each + tables
 }
 
 /// Decodes to upright RGB; limits are checked from the header first.
@@ -139,10 +172,42 @@ pub fn probe(bytes: &[u8], limits: &Limits) -> Result<Header, MediaError> {
 /// As [`probe`], and [`MediaError::Corrupt`] or [`MediaError::UnsupportedFormat`] for damaged pixel data; a
 /// truncated file is an error.
 pub fn decode(bytes: &[u8], limits: &Limits) -> Result<Image, MediaError> {
-    let (_, opened) = open(bytes, limits)?;
+    decode_while(bytes, limits, ALWAYS)
+}
+
+/// As [`decode`], as long as `keep` says so: it is asked every few milliseconds, but in a lossy WebP, whose decoder does
+/// not stop. What it says once it has said no does not count.
+///
+/// # Errors
+/// As [`decode`], and [`MediaError::Unwanted`] once `keep` says no.
+pub fn decode_while(
+    bytes: &[u8],
+    limits: &Limits,
+    keep: &dyn Fn() -> bool,
+) -> Result<Image, MediaError> {
+    let gone = Cell::new(false);
+    let keep = || {
+        if !gone.get() && !keep() {
+            gone.set(true);
+        }
+        !gone.get()
+    };
+    let image = decode_watched(bytes, limits, &keep);
+    match gone.get() {
+        // Whatever the decoder made of a reader that failed.
+        true => Err(MediaError::Unwanted),
+        false => image,
+    }
+}
+
+fn decode_watched(bytes: &[u8], limits: &Limits, keep: Keep<'_>) -> Result<Image, MediaError> {
+    let (_, opened) = open(bytes, limits, keep)?;
     let (width, height) = (opened.width, opened.height);
     let mut rgb = vec![0; buffer_len(width, height, 3)?];
     (opened.read)(&mut rgb)?;
+    if !keep() {
+        return Err(MediaError::Unwanted);
+    }
     if opened.orientation == Orientation::NoTransforms {
         return Image::from_raw(width, height, rgb);
     }

@@ -62,6 +62,23 @@ pub enum MediaError {
         /// The limit on each.
         limit: u32,
     },
+    /// Scans x pixels are over [`Limits::most_scanned`](super::Limits::most_scanned).
+    #[error(
+        "image is {width} x {height} pixels in {scans} scans, limit is {limit} scans of so many pixels"
+    )]
+    TooManyScans {
+        /// Columns.
+        width: u32,
+        /// Rows.
+        height: u32,
+        /// Passes over them.
+        scans: u32,
+        /// The limit for this size.
+        limit: u32,
+    },
+    /// Whoever asked for it does not want it any more.
+    #[error("image is not wanted any more")]
+    Unwanted,
     /// Width or height is zero.
     #[error("image is {width} x {height} pixels, both sides must be at least 1")]
     ZeroSize {
@@ -111,10 +128,11 @@ impl MediaError {
             | Self::Corrupt { .. }
             | Self::ZeroSize { .. }
             | Self::RawLength { .. } => MediaErrorKind::InvalidArgument,
-            Self::TooManyBytes { .. } | Self::TooManyPixels { .. } | Self::SideTooLong { .. } => {
-                MediaErrorKind::LimitExceeded
-            }
-            Self::Encode { .. } => MediaErrorKind::Internal,
+            Self::TooManyBytes { .. }
+            | Self::TooManyPixels { .. }
+            | Self::TooManyScans { .. }
+            | Self::SideTooLong { .. } => MediaErrorKind::LimitExceeded,
+            Self::Encode { .. } | Self::Unwanted => MediaErrorKind::Internal,
         }
     }
 }

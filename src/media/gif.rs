@@ -11,7 +11,11 @@ use super::{
     decode::{Format, Opened},
     error::MediaError,
     image::Limits,
+    watch::{Keep, Watched},
 };
+
+/// Bytes of the file that are decoded at a time: a byte may stand for thousands of pixels.
+const PIECE: usize = 256;
 
 /// Signature and screen descriptor.
 const SCREEN: usize = 13;
@@ -34,7 +38,11 @@ struct Layout<'a> {
 }
 
 /// Finds the first frame.
-pub(super) fn open<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Opened<'a>, MediaError> {
+pub(super) fn open<'a>(
+    bytes: &'a [u8],
+    limits: &Limits,
+    keep: Keep<'a>,
+) -> Result<Opened<'a>, MediaError> {
     let layout =
         walk(bytes).ok_or_else(|| Format::Gif.corrupt("it is cut short or has no frame"))?;
     let (width, height) = (layout.width, layout.height);
@@ -44,16 +52,18 @@ pub(super) fn open<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Opened<'a>, M
         height,
         orientation: Orientation::NoTransforms,
         scans: 1,
-        read: Box::new(move |out| read(&layout, out)),
+        held: 4,
+        read: Box::new(move |out| read(&layout, out, keep)),
     })
 }
 
-fn read(layout: &Layout<'_>, out: &mut [u8]) -> Result<(), MediaError> {
+fn read(layout: &Layout<'_>, out: &mut [u8], keep: Keep<'_>) -> Result<(), MediaError> {
     let fail = |error: gif::DecodingError| Format::Gif.corrupt(error);
     let mut options = DecodeOptions::new();
     options.set_color_output(ColorOutput::Indexed);
     options.set_memory_limit(MemoryLimit::Unlimited);
-    let file = SCREEN_ONLY.chain(layout.frame).chain(&b";"[..]);
+    let frame = Watched::new(layout.frame, PIECE, keep);
+    let file = SCREEN_ONLY.chain(frame).chain(&b";"[..]);
     let mut decoder = options.read_info(file).map_err(fail)?;
     let Some(frame) = decoder.next_frame_info().map_err(fail)? else {
         return Err(Format::Gif.corrupt("it has no frame"));

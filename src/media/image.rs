@@ -2,6 +2,12 @@
 
 use super::error::MediaError;
 
+/// Scans of one picture, however small it is: progressive files have about ten, and each costs a pass over all of it.
+const MAX_SCANS: u32 = 100;
+
+/// Scans of a picture that has as many pixels as there may be.
+const SCANS: u64 = 17;
+
 /// Bounds on one encoded or decoded image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -64,6 +70,40 @@ impl Limits {
             });
         }
         Ok(())
+    }
+}
+
+impl Limits {
+    /// Checks how often decoding passes over an image's pixels. A picture as large as the limit may have 17 scans, of
+    /// which progressive files have about ten; a smaller one in proportion more.
+    ///
+    /// # Errors
+    /// [`MediaError::TooManyScans`].
+    pub fn check_scans(&self, width: u32, height: u32, scans: u32) -> Result<(), MediaError> {
+        let limit = self.most_scans(width, height);
+        if scans > limit {
+            return Err(MediaError::TooManyScans {
+                width,
+                height,
+                scans,
+                limit,
+            });
+        }
+        Ok(())
+    }
+
+    /// Most scans of an image of this size; one at least.
+    #[must_use]
+    pub fn most_scans(&self, width: u32, height: u32) -> u32 {
+        let pixels = (u64::from(width) * u64::from(height)).max(1);
+        let most = self.most_scanned() / pixels;
+        u32::try_from(most).unwrap_or(u32::MAX).clamp(1, MAX_SCANS)
+    }
+
+    /// Most scans x pixels of an image.
+    #[must_use]
+    pub fn most_scanned(&self) -> u64 {
+        self.max_pixels.saturating_mul(SCANS)
     }
 }
 

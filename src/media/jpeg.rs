@@ -20,11 +20,17 @@ use super::{
     image::Limits,
     markers::{APP1, EOI, Markers, NOT_SOF, SOF, SOF_LS, SOS},
     orientation::Metadata,
+    watch::{Keep, Watched, rows_of, unwanted},
 };
 
-/// Scans of one picture. Progressive files have about ten; each costs a pass over all of it, so a small file of
-/// thousands would keep a core busy for minutes.
-const MAX_SCANS: u32 = 100;
+/// Bytes of a scan that are decoded before it is asked whether the picture is still wanted.
+const PIECE: usize = 64 << 10;
+
+/// Bytes a pixel of a picture whose scans are put together: the coefficients of each component, and the result.
+const OF_SCANS: u64 = 9;
+const OF_SCANS_OF_INK: u64 = 11;
+/// And of a picture of one scan.
+const OF_ONE_SCAN: u64 = 3;
 
 const XMP: &[u8] = b"http://ns.adobe.com/xap/1.0/\0";
 
@@ -41,36 +47,69 @@ struct Head<'a> {
 }
 
 /// Reads the header; of a picture of many scans all of its markers.
-pub(super) fn open<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Opened<'a>, MediaError> {
+pub(super) fn open<'a>(
+    bytes: &'a [u8],
+    limits: &Limits,
+    keep: Keep<'a>,
+) -> Result<Opened<'a>, MediaError> {
     let head = head(bytes)?;
     let (width, height) = (u32::from(head.width), u32::from(head.height));
     limits.check_size(width, height)?;
     let (single, components) = (head.single, head.components);
-    let mut scans = 1;
+    let (mut scans, mut held) = (1, OF_ONE_SCAN);
+    // Of one scan rows are asked for, and it is asked between them. Several are read before there is a row.
+    let (mut piece, mut starts) = (usize::MAX, Vec::new());
     if !single {
-        let (more, ends) = head.markers.clone().rest();
+        let most = limits.most_scans(width, height);
+        let (more, ends) = scans_of(head.markers.clone(), bytes.len(), most, &mut starts);
         scans += more;
-        if scans > MAX_SCANS {
-            return Err(Format::Jpeg.corrupt(format!("more than {MAX_SCANS} scans")));
-        }
+        limits.check_scans(width, height, scans)?;
         if !ends {
             return Err(truncated());
         }
+        piece = PIECE;
+        held = if components == 4 {
+            OF_SCANS_OF_INK
+        } else {
+            OF_SCANS
+        };
     }
-    let source = guarded(|| Decompress::new_mem(bytes))?;
+    let file = Watched::new(bytes, piece, keep).stopping_at(starts);
+    let source = guarded(|| Decompress::new_reader(file))?;
     Ok(Opened {
         width,
         height,
         orientation: head.metadata.orientation(),
         scans,
+        held,
         read: Box::new(move |out| {
             // Decoders fill what is missing with gray, which would go on as if it had been seen.
             if single && !head.markers.rest().1 {
                 return Err(truncated());
             }
-            guarded(|| read(source, components, out))
+            guarded(|| read(source, components, out, keep))
         }),
     })
+}
+
+/// Scans from here on, where each begins of the first `most`, and whether the image ends.
+fn scans_of(
+    mut markers: Markers<'_>,
+    length: usize,
+    most: u32,
+    starts: &mut Vec<usize>,
+) -> (u32, bool) {
+    let (mut scans, mut ends) = (0_u32, false);
+    while let Some(segment) = markers.next() {
+        if segment.kind == SOS {
+            scans = scans.saturating_add(1);
+            if scans <= most {
+                starts.push(length - markers.left());
+            }
+        }
+        ends |= segment.kind == EOI;
+    }
+    (scans, ends)
 }
 
 fn truncated() -> MediaError {
@@ -140,15 +179,29 @@ fn supported(kind: u8, precision: u8, components: u8) -> Result<(), MediaError> 
 }
 
 /// RGB, row by row: of the pixels no second copy is held.
-fn read(source: Decompress<&[u8]>, components: u8, out: &mut [u8]) -> std::io::Result<()> {
+fn read(
+    source: Decompress<Watched<'_, &[u8]>>,
+    components: u8,
+    out: &mut [u8],
+    keep: Keep<'_>,
+) -> std::io::Result<()> {
+    let wanted = || if keep() { Ok(()) } else { Err(unwanted()) };
     if components != 4 {
         let mut started = source.rgb()?;
-        started.read_scanlines_into(out)?;
+        let width = started.width();
+        for rows in out.chunks_mut(rows_of(width) * width * 3) {
+            wanted()?;
+            started.read_scanlines_into(rows)?;
+        }
         return started.finish();
     }
     let mut started: DecompressStarted<_> = source.to_colorspace(ColorSpace::JCS_CMYK)?;
-    let mut inks = vec![[0_u8; 4]; started.width()];
-    for row in out.chunks_exact_mut(started.width() * 3) {
+    let width = started.width();
+    let mut inks = vec![[0_u8; 4]; width];
+    for (index, row) in out.chunks_exact_mut(width * 3).enumerate() {
+        if index % rows_of(width) == 0 {
+            wanted()?;
+        }
         started.read_scanlines_into(&mut inks)?;
         for (pixel, ink) in row.chunks_exact_mut(3).zip(&inks) {
             // Adobe's programs store what each ink leaves white, and so does everybody who writes such files, with
@@ -217,7 +270,7 @@ mod tests {
     }
 
     fn pixels(bytes: &[u8]) -> Result<Vec<u8>, MediaError> {
-        let opened = open(bytes, &Limits::default())?;
+        let opened = open(bytes, &Limits::default(), &|| true)?;
         let mut out = vec![0; opened.width as usize * opened.height as usize * 3];
         (opened.read)(&mut out)?;
         Ok(out)
@@ -246,7 +299,7 @@ mod tests {
             .windows(2)
             .position(|pair| pair == [0xff, 0xda])
             .unwrap();
-        let again = bytes[scan..end].repeat(MAX_SCANS as usize);
+        let again = bytes[scan..end].repeat(100);
         // Bytes behind the picture are none of its scans.
         let mut trailer = bytes.clone();
         trailer.extend_from_slice(&again);

@@ -39,6 +39,11 @@ impl<'a> Markers<'a> {
         }
     }
 
+    /// Bytes behind the segment that came last.
+    pub(super) fn left(&self) -> usize {
+        self.rest.len()
+    }
+
     /// Scans from here on, and whether the image ends.
     pub(super) fn rest(self) -> (u32, bool) {
         let (mut scans, mut ends) = (0_u32, false);

@@ -8,6 +8,7 @@
 //! - `sniff`: what a file is
 //! - `decode`: encoded bytes to an upright RGB [`Image`], with a module for each format and `orientation`
 //! - `geometry`, `preprocess`: an image to a network's input, and coordinates there and back
+//! - `watch`: whether a picture is still wanted, asked while it is decoded
 //! - `frames`: which frames of a clip are read
 //! - `draw`, `encode`: results for people
 
@@ -29,13 +30,14 @@ mod preprocess;
 mod resample;
 mod sniff;
 mod vp8l;
+mod watch;
 mod webp;
 
 pub use self::cost::Work;
-pub use self::decode::{Format, Header, decode, probe};
+pub use self::decode::{Format, Header, decode, decode_while, probe};
 pub use self::encode::{encode_gray8_png, encode_gray16_png, encode_jpeg, encode_png};
 pub use self::error::{MediaError, MediaErrorKind};
 pub use self::frames::sample_frames;
 pub use self::geometry::{Geometry, Region, geometry};
 pub use self::image::{Image, Limits, RgbView};
-pub use self::preprocess::{Filter, Preprocess, ResizeMode, preprocess_into};
+pub use self::preprocess::{Filter, Preprocess, ResizeMode, preprocess_into, preprocess_while};

@@ -17,6 +17,7 @@ use super::{
     error::MediaError,
     image::Limits,
     orientation::Metadata,
+    watch::{Keep, rows_of, unwanted},
 };
 
 const SIGNATURE: &[u8; 8] = b"\x89PNG\r\n\x1a\n";
@@ -28,7 +29,11 @@ const DECODER_BYTES: usize = 64 << 10;
 const PALETTE_BYTES: usize = 768;
 
 /// Reads the header, and the other chunks' names.
-pub(super) fn open<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Opened<'a>, MediaError> {
+pub(super) fn open<'a>(
+    bytes: &'a [u8],
+    limits: &Limits,
+    keep: Keep<'a>,
+) -> Result<Opened<'a>, MediaError> {
     let header = Chunks::new(bytes).next();
     let size = header
         .filter(|chunk| chunk.kind == *b"IHDR")
@@ -53,7 +58,8 @@ pub(super) fn open<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Opened<'a>, M
         height,
         orientation: orientation(bytes),
         scans: 1,
-        read: Box::new(move |out| read(reader, out).map_err(|error| fail(&error))),
+        held: 3,
+        read: Box::new(move |out| read(reader, out, keep).map_err(|error| fail(&error))),
     })
 }
 
@@ -62,12 +68,22 @@ fn fail(error: &DecodingError) -> MediaError {
 }
 
 /// RGB of the default image, row by row: no second picture is held.
-fn read(mut reader: Reader<Pixels<'_>>, out: &mut [u8]) -> Result<(), DecodingError> {
+fn read(
+    mut reader: Reader<Pixels<'_>>,
+    out: &mut [u8],
+    keep: Keep<'_>,
+) -> Result<(), DecodingError> {
     let width = reader.info().width as usize;
+    let slice = rows_of(width);
+    let wanted = |row: usize| match row % slice != 0 || keep() {
+        true => Ok(()),
+        false => Err(unwanted()),
+    };
     let (color, depth) = reader.output_color_type();
     let direct = (color, depth) == (ColorType::Rgb, BitDepth::Eight);
     if direct && !reader.info().interlaced {
-        for row in out.chunks_exact_mut(width * 3) {
+        for (index, row) in out.chunks_exact_mut(width * 3).enumerate() {
+            wanted(index)?;
             reader.read_row(row)?;
         }
         // Past the last row: what is left of the data is checked.
@@ -77,8 +93,11 @@ fn read(mut reader: Reader<Pixels<'_>>, out: &mut [u8]) -> Result<(), DecodingEr
     let mut rgb = vec![0; width * 3];
     let mut rows = out.chunks_exact_mut(width * 3);
     let interlaced = reader.info().interlaced;
+    let mut done = 0;
     if !interlaced {
         while let Some(row) = reader.next_row()? {
+            wanted(done)?;
+            done += 1;
             if let Some(out) = rows.next() {
                 to_rgb(row.data(), color, depth, out);
             }
@@ -86,6 +105,8 @@ fn read(mut reader: Reader<Pixels<'_>>, out: &mut [u8]) -> Result<(), DecodingEr
         return Ok(());
     }
     while let Some(row) = reader.next_interlaced_row()? {
+        wanted(done)?;
+        done += 1;
         let InterlaceInfo::Adam7(place) = row.interlace() else {
             continue;
         };

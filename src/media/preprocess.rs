@@ -5,6 +5,7 @@ use super::{
     geometry::{Geometry, geometry},
     image::{RgbView, buffer_len},
     resample::{Weights, down_first, resample},
+    watch::Keep,
 };
 
 /// How an image of another aspect ratio is made to fit.
@@ -55,6 +56,19 @@ pub fn preprocess_into(
     preprocess: &Preprocess,
     out: &mut [u8],
 ) -> Result<Geometry, MediaError> {
+    preprocess_while(image, preprocess, out, &|| true)
+}
+
+/// As [`preprocess_into`], as long as `keep` says so, which is asked every few milliseconds.
+///
+/// # Errors
+/// As [`preprocess_into`], and [`MediaError::Unwanted`] once `keep` says no.
+pub fn preprocess_while(
+    image: RgbView<'_>,
+    preprocess: &Preprocess,
+    out: &mut [u8],
+    keep: &dyn Fn() -> bool,
+) -> Result<Geometry, MediaError> {
     let Preprocess { width, height, .. } = *preprocess;
     if width == 0 || height == 0 {
         return Err(MediaError::ZeroSize { width, height });
@@ -76,12 +90,20 @@ pub fn preprocess_into(
     if valid.width() < width || valid.height() < height {
         out.fill(preprocess.pad);
     }
-    resize_into(image, &geometry, preprocess.filter, out);
-    Ok(geometry)
+    match resize_into(image, &geometry, preprocess.filter, out, keep) {
+        true => Ok(geometry),
+        false => Err(MediaError::Unwanted),
+    }
 }
 
 /// Resizes straight into the valid part of `out`, without a picture in between; what a crop cuts away is not computed.
-fn resize_into(image: RgbView<'_>, geometry: &Geometry, filter: Filter, out: &mut [u8]) {
+fn resize_into(
+    image: RgbView<'_>,
+    geometry: &Geometry,
+    filter: Filter,
+    out: &mut [u8],
+    keep: Keep<'_>,
+) -> bool {
     let valid = geometry.valid();
     let (resized_width, resized_height) = geometry.resized();
     let (left, top) = geometry.offset();
@@ -100,7 +122,8 @@ fn resize_into(image: RgbView<'_>, geometry: &Geometry, filter: Filter, out: &mu
         (image.width(), image.height()),
         (resized_width, resized_height),
     );
-    resample(image.data(), size, &across, &down, order, |row, pixels| {
+    let emit = |row: usize, pixels: &[u8]| {
         out[start + row * stride..][..pixels.len()].copy_from_slice(pixels);
-    });
+    };
+    resample(image.data(), size, &across, &down, order, keep, emit)
 }

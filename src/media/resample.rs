@@ -9,7 +9,10 @@ use std::ops::Range;
 
 use multiversion::multiversion;
 
-use super::preprocess::Filter;
+use super::{
+    preprocess::Filter,
+    watch::{Keep, rows_of},
+};
 
 const FRACTION_BITS: u32 = 32 - 8 - 2;
 
@@ -87,15 +90,18 @@ pub(super) fn down_first(input: (u32, u32), output: (u32, u32)) -> bool {
     shortened > 2 * narrowed.max(0)
 }
 
-/// Resamples interleaved RGB of `width` x `height` pixels and hands each output row to `emit`, from the top.
+/// Resamples interleaved RGB of `width` x `height` pixels and hands each output row to `emit`, from the top, as long as
+/// `keep` says so; whether it did to the end.
 pub(super) fn resample(
     pixels: &[u8],
     (width, height): (usize, usize),
     across: &Weights,
     down: &Weights,
     down_first: bool,
+    keep: Keep<'_>,
     mut emit: impl FnMut(usize, &[u8]),
-) {
+) -> bool {
+    let slice = rows_of(width);
     let mut row = vec![0_u8; across.len() * 3];
     if down_first {
         let columns = across.reach(width);
@@ -105,22 +111,30 @@ pub(super) fn resample(
         let mut short = vec![0_u8; line + 1];
         for index in 0..down.len() {
             let (first, weights) = down.at(index, height);
+            // Each output row is made of several.
+            if index % (slice / weights.len().max(1)).max(1) == 0 && !keep() {
+                return false;
+            }
             let source = &pixels[(first * width + columns.start) * 3..];
             weigh_lines(source, width * 3, weights, &mut sums, &mut short[..line]);
             weigh_pixels(&short, columns.start, across, width, &mut row);
             emit(index, &row);
         }
-        return;
+        return true;
     }
     let line = across.len() * 3;
     let rows = down.reach(height);
     let mut narrow = vec![0_u8; rows.len() * line];
     let mut padded = vec![0_u8; width * 3 + 1];
-    for (source, target) in pixels
+    for (index, (source, target)) in pixels
         .chunks_exact(width * 3)
         .skip(rows.start)
         .zip(narrow.chunks_exact_mut(line))
+        .enumerate()
     {
+        if index % slice == 0 && !keep() {
+            return false;
+        }
         padded[..width * 3].copy_from_slice(source);
         weigh_pixels(&padded, 0, across, width, target);
     }
@@ -136,6 +150,7 @@ pub(super) fn resample(
         );
         emit(index, &row);
     }
+    true
 }
 
 /// One output row of the pass across: `source` begins at column `start`, and one byte follows its last pixel.
@@ -233,6 +248,7 @@ mod tests {
                         &weights,
                         &weights,
                         down_first,
+                        &|| true,
                         |_, row| {
                             assert!(row.iter().all(|&level| level == 201));
                             rows += 1;
@@ -251,9 +267,15 @@ mod tests {
         let across = Weights::new(6, 3, 0..3, Filter::Bilinear);
         let down = Weights::new(1, 1, 0..1, Filter::Bilinear);
         let mut got = Vec::new();
-        resample(&pixels, (6, 1), &across, &down, false, |_, row| {
-            got.extend_from_slice(row)
-        });
+        resample(
+            &pixels,
+            (6, 1),
+            &across,
+            &down,
+            false,
+            &|| true,
+            |_, row| got.extend_from_slice(row),
+        );
         assert_eq!(got.iter().step_by(3).copied().collect::<Vec<_>>(), PILLOW);
     }
 

@@ -3,8 +3,6 @@
 //! The container is walked here and the decoder given one bitstream: profiles and later frames are stepped over, and
 //! so is the alpha plane, which the result has no place for.
 
-use std::io::Cursor;
-
 use image::metadata::Orientation;
 use image_webp::{DecodingError, WebPDecoder};
 
@@ -14,6 +12,7 @@ use super::{
     image::Limits,
     orientation::Metadata,
     vp8l::check_tables,
+    watch::{Keep, PIECE, Watched},
 };
 
 /// Flags of the extended header.
@@ -35,7 +34,11 @@ struct Layout<'a> {
 }
 
 /// Finds the bitstream and reads its header.
-pub(super) fn open<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Opened<'a>, MediaError> {
+pub(super) fn open<'a>(
+    bytes: &'a [u8],
+    limits: &Limits,
+    keep: Keep<'a>,
+) -> Result<Opened<'a>, MediaError> {
     let layout = walk(bytes)?;
     let (width, height) = (layout.width, layout.height);
     limits.check_size(width, height)?;
@@ -44,17 +47,21 @@ pub(super) fn open<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Opened<'a>, M
         height,
         orientation: layout.orientation,
         scans: 1,
-        read: Box::new(move |out| read(&layout, out)),
+        held: match (&layout.stream.kind, layout.frame == (width, height)) {
+            (b"VP8 ", true) => 5,
+            _ => 8,
+        },
+        read: Box::new(move |out| read(&layout, out, keep)),
     })
 }
 
-fn read(layout: &Layout<'_>, out: &mut [u8]) -> Result<(), MediaError> {
+fn read(layout: &Layout<'_>, out: &mut [u8], keep: Keep<'_>) -> Result<(), MediaError> {
     let (columns, rows) = (layout.frame.0 as usize, layout.frame.1 as usize);
     if layout.stream.kind == *b"VP8L" {
         check_tables(layout.stream.data, layout.frame.0, layout.frame.1)?;
     }
-    let mut decoder =
-        WebPDecoder::new(Cursor::new(layout.stream.alone())).map_err(|error| fail(&error))?;
+    let file = Watched::new(layout.stream.alone(), PIECE, keep);
+    let mut decoder = WebPDecoder::new(file).map_err(|error| fail(&error))?;
     let channels = if decoder.has_alpha() { 4 } else { 3 };
     let whole = layout.frame == (layout.width, layout.height);
     if whole && channels == 3 {

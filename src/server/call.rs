@@ -8,9 +8,9 @@ use std::{
 
 use tonic::{Request, metadata::MetadataMap};
 
-use super::{convert, identity::Identity, observe::CallRecord};
+use super::{convert, identity::Identity, observe::CallRecord, quota::Pixels};
 use crate::{
-    engine::{self, Engine, Head, Options, Priority},
+    engine::{self, Engine, Head, Meter, Options, Priority},
     error::{Error, Kind, Result},
     repository::Task,
     trace::Context,
@@ -27,6 +27,8 @@ pub(super) struct Call {
     pub(super) identity: Identity,
     /// Where it is in a trace.
     trace: Context,
+    /// Charges it for its images.
+    meter: Option<Arc<dyn Meter>>,
 }
 
 impl Call {
@@ -55,6 +57,10 @@ impl Call {
             priority: convert::priority(priority)?,
             identity,
             trace: trace.unwrap_or_default(),
+            meter: request.extensions().get().map(|pixels: &Pixels| {
+                let meter: Arc<dyn Meter> = Arc::new(pixels.clone());
+                meter
+            }),
         })
     }
 
@@ -74,6 +80,8 @@ impl Call {
             priority: self.priority,
             caller: self.identity.name(),
             trace: self.trace,
+            meter: self.meter,
+            looked: None,
         }
     }
 

@@ -161,6 +161,8 @@ pub struct AuthConfig {
     pub burst: u32,
     /// Calls under way at once of identities that nothing else is said of; 0 for no bound.
     pub concurrency: usize,
+    /// Pixels of images a second of identities that nothing else is said of; 0 for no bound.
+    pub pixels: f64,
 }
 
 impl Default for AuthConfig {
@@ -191,6 +193,7 @@ impl Default for AuthConfig {
             rate: 0.0,
             burst: 16,
             concurrency: 0,
+            pixels: 0.0,
         }
     }
 }

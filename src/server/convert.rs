@@ -7,11 +7,14 @@ use bytes::Bytes;
 use super::status::code;
 use crate::{
     backend::{Element, TensorRow},
-    engine::{self, FeatureSource, Head, Options, Outcome, Priority, Source},
+    engine::{
+        self, FeatureSource, Head, LabelMapAs, Labels, Options, Outcome, Priority, Segmentation,
+        Source,
+    },
     error::{Error, Result},
     proto::{self, LabelMapFormat},
     repository::{BackboneManifest, HeadManifest, Layout, Task},
-    task::{Detection, LabelMap, Rle, ScoredLabel},
+    task::{Detection, Rle, ScoredLabel},
 };
 
 /// The most detections that a caller may ask for.
@@ -139,10 +142,10 @@ pub(super) fn check_bounds(
 pub(super) fn label_map_format(
     options: proto::SegmentationOptions,
     field: &str,
-) -> Result<LabelMapFormat> {
+) -> Result<LabelMapAs> {
     match LabelMapFormat::try_from(options.format) {
-        Ok(LabelMapFormat::Unspecified) => Ok(LabelMapFormat::Png),
-        Ok(format) => Ok(format),
+        Ok(LabelMapFormat::Unspecified | LabelMapFormat::Png) => Ok(LabelMapAs::Png),
+        Ok(LabelMapFormat::Rle) => Ok(LabelMapAs::Rle),
         Err(_) => {
             let message = format!("{} is not a label map format", options.format);
             Err(Error::invalid(field, message))
@@ -152,16 +155,12 @@ pub(super) fn label_map_format(
 
 // === answers ===
 
-pub(super) fn head_result(
-    head: &Head,
-    outcome: Result<Outcome>,
-    format: LabelMapFormat,
-) -> proto::HeadResult {
+pub(super) fn head_result(head: &Head, outcome: Result<Outcome>) -> proto::HeadResult {
     use proto::head_result::Result as Answer;
     let converted = outcome.and_then(|outcome| {
         Ok(match outcome {
             Outcome::Detection(found) => Answer::Detection(detections(found, head)),
-            Outcome::Segmentation(map) => Answer::Segmentation(label_map(&map, head, format)?),
+            Outcome::Segmentation(found) => Answer::Segmentation(label_map(found, head)?),
             Outcome::Classification(top) => Answer::Classification(classification(&top, head)),
             Outcome::Tensors(row) => Answer::Tensors(proto::TensorResult {
                 tensors: row.tensors().map(tensor).collect(),
@@ -204,34 +203,30 @@ pub(super) fn detections(found: Vec<Detection>, head: &Head) -> proto::Detection
     proto::DetectionResult { detections }
 }
 
-pub(super) fn label_map(
-    map: &LabelMap,
-    head: &Head,
-    format: LabelMapFormat,
-) -> Result<proto::SegmentationResult> {
-    let rle = format == LabelMapFormat::Rle;
-    let masks = if rle { map.to_rle() } else { Vec::new() };
-    let segments = map
-        .counts()
+pub(super) fn label_map(found: Segmentation, head: &Head) -> Result<proto::SegmentationResult> {
+    let (png, masks) = match found.labels {
+        Labels::Png(png) => (png.into(), Vec::new()),
+        Labels::Masks(masks) => (Bytes::new(), masks),
+        Labels::Map(map) => (map.into_png()?.into(), Vec::new()),
+    };
+    let mut masks = masks.into_iter().peekable();
+    let segments = found
+        .counts
         .into_iter()
         .map(|(label, pixels)| proto::Segment {
             label,
             name: name(&head.manifest, label),
             pixels,
+            // Both are in the order of their labels.
             mask: masks
-                .iter()
-                .find(|(other, _)| *other == label)
-                .map(|(_, rle)| mask(rle)),
+                .next_if(|(other, _)| *other == label)
+                .map(|(_, rle)| mask(&rle)),
         })
         .collect();
     Ok(proto::SegmentationResult {
-        width: map.width(),
-        height: map.height(),
-        png: if rle {
-            Bytes::new()
-        } else {
-            map.to_png()?.into()
-        },
+        width: found.width,
+        height: found.height,
+        png,
         segments,
     })
 }

@@ -309,6 +309,9 @@ where
             // The services see plain messages.
             request.headers_mut().remove(packing::ENCODING);
         }
+        if let Some(pixels) = shared.quotas.pixels(&identity) {
+            request.extensions_mut().insert(pixels);
+        }
         request.extensions_mut().insert(identity);
         let answering = self.inner.call(request);
         Box::pin(async move {

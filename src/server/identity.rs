@@ -38,6 +38,8 @@ pub(super) struct Quota {
     pub(super) burst: u32,
     /// Calls under way at once; 0 for no bound.
     pub(super) concurrency: usize,
+    /// Pixels of images a second, as much as those of a plain JPEG cost; 0 for no bound.
+    pub(super) pixels: f64,
 }
 
 impl Default for Quota {
@@ -46,6 +48,7 @@ impl Default for Quota {
             rate: 0.0,
             burst: 1,
             concurrency: 0,
+            pixels: 0.0,
         }
     }
 }

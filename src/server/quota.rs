@@ -1,4 +1,4 @@
-//! How much each identity does: calls a second, and calls at once.
+//! How much each identity does: calls a second, calls at once, and pixels a second.
 
 use std::{
     collections::HashMap,
@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 
 use super::identity::{Identity, Quota};
 use crate::{
+    engine::Meter,
     error::{Error, Kind, Result},
     metrics::Metrics,
 };
@@ -24,14 +25,26 @@ const WAIT_FOR_A_CALL: Duration = Duration::from_millis(100);
 struct Usage {
     /// Calls that may be made at this moment; at most the burst.
     tokens: f64,
+    /// Pixels that may be sent: at most those of a second, and below zero what is owed for a call that was larger.
+    pixels: f64,
     filled: Instant,
     active: usize,
 }
 
 impl Usage {
+    fn new(quota: &Quota, now: Instant) -> Self {
+        Self {
+            tokens: f64::from(quota.burst),
+            pixels: quota.pixels,
+            filled: now,
+            active: 0,
+        }
+    }
+
     fn fill(&mut self, quota: &Quota, now: Instant) {
         let since = now.saturating_duration_since(self.filled).as_secs_f64();
         self.tokens = (self.tokens + since * quota.rate).min(f64::from(quota.burst));
+        self.pixels = (self.pixels + since * quota.pixels).min(quota.pixels);
         self.filled = now;
     }
 }
@@ -50,7 +63,52 @@ pub(super) struct Counted {
     quotas: Arc<Quotas>,
 }
 
+/// Charges one identity for its pixels.
+#[derive(Debug, Clone)]
+pub(super) struct Pixels {
+    identity: Identity,
+    quotas: Arc<Quotas>,
+}
+
+impl Meter for Pixels {
+    fn charge(&self, pixels: u64) -> Result<()> {
+        self.quotas.charge(&self.identity, pixels, Instant::now())
+    }
+}
+
 impl Quotas {
+    /// Who charges `identity` for its pixels; nobody where it has no bound.
+    pub(super) fn pixels(self: &Arc<Self>, identity: &Identity) -> Option<Pixels> {
+        (identity.quota().pixels > 0.0).then(|| Pixels {
+            identity: identity.clone(),
+            quotas: Arc::clone(self),
+        })
+    }
+
+    /// Charges `identity` at `now` for images that cost so many pixels. Whoever owes nothing may send as much as it likes
+    /// at once, and waits until that is paid.
+    fn charge(&self, identity: &Identity, pixels: u64, now: Instant) -> Result<()> {
+        let (quota, name) = (identity.quota(), identity.name());
+        let mut used = self.used.lock();
+        forget_idle(&mut used, &name, now);
+        let usage = used
+            .entry(Arc::clone(&name))
+            .or_insert_with(|| Usage::new(&quota, now));
+        usage.fill(&quota, now);
+        if usage.pixels <= 0.0 {
+            self.metrics.refused("pixels");
+            let seconds = (1.0 - usage.pixels) / quota.pixels;
+            let message = format!(
+                "{:?} sends more than {} pixels a second, which is its limit",
+                &*name, quota.pixels
+            );
+            return Err(Error::new(Kind::RateLimited, message)
+                .retry_after(Duration::from_secs_f64(seconds)));
+        }
+        usage.pixels -= pixels as f64;
+        Ok(())
+    }
+
     pub(super) fn new(metrics: Arc<Metrics>) -> Self {
         Self {
             used: Mutex::default(),
@@ -73,18 +131,10 @@ impl Quotas {
         }
         let name = identity.name();
         let mut used = self.used.lock();
-        if used.len() >= MOST_IDENTITIES && !used.contains_key(&name) {
-            // Whoever did nothing for a minute has, with any sensible rate, its whole burst again.
-            let idle = Duration::from_secs(60);
-            used.retain(|_, usage| {
-                usage.active > 0 || now.saturating_duration_since(usage.filled) < idle
-            });
-        }
-        let usage = used.entry(Arc::clone(&name)).or_insert(Usage {
-            tokens: f64::from(quota.burst),
-            filled: now,
-            active: 0,
-        });
+        forget_idle(&mut used, &name, now);
+        let usage = used
+            .entry(Arc::clone(&name))
+            .or_insert_with(|| Usage::new(&quota, now));
         if quota.concurrency > 0 && usage.active >= quota.concurrency {
             self.metrics.refused("concurrency");
             let message = format!(
@@ -115,6 +165,19 @@ impl Quotas {
     }
 }
 
+/// Makes room for `name` among too many. Whoever did nothing for a minute has, with any sensible rate, its whole burst
+/// again; who owes pixels is kept in mind.
+fn forget_idle(used: &mut HashMap<Arc<str>, Usage>, name: &Arc<str>, now: Instant) {
+    if used.len() < MOST_IDENTITIES || used.contains_key(name) {
+        return;
+    }
+    let idle = Duration::from_secs(60);
+    used.retain(|_, usage| {
+        let recent = now.saturating_duration_since(usage.filled) < idle;
+        usage.active > 0 || recent || usage.pixels < 0.0
+    });
+}
+
 impl Drop for Counted {
     fn drop(&mut self) {
         if let Some(usage) = self.quotas.used.lock().get_mut(&self.name) {
@@ -141,7 +204,7 @@ mod tests {
         let camera = identity(Quota {
             rate: 10.0,
             burst: 3,
-            concurrency: 0,
+            ..Quota::default()
         });
         let start = Instant::now();
         for _ in 0..3 {
@@ -153,6 +216,43 @@ mod tests {
         assert_eq!(delay, Duration::from_millis(100));
         assert!(quotas.enter(&camera, start + delay).is_ok());
         assert!(quotas.enter(&camera, start + delay).is_err());
+    }
+
+    #[test]
+    fn pixels_are_paid_before_more_are_taken() {
+        let quotas = Arc::new(Quotas::default());
+        let camera = identity(Quota {
+            pixels: 1e6,
+            ..Quota::default()
+        });
+        let start = Instant::now();
+        let charge = |pixels, at| quotas.charge(&camera, pixels, at);
+        assert!(quotas.pixels(&camera).is_some());
+        assert!(quotas.pixels(&identity(Quota::default())).is_none());
+        // A second's worth after a pause, in any parts; what goes beyond is owed.
+        assert!(charge(400_000, start).is_ok() && charge(400_000, start).is_ok());
+        assert!(charge(48_200_000, start).is_ok());
+        let error = charge(1, start).unwrap_err();
+        assert_eq!(error.kind(), Kind::RateLimited);
+        let wait = error.retry_delay().unwrap();
+        assert!((wait.as_secs_f64() - 48.0).abs() < 0.01, "{wait:?}");
+        let almost = start + wait - Duration::from_millis(10);
+        assert!(charge(1, almost).is_err());
+        assert!(charge(1, start + wait).is_ok());
+        // Others come and go meanwhile: the debt stays.
+        assert!(charge(1_000_000_000, start + wait + Duration::from_secs(9)).is_ok());
+        let later = start + Duration::from_secs(200);
+        for other in 0..2 * MOST_IDENTITIES {
+            let grants = Grants {
+                quota: camera.quota(),
+                ..Grants::default()
+            };
+            let other = Identity::new(other.to_string(), Arc::new(grants));
+            let at = later + Duration::from_millis(50 * other.name().parse::<u64>().unwrap());
+            assert!(quotas.charge(&other, 1, at).is_ok());
+        }
+        assert!(quotas.used.lock().len() <= MOST_IDENTITIES);
+        assert!(charge(1, later + Duration::from_secs(500)).is_err());
     }
 
     #[test]

@@ -10,7 +10,6 @@ use crate::{
     error::{Error, Kind, Result},
     proto::{self, vision_service_server::VisionService},
     repository::Task,
-    task::LabelMap,
 };
 
 /// The fields of options of calls for one task.
@@ -75,11 +74,14 @@ impl Vision {
             None => return Err(Error::invalid("input", "is missing: set image or clip")),
         };
         let heads = call.heads(&self.engine, &request.heads, clip)?;
-        let format = convert::label_map_format(
+        let label_map = convert::label_map_format(
             request.segmentation.unwrap_or_default(),
             "segmentation.format",
         )?;
-        let mut options = Options::default();
+        let mut options = Options {
+            label_map,
+            ..Options::default()
+        };
         convert::detection_options(request.detection.as_ref(), "detection", &mut options)?;
         convert::classification_options(
             request.classification.as_ref(),
@@ -91,17 +93,10 @@ impl Vision {
         let request = call.request(images, heads, options);
         let analysis = self.engine.run(request).await?;
         let provenance = self.provenance(&analysis.provenance);
-        let is_large = |(_, outcome): &(_, Result<engine::Outcome>)| matches!(outcome, Ok(engine::Outcome::Segmentation(map)) if is_large(map));
-        let large = analysis.heads.iter().any(is_large);
-        let convert = move || {
-            let heads = analysis.heads.into_iter();
-            heads
-                .map(|(head, outcome)| convert::head_result(&head, outcome, format))
-                .collect()
-        };
-        let results = aside(large, convert).await?;
+        let heads = analysis.heads.into_iter();
+        let results = heads.map(|(head, outcome)| convert::head_result(&head, outcome));
         Ok(proto::AnalyzeResponse {
-            results,
+            results: results.collect(),
             provenance,
         })
     }
@@ -137,21 +132,21 @@ impl Vision {
         let request = request.into_inner();
         let head = call.head(&self.engine, &request.head, Task::Segmentation)?;
         let images = vec![convert::image(request.image, "image")?];
-        let format =
-            convert::label_map_format(request.options.unwrap_or_default(), "options.format")?;
-        let (head, outcome, made) = self.run_one(images, head, Options::default(), call).await?;
-        let engine::Outcome::Segmentation(map) = outcome else {
+        let options = Options {
+            label_map: convert::label_map_format(
+                request.options.unwrap_or_default(),
+                "options.format",
+            )?,
+            ..Options::default()
+        };
+        let (head, outcome, made) = self.run_one(images, head, options, call).await?;
+        let engine::Outcome::Segmentation(found) = outcome else {
             return Err(mixed_up());
         };
-        let (name, version) = (head.manifest.name.clone(), head.manifest.version.clone());
-        let convert = {
-            let large = is_large(&map);
-            aside(large, move || convert::label_map(&map, &head, format))
-        };
         Ok(proto::SegmentResponse {
-            result: Some(convert.await??),
-            head: name,
-            version,
+            result: Some(convert::label_map(found, &head)?),
+            head: head.manifest.name.clone(),
+            version: head.manifest.version.clone(),
             provenance: self.provenance(&made),
         })
     }
@@ -189,6 +184,8 @@ impl Vision {
         let call = self.call(&request, request.get_ref().priority)?;
         let request = request.into_inner();
         let backbone = self.engine.backbone();
+        // As by the Open Inference Protocol, where it is a model of its name.
+        call.identity.check_head(&backbone.name, "features")?;
         let size = match (request.height, request.width) {
             (0, 0) => backbone.input.sizes[0],
             (height, width) => [height, width],
@@ -238,25 +235,6 @@ impl Vision {
             provenance: self.provenance(&analysis.provenance),
         })
     }
-}
-
-/// Pixels of a label map that take so long to encode that other calls would notice.
-const LARGE: u64 = 128 << 10;
-
-fn is_large(map: &LabelMap) -> bool {
-    u64::from(map.width()) * u64::from(map.height()) >= LARGE
-}
-
-/// Does `work` here, or on a thread of its own if it is `large`.
-async fn aside<T: Send + 'static>(
-    large: bool,
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T> {
-    if !large {
-        return Ok(work());
-    }
-    let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|error| Error::new(Kind::Internal, error.to_string()))
 }
 
 fn mixed_up() -> Error {

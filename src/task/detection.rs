@@ -70,6 +70,21 @@ pub fn detect(
     geometry: &Geometry,
     label_count: usize,
 ) -> Result<Vec<Detection>, TaskError> {
+    let found = detect_while(outputs, params, geometry, label_count, &|| true)?;
+    Ok(found.unwrap_or_default())
+}
+
+/// As [`detect`], as long as `keep` says so, which is asked before each mask; nothing once it has said no.
+///
+/// # Errors
+/// As [`detect`].
+pub fn detect_while(
+    outputs: &DetectionOutputs<'_>,
+    params: &DetectionParams,
+    geometry: &Geometry,
+    label_count: usize,
+    keep: &dyn Fn() -> bool,
+) -> Result<Option<Vec<Detection>>, TaskError> {
     outputs.check(label_count)?;
     let mut order: Vec<usize> = (0..outputs.scores.len())
         .filter(|&row| outputs.is_object(row) && outputs.scores[row] >= params.score_threshold)
@@ -93,6 +108,9 @@ pub fn detect(
         }
     }
     let detection = |placed: Placed| {
+        if params.mask.is_some() && !keep() {
+            return Ok(None);
+        }
         let mask = match (params.mask, &outputs.masks) {
             (Some(kind), Some(masks)) => {
                 let map = masks.index_axis(Axis(0), placed.row);
@@ -102,12 +120,12 @@ pub fn detect(
             }
             _ => None,
         };
-        Ok(Detection {
+        Ok(Some(Detection {
             bbox: placed.bbox,
             score: outputs.scores[placed.row].min(1.0),
             label: placed.label,
             mask,
-        })
+        }))
     };
     kept.into_iter().map(detection).collect()
 }

@@ -8,7 +8,7 @@ mod rle;
 mod segmentation;
 
 pub use classify::{ScoredLabel, softmax, top_k};
-pub use detection::{Detection, DetectionOutputs, DetectionParams, detect};
+pub use detection::{Detection, DetectionOutputs, DetectionParams, detect, detect_while};
 pub use error::{Problem, TaskError};
 pub use paste::MaskKind;
 pub use rle::{Rle, RleError};

@@ -47,6 +47,20 @@ impl Rle {
         runs.finish(height, width)
     }
 
+    /// A mask of these runs, the first of zeros, which cover `height x width` pixels.
+    pub(super) fn from_counts(height: u32, width: u32, counts: Vec<u32>) -> Self {
+        let area = u64::from(height) * u64::from(width);
+        debug_assert_eq!(
+            counts.iter().map(|count| u64::from(*count)).sum::<u64>(),
+            area
+        );
+        Self {
+            height,
+            width,
+            counts,
+        }
+    }
+
     /// A mask that is 0 outside the rectangle of columns and rows given. `fill(column, runs)` pushes the pixels of one
     /// column's rows, from the top down; it is asked column by column.
     pub(super) fn from_region(

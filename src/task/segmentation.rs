@@ -1,11 +1,14 @@
 //! Label maps at the original image's size.
 
-use std::ops::Range;
+use std::{collections::BTreeMap, ops::Range};
 
 use ndarray::{ArrayView2, ArrayView3};
 
 use super::{Problem, Rle, TaskError, error::check_finite};
 use crate::media::{self, Geometry, MediaError, Region};
+
+/// Columns of a label map that are looked at together.
+const STRIP: usize = 32;
 
 /// A label for each pixel of the original image that the head has seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,13 +24,15 @@ pub struct LabelMap {
 impl LabelMap {
     /// Most labels that a map can tell apart.
     pub const MOST_LABELS: usize = u16::MAX as usize;
+    /// Most labels of which each, and what says that there is none, fits a byte.
+    pub const NARROW_LABELS: usize = u8::MAX as usize;
 
     /// A map in which nothing is seen yet, of a head with so many labels.
     fn unseen(geometry: &Geometry, labels: usize) -> Self {
         let (width, height) = (geometry.original_width(), geometry.original_height());
         // What label images use for "no label": 255 where that is no label, else the last 16-bit value.
         let unseen = match labels {
-            ..=255 => 255,
+            ..=Self::NARROW_LABELS => 255,
             _ => u16::MAX,
         };
         Self {
@@ -87,30 +92,84 @@ impl LabelMap {
     /// # Errors
     /// The encoder's failure.
     pub fn to_png(&self) -> Result<Vec<u8>, MediaError> {
-        let narrow: Option<Vec<u8>> = self
-            .labels
-            .iter()
-            .map(|&label| u8::try_from(label).ok())
-            .collect();
+        let narrow = self.labels.iter().map(|&label| u8::try_from(label).ok());
+        self.png(narrow.collect())
+    }
+
+    /// As [`LabelMap::to_png`], for who needs the map no more: its memory is used again.
+    ///
+    /// # Errors
+    /// The encoder's failure.
+    pub fn into_png(mut self) -> Result<Vec<u8>, MediaError> {
+        if self.labels.iter().any(|&label| label > u16::from(u8::MAX)) {
+            return self.png(None);
+        }
+        // Collected in place.
+        let labels = std::mem::take(&mut self.labels);
+        let narrow = labels.into_iter().map(|label| label as u8).collect();
+        self.png(Some(narrow))
+    }
+
+    fn png(&self, narrow: Option<Vec<u8>>) -> Result<Vec<u8>, MediaError> {
         match narrow {
             Some(labels) => media::encode_gray8_png(self.width, self.height, &labels),
             None => media::encode_gray16_png(self.width, self.height, &self.labels),
         }
     }
 
-    /// One mask for each label that occurs.
+    /// One mask for each label that occurs; nothing where all of them together have more than `most` runs.
+    ///
+    /// The map is walked once, whatever the number of labels, in strips of columns: down a column of a large map each
+    /// pixel lies in memory of its own.
     #[must_use]
-    pub fn to_rle(&self) -> Vec<(u32, Rle)> {
+    pub fn to_rle(&self, most: usize) -> Option<Vec<(u32, Rle)>> {
         let (height, width) = (self.height as usize, self.width as usize);
-        let mask = |label: u32| {
-            let columns = (0..width).flat_map(|x| (0..height).map(move |y| y * width + x));
-            let pixels = columns.map(|at| u32::from(self.labels[at]) == label);
-            (label, Rle::from_columns(self.height, self.width, pixels))
+        let all = self.labels.len() as u64;
+        // Of each label the lengths of its runs so far, and where the last one ends.
+        let mut masks: BTreeMap<u16, (Vec<u32>, u64)> = BTreeMap::new();
+        let mut runs = 0;
+        let mut end_run = |label: u16, start: u64, end: u64| {
+            let (counts, last) = masks.entry(label).or_default();
+            // Within a map, which is within the media limits.
+            counts.push((start - *last) as u32);
+            counts.push((end - start) as u32);
+            *last = end;
+            runs += 1;
+            runs <= most
         };
-        self.counts()
-            .into_iter()
-            .map(|(label, _)| mask(label))
-            .collect()
+        let (mut label, mut start, mut at) = (self.labels.first().copied()?, 0, 0);
+        let mut strip = vec![0; STRIP.min(width) * height];
+        for left in (0..width).step_by(STRIP) {
+            let columns = STRIP.min(width - left);
+            for (y, row) in self.labels.chunks_exact(width).enumerate() {
+                for (x, &value) in row[left..left + columns].iter().enumerate() {
+                    strip[x * height + y] = value;
+                }
+            }
+            for &value in &strip[..columns * height] {
+                if value != label {
+                    if !end_run(label, start, at) {
+                        return None;
+                    }
+                    (label, start) = (value, at);
+                }
+                at += 1;
+            }
+        }
+        if !end_run(label, start, at) {
+            return None;
+        }
+        masks.remove(&self.unseen);
+        let mask = |(label, (mut counts, last)): (u16, (Vec<u32>, u64))| {
+            if last < all {
+                counts.push((all - last) as u32);
+            }
+            (
+                u32::from(label),
+                Rle::from_counts(self.height, self.width, counts),
+            )
+        };
+        Some(masks.into_iter().map(mask).collect())
     }
 }
 

@@ -14,6 +14,7 @@ mod common;
 mod connections;
 mod conservation;
 mod contract;
+mod costs;
 mod dashboards;
 mod deadlines;
 mod descriptors;

@@ -114,6 +114,9 @@ def jpegs_between_and_behind() -> dict[str, bytes]:
     for name, trailer in trailers.items():
         cases[f"jpeg then {name}"] = plain + trailer
         cases[f"jpeg progressive then {name}"] = progressive + trailer
+    # The last scan again and again: a picture this small may have as many.
+    last, count = progressive.rindex(b"\xff\xda"), progressive.count(b"\xff\xda")
+    cases["jpeg 99 scans"] = progressive[:-2] + progressive[last:-2] * (99 - count) + progressive[-2:]
     return cases
 
 

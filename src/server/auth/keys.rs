@@ -9,6 +9,7 @@
 //! rate = 50.0                      # calls a second; default: auth.rate
 //! burst = 100
 //! concurrency = 8
+//! pixels = 20_000_000.0            # of images a second; default: auth.pixels
 //!
 //! [[grant]]                        # for an identity that a token or a certificate brings
 //! identity = "cert-dns:client-a.example"
@@ -60,6 +61,8 @@ pub struct Grant {
     /// Calls under way at once; 0 for no bound.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub concurrency: Option<usize>,
+    /// Pixels of images a second, as much as those of a plain JPEG cost; 0 for no bound.
+    pub pixels: Option<f64>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -162,7 +165,7 @@ fn check_name(name: &str) -> anyhow::Result<()> {
 }
 
 fn known(table: &toml::Table, own: &[&str]) -> anyhow::Result<()> {
-    let shared = ["heads", "methods", "rate", "burst", "concurrency"];
+    let shared = ["heads", "methods", "rate", "burst", "concurrency", "pixels"];
     let unknown = |key: &&String| !own.contains(&key.as_str()) && !shared.contains(&key.as_str());
     match table.keys().find(unknown) {
         Some(key) => bail!("{key}: is not known; known are {own:?} and {shared:?}"),
@@ -183,6 +186,11 @@ impl Grant {
         );
         let burst = self.burst.unwrap_or(default.quota.burst);
         ensure!(burst >= 1, "burst: is 0, but must be at least 1");
+        let pixels = self.pixels.unwrap_or(default.quota.pixels);
+        ensure!(
+            (0.0..=1e12).contains(&pixels),
+            "pixels: is {pixels}, but must be from 0 to 1000000000000"
+        );
         Ok(Grants {
             heads: list(self.heads, &default.heads),
             methods: list(self.methods, &default.methods),
@@ -190,6 +198,7 @@ impl Grant {
                 rate,
                 burst,
                 concurrency: self.concurrency.unwrap_or(default.quota.concurrency),
+                pixels,
             },
         })
     }

@@ -49,6 +49,7 @@ impl Authenticator {
                 rate: config.rate,
                 burst: config.burst,
                 concurrency: config.concurrency,
+                pixels: config.pixels,
             },
         });
         let fallback = Arc::clone(&default);

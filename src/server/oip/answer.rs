@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     backend::{FeatureRow, HeadRow, TensorRow, TensorSpec},
-    engine::{Analysis, Engine, Head, Outcome},
+    engine::{Analysis, Engine, Head, Labels, Outcome},
     error::{Error, Kind, Result},
     proto::inference::model_infer_request::InferRequestedOutputTensor,
     repository::Task,
@@ -199,6 +199,8 @@ pub(super) fn arrays(
         head: None,
         rows: Rows::Empty,
     };
+    // All rows of a call share it.
+    let _room = rows.first().and_then(|row| row.room.clone());
     for row in rows {
         batch.push(row)?;
     }
@@ -209,7 +211,7 @@ pub(super) fn arrays(
 enum Rows {
     Empty,
     Detection(Vec<Vec<Detection>>),
-    Segmentation(Vec<LabelMap>),
+    Segmentation(Vec<Labels>),
     Classification(Vec<Vec<ScoredLabel>>),
     Tensors(Vec<HeadRow>),
     Features(Vec<FeatureRow>),
@@ -241,7 +243,9 @@ impl Batch<'_> {
         }
         match (&mut self.rows, outcome, row.features) {
             (Rows::Detection(rows), Some(Outcome::Detection(found)), _) => rows.push(found),
-            (Rows::Segmentation(rows), Some(Outcome::Segmentation(map)), _) => rows.push(map),
+            (Rows::Segmentation(rows), Some(Outcome::Segmentation(map)), _) => {
+                rows.push(map.labels)
+            }
             (Rows::Classification(rows), Some(Outcome::Classification(top)), _) => rows.push(top),
             (Rows::Tensors(rows), Some(Outcome::Tensors(row)), _) => rows.push(row),
             (Rows::Features(rows), None, Some(row)) => rows.push(row),
@@ -388,19 +392,25 @@ impl Batch<'_> {
         })
     }
 
-    fn label_maps(&self, name: &str, rows: &[LabelMap]) -> Result<Array> {
+    fn label_maps(&self, name: &str, rows: &[Labels]) -> Result<Array> {
         match name {
             "label_map" => {
                 let (height, width) = self.size(name)?;
                 let count = (rows.len() * height).checked_mul(width * 2);
                 self.check_size(name, count)?;
-                let labels = rows.iter().flat_map(|map| map.labels().iter().copied());
+                let maps: Option<Vec<&LabelMap>> = rows.iter().map(Labels::map).collect();
+                let maps = maps.ok_or_else(|| missing(name))?;
+                let labels = maps.iter().flat_map(|map| map.labels().iter().copied());
                 let shape = vec![rows.len(), height, width];
                 let data = dense(labels.map(u16::to_le_bytes));
                 Ok(array(name, Datatype::Uint16, shape, data))
             }
             "label_map_png" => {
-                let png = |map: &LabelMap| Ok(Bytes::from(map.to_png()?));
+                let png = |labels: &Labels| match labels {
+                    Labels::Png(png) => Ok(Bytes::copy_from_slice(png)),
+                    Labels::Map(map) => Ok(Bytes::from(map.to_png()?)),
+                    Labels::Masks(_) => Err(missing(name)),
+                };
                 let maps = rows.iter().map(png).collect::<Result<_>>()?;
                 let shape = vec![rows.len()];
                 Ok(array(name, Datatype::Bytes, shape, Data::Strings(maps)))

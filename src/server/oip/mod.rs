@@ -23,7 +23,7 @@ use self::{
 };
 use super::{call::Call, convert, identity::Identity};
 use crate::{
-    engine::{Analysis, Engine, FeatureSource, Head, Source},
+    engine::{Analysis, Engine, FeatureSource, Head, LabelMapAs, Source},
     error::{Error, Kind, Result},
     media,
     proto::inference::{
@@ -170,6 +170,10 @@ impl Inference {
                     .top_k
                     .unwrap_or_else(|| manifest.postprocess.top_k());
                 options.top_k = Some(manifest.labels.len());
+                // One or the other, where only one is asked for.
+                if wants("label_map_png") && !wants("label_map") {
+                    options.label_map = LabelMapAs::Png;
+                }
             }
         }
         let sizes = if answer::needs_sizes(&wanted) {
@@ -188,7 +192,9 @@ impl Inference {
             request.features = features;
             request
         });
-        let rows = self.run(rows.collect()).await?;
+        let mut rows: Vec<_> = rows.collect();
+        self.engine.look(&mut rows)?;
+        let rows = self.run(rows).await?;
         let mut response = ModelInferResponse {
             model_name: request.model_name,
             model_version: version,

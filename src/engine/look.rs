@@ -1,0 +1,272 @@
+//! What the headers of a call's images tell before anything is decoded: whether it may come in at all, what it costs its
+//! caller, and how much room its results take.
+
+use std::sync::Arc;
+
+use super::{
+    AdmissionLimits, Engine, EngineConfig, Head, Options, Request, Shared, Source, request,
+    room::Room,
+};
+use crate::{
+    backend::TensorSpec,
+    error::{Error, Kind, Result},
+    media,
+    repository::Task,
+    task::LabelMap,
+};
+
+/// Charges a caller for the images that it sends.
+pub trait Meter: std::fmt::Debug + Send + Sync {
+    /// Charges for images that cost as much as so many `pixels` of a plain JPEG.
+    ///
+    /// # Errors
+    /// `RateLimited`, with the time after which the same call may be made.
+    fn charge(&self, pixels: u64) -> Result<()>;
+}
+
+/// An image, as its header tells.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Looks {
+    pub(super) width: u32,
+    pub(super) height: u32,
+    /// What decoding and resizing it is.
+    pub(super) work: media::Work,
+    /// Bytes that decoding it holds.
+    pub(super) held: u64,
+}
+
+impl Looks {
+    pub(super) fn pixels(&self) -> u64 {
+        u64::from(self.width) * u64::from(self.height)
+    }
+}
+
+/// What was seen of a request when it was let in.
+#[derive(Debug, Clone)]
+pub struct Looked {
+    pub(super) images: Vec<Looks>,
+    /// Shared by all requests of a call.
+    pub(super) room: Arc<Room>,
+}
+
+/// What a call is altogether.
+#[derive(Debug, Default)]
+struct Whole<'a> {
+    /// Bytes of its image files.
+    bytes: u64,
+    /// What they cost, in pixels of a plain JPEG.
+    decoded: u64,
+    /// The same with what comes as pixels.
+    pixels: u64,
+    /// Bytes of features and results.
+    results: u64,
+    /// The field of the image that costs most, and how much.
+    worst: Option<(&'a str, u64)>,
+}
+
+impl Whole<'_> {
+    /// Refuses images that cost more than their bytes let expect: a few bytes may stand for any number of pixels.
+    fn check(&self, limits: &AdmissionLimits) -> Result<()> {
+        let (bytes, decoded) = (self.bytes, self.decoded);
+        let most = limits.most_pixels(bytes);
+        if decoded <= most {
+            return Ok(());
+        }
+        let message = format!(
+            "it takes as much to decode as {decoded} pixels, but {bytes} bytes of images may take {most} in all (limits.free_pixels, limits.pixels_per_byte)"
+        );
+        let error = Error::new(Kind::LimitExceeded, message);
+        Err(match self.worst {
+            Some((field, _)) => error.at(field),
+            None => error,
+        })
+    }
+}
+
+impl Engine {
+    /// Looks at the requests of one call: checks their images' headers, holds them to what a call may cost, charges their
+    /// caller, and takes the room that their results need. [`Engine::run`] does so for a request that comes by itself.
+    ///
+    /// # Errors
+    /// Images that cannot be read or are over a limit, a caller that is over its quota, no room now.
+    pub fn look(&self, requests: &mut [Request]) -> Result<()> {
+        let shared = &self.shared;
+        let (mut whole, mut all) = (Whole::default(), Vec::with_capacity(requests.len()));
+        for request in &*requests {
+            let images = check(request, &shared.config)?;
+            shared.weigh(request, &images, &mut whole)?;
+            all.push(images);
+        }
+        let too_large = |error: &Error| {
+            if error.kind() == Kind::LimitExceeded {
+                shared.turned_away("too_large");
+            }
+        };
+        whole
+            .check(&shared.config.admission)
+            .inspect_err(too_large)?;
+        let Some(first) = requests.first() else {
+            return Ok(());
+        };
+        let (weight, _) = shared.config.weights(&first.caller, "");
+        let wait = || shared.queue.backlog();
+        let room = shared
+            .rooms
+            .take(&first.caller, weight, whole.results, wait);
+        let room = room.inspect_err(|error| match error.kind() {
+            Kind::LimitExceeded => too_large(error),
+            _ => shared.turned_away("full"),
+        })?;
+        if let Some(meter) = &first.meter {
+            meter.charge(whole.pixels)?;
+        }
+        for (request, images) in requests.iter_mut().zip(all) {
+            let room = Arc::clone(&room);
+            request.looked = Some(Looked { images, room });
+        }
+        Ok(())
+    }
+}
+
+impl Shared {
+    /// Adds a request to what its call is.
+    fn weigh<'a>(
+        &self,
+        request: &'a Request,
+        images: &[Looks],
+        whole: &mut Whole<'a>,
+    ) -> Result<()> {
+        let limit = self.config.admission.decode_bytes;
+        let mut read = vec![false; images.len()];
+        for size in request::sizes(request) {
+            let frames = request::frames_read(request, size);
+            whole.results += frames.len() as u64 * self.features_bytes(size);
+            for index in frames {
+                let (Some((source, field)), Some(looks)) =
+                    (request.images.get(index), images.get(index))
+                else {
+                    continue;
+                };
+                let cost = looks.work.pixels();
+                whole.pixels += cost;
+                if let Source::Encoded(bytes) = source {
+                    if looks.held > limit {
+                        self.turned_away("too_large");
+                        let held = looks.held;
+                        let message = format!(
+                            "decoding it takes {held} bytes, limit is {limit} (limits.decode_bytes)"
+                        );
+                        return Err(Error::new(Kind::LimitExceeded, message).at(field));
+                    }
+                    whole.decoded += cost;
+                    if !std::mem::replace(&mut read[index], true) {
+                        whole.bytes += bytes.len() as u64;
+                    }
+                    if whole.worst.is_none_or(|(_, most)| cost > most) {
+                        whole.worst = Some((field, cost));
+                    }
+                }
+            }
+        }
+        if let Some(last) = images.last() {
+            let of = |head: &Arc<Head>| head.result_bytes(last, &request.options);
+            whole.results += request.heads.iter().map(of).sum::<u64>();
+        }
+        if let Some(size) = request.features {
+            // As they are, and as they leave.
+            whole.results += 2 * self.features_bytes(size);
+        }
+        Ok(())
+    }
+
+    /// Bytes of the host's memory that the features of one image take.
+    fn features_bytes(&self, size: [u32; 2]) -> u64 {
+        let known = self.features_bytes.iter().find(|(s, _)| *s == size);
+        known.map_or(0, |(_, bytes)| *bytes)
+    }
+}
+
+/// Bytes of tensors of these shapes.
+pub(super) fn bytes_of(specs: impl IntoIterator<Item = TensorSpec>) -> u64 {
+    let of = |spec: TensorSpec| spec.shape.iter().product::<usize>() * spec.element.size();
+    specs.into_iter().map(of).sum::<usize>() as u64
+}
+
+/// A label for people, and the score beside it.
+const LABEL: u64 = 64;
+/// A detection without its mask, the size of which is known when it is made.
+const DETECTION: u64 = 128;
+
+impl Head {
+    /// Most bytes that its result on such an image takes, from the graph's output to the message, masks of detections not
+    /// counted.
+    pub(super) fn result_bytes(&self, image: &Looks, options: &Options) -> u64 {
+        let manifest = &self.manifest;
+        let outputs = bytes_of(self.outputs().iter().cloned());
+        let labels = manifest.labels.len() as u64;
+        outputs
+            + match manifest.task {
+                Task::Segmentation => {
+                    let wide = manifest.labels.len() > LabelMap::NARROW_LABELS;
+                    options.label_map.bytes(image.pixels(), wide) + labels * DETECTION
+                }
+                Task::Detection => {
+                    let most = manifest.postprocess.max_detections();
+                    let count = options.max_detections.unwrap_or(most).min(most) as u64;
+                    count * DETECTION
+                }
+                Task::Action | Task::Classification => labels * LABEL,
+                Task::Embedding | Task::Tensor => outputs,
+            }
+    }
+}
+
+/// Refuses what the headers alone show to be wrong; what they tell of each image.
+fn check(request: &Request, config: &EngineConfig) -> Result<Vec<Looks>> {
+    if request.images.is_empty() {
+        return Err(Error::invalid("clip.frames", "has no frame"));
+    }
+    let (frames, most) = (request.images.len(), config.max_frames);
+    if frames > most {
+        let message = format!("has {frames} frames, but the limit is {most}");
+        return Err(Error::new(Kind::LimitExceeded, message).at("clip.frames"));
+    }
+    let mut all = Vec::with_capacity(frames);
+    let mut first = None;
+    for (source, field) in &request.images {
+        let looks = probe(source, &config.media).map_err(|e| e.at(field))?;
+        let (width, height) = (looks.width, looks.height);
+        all.push(looks);
+        let (w, h) = *first.get_or_insert((width, height));
+        if (w, h) != (width, height) {
+            let message = format!("is {width}x{height}, but the clip's first frame is {w}x{h}");
+            return Err(Error::invalid(field, message));
+        }
+    }
+    Ok(all)
+}
+
+/// What an image is, from its header alone.
+fn probe(source: &Source, limits: &media::Limits) -> Result<Looks> {
+    match source {
+        Source::Encoded(bytes) => {
+            let header = media::probe(bytes, limits)?;
+            Ok(Looks {
+                width: header.width,
+                height: header.height,
+                work: media::Work::of(&header, bytes),
+                held: header.held,
+            })
+        }
+        Source::Raw { width, height, rgb } => {
+            limits.check_size(*width, *height)?;
+            media::RgbView::new(*width, *height, rgb)?;
+            Ok(Looks {
+                width: *width,
+                height: *height,
+                work: media::Work::raw(*width, *height),
+                held: 0,
+            })
+        }
+    }
+}

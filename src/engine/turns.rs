@@ -1,0 +1,108 @@
+//! Long steps take turns with short ones: a thread that decodes a picture of fifty megapixels, or makes a label map of it,
+//! cannot be called back, so not all threads do such work at once while several callers are there.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// Seconds of a thread from which a step is long.
+pub(super) const LONG: f64 = 0.025;
+
+/// How long a caller counts as being there after it has sent something.
+const THERE: Duration = Duration::from_secs(2);
+
+/// Groups of entries by how long they take a thread.
+pub(super) const SHORT: u64 = 0;
+pub(super) const LONG_ONES: u64 = 1;
+
+/// The group of a step that takes so many seconds.
+pub(super) fn group(seconds: f64) -> u64 {
+    match seconds >= LONG {
+        true => LONG_ONES,
+        false => SHORT,
+    }
+}
+
+/// Who is there, and what is long.
+#[derive(Debug, Default)]
+pub(super) struct Turns {
+    /// Threads in a long step.
+    long: usize,
+    /// Who came last.
+    last: Option<Arc<str>>,
+    /// When somebody came after somebody else.
+    changed: Option<Instant>,
+}
+
+impl Turns {
+    /// Notes that a caller sent something.
+    pub(super) fn came(&mut self, caller: &Arc<str>, now: Instant) {
+        if self.last.as_ref().is_some_and(|last| last != caller) {
+            self.changed = Some(now);
+        }
+        if self.last.as_ref() != Some(caller) {
+            self.last = Some(Arc::clone(caller));
+        }
+    }
+
+    pub(super) fn begin(&mut self, long: bool) {
+        self.long += usize::from(long);
+    }
+
+    pub(super) fn end(&mut self, long: bool) {
+        self.long -= usize::from(long);
+    }
+
+    /// What one of `threads` threads looks for, first to last: whether it takes long steps too. One that has just done a
+    /// long step looks for short ones first.
+    pub(super) fn looks_for(
+        &self,
+        threads: usize,
+        was_long: bool,
+        now: Instant,
+    ) -> &'static [bool] {
+        let recent = |at: Instant| now.saturating_duration_since(at) < THERE;
+        if !self.changed.is_some_and(recent) {
+            return &[true];
+        }
+        if threads > 1 && self.long + 1 >= threads {
+            return &[false];
+        }
+        match was_long {
+            true => &[false, true],
+            false => &[true],
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_caller_alone_has_every_thread_and_one_of_several_leaves_one() {
+        let (mut turns, start) = (Turns::default(), Instant::now());
+        let (a, b): (Arc<str>, Arc<str>) = ("a".into(), "b".into());
+        turns.came(&a, start);
+        turns.came(&a, start);
+        turns.begin(true);
+        assert_eq!(turns.looks_for(2, true, start), [true]);
+        turns.came(&b, start);
+        assert_eq!(turns.looks_for(2, false, start), [false]);
+        assert_eq!(turns.looks_for(3, false, start), [true]);
+        assert_eq!(turns.looks_for(3, true, start), [false, true]);
+        // A lone thread takes turns.
+        assert_eq!(turns.looks_for(1, true, start), [false, true]);
+        assert_eq!(turns.looks_for(1, false, start), [true]);
+        turns.end(true);
+        assert_eq!(turns.looks_for(2, false, start), [true]);
+        turns.begin(true);
+        // The other has been away for long.
+        let later = start + 2 * THERE;
+        turns.came(&b, later);
+        assert_eq!(turns.looks_for(2, false, later), [true]);
+        turns.came(&a, later);
+        assert_eq!(turns.looks_for(2, false, later), [false]);
+    }
+}

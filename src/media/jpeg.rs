@@ -199,7 +199,7 @@ fn read(
     let width = started.width();
     let mut inks = vec![[0_u8; 4]; width];
     for (index, row) in out.chunks_exact_mut(width * 3).enumerate() {
-        if index % rows_of(width) == 0 {
+        if index.is_multiple_of(rows_of(width)) {
             wanted()?;
         }
         started.read_scanlines_into(&mut inks)?;

@@ -75,7 +75,7 @@ fn read(
 ) -> Result<(), DecodingError> {
     let width = reader.info().width as usize;
     let slice = rows_of(width);
-    let wanted = |row: usize| match row % slice != 0 || keep() {
+    let wanted = |row: usize| match !row.is_multiple_of(slice) || keep() {
         true => Ok(()),
         false => Err(unwanted()),
     };

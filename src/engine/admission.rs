@@ -1,7 +1,7 @@
 //! The door: what is inside is bounded by count and by bytes, and no one user of it can fill it.
 //!
-//! A flow (one caller's use of one head) may hold at most `SHARE` times what is still free: a lone flow gets all but a
-//! small part, several settle at equal shares, and one that comes anew finds a place (the dynamic thresholds of
+//! A flow (one caller's use of one head) may hold at most `SHARE` times what is still free, and a caller with all of its
+//! flows `SHARE_OF_ALL` times: a lone flow gets all but a small part, several settle at equal shares, and one that comes anew finds a place (the dynamic thresholds of
 //! Choudhury and Hahne, "Dynamic queue length thresholds for shared-memory packet switches", 1998).
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
@@ -13,6 +13,8 @@ use crate::error::{Error, Kind, Result};
 
 /// What a flow of weight 1 may hold, over what is free.
 const SHARE: f64 = 8.0;
+/// What a caller may hold, over what is free, whatever the number of heads that it uses.
+const SHARE_OF_ALL: f64 = 32.0;
 
 /// Bounds on what is inside the engine at once.
 #[derive(Debug, Clone, Copy)]
@@ -58,6 +60,7 @@ struct Held {
     images: usize,
     bytes: usize,
     flows: HashMap<Flow, usize>,
+    callers: HashMap<Arc<str>, usize>,
 }
 
 /// Counts what is inside.
@@ -132,7 +135,16 @@ impl Admission {
             return refuse(message, held);
         }
         let own = held.flows.get(flow).copied().unwrap_or(0);
+        let all = held.callers.get(&flow.caller).copied().unwrap_or(0);
         let free = (limits.images - held.images) as f64;
+        // A head of more weight takes its caller along.
+        if all > 0 && (all + images) as f64 > SHARE_OF_ALL * weight.max(1.0) * free {
+            let message = format!(
+                "{all} images are waiting already, which is this caller's share of the {} that the server takes",
+                limits.images
+            );
+            return refuse(message, held);
+        }
         if own > 0 && (own + images) as f64 > SHARE * weight * free {
             let message = format!(
                 "{own} images for the head {:?} are waiting already, which is this caller's share of the {} that the \
@@ -144,6 +156,7 @@ impl Admission {
         held.images += images;
         held.bytes += bytes;
         *held.flows.entry(flow.clone()).or_default() += images;
+        *held.callers.entry(Arc::clone(&flow.caller)).or_default() += images;
         Ok(Arc::new(Permit {
             flow: flow.clone(),
             images,
@@ -167,6 +180,12 @@ impl Drop for Permit {
             *own -= self.images;
             if *own == 0 {
                 held.flows.remove(&self.flow);
+            }
+        }
+        if let Some(all) = held.callers.get_mut(&self.flow.caller) {
+            *all -= self.images;
+            if *all == 0 {
+                held.callers.remove(&self.flow.caller);
             }
         }
     }
@@ -207,6 +226,27 @@ mod tests {
         drop(first);
         assert!(admit(&door, "a", 2, 100).is_ok());
         assert_eq!(door.held(), 0);
+    }
+
+    #[test]
+    fn a_flood_on_many_heads_leaves_places_for_another_caller() {
+        let door = Admission::new(AdmissionLimits {
+            images: 512,
+            ..AdmissionLimits::default()
+        });
+        let admit = |caller: &str, head: usize| {
+            let flow = Flow {
+                caller: caller.into(),
+                head: head.to_string().into(),
+            };
+            door.admit(&flow, 1.0, 1, 1, || Duration::ZERO).ok()
+        };
+        let flood: Vec<_> = (0..5000).filter_map(|n| admit("flood", n % 200)).collect();
+        assert!((480..=497).contains(&flood.len()), "{}", flood.len());
+        let other: Vec<_> = (0..14).map_while(|_| admit("other", 0)).collect();
+        assert_eq!(other.len(), 14);
+        drop((flood, other));
+        assert!(door.held.lock().callers.is_empty());
     }
 
     #[test]

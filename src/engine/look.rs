@@ -138,9 +138,10 @@ impl Shared {
     ) -> Result<()> {
         let limit = self.config.admission.decode_bytes;
         let mut read = vec![false; images.len()];
+        let mut features = 0;
         for size in request::sizes(request) {
             let frames = request::frames_read(request, size);
-            whole.results += frames.len() as u64 * self.features_bytes(size);
+            features += frames.len() as u64 * self.features_bytes(size);
             for index in frames {
                 let (Some((source, field)), Some(looks)) =
                     (request.images.get(index), images.get(index))
@@ -168,10 +169,12 @@ impl Shared {
                 }
             }
         }
-        if let Some(last) = images.last() {
+        let results = images.last().map_or(0, |last| {
             let of = |head: &Arc<Head>| head.result_bytes(last, &request.options);
-            whole.results += request.heads.iter().map(of).sum::<u64>();
-        }
+            request.heads.iter().map(of).sum::<u64>()
+        });
+        // One after the other: features are let go of when their heads have run.
+        whole.results += features.max(results);
         if let Some(size) = request.features {
             // As they are, and as they leave.
             whole.results += 2 * self.features_bytes(size);

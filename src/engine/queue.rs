@@ -230,7 +230,8 @@ impl Queue {
         }
         let (mut count, now) = (flights.len(), Instant::now());
         for flight in flights {
-            state.turns.came(&flight.rank().flow.caller, now);
+            let decode = flight.cost.load.decode;
+            state.turns.came(&flight.rank().flow.caller, decode, now);
             let (height, width) = (flight.preprocess.height, flight.preprocess.width);
             match &flight.source {
                 Source::Raw {

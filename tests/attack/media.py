@@ -159,6 +159,73 @@ def raw(t: Target) -> None:
     t.keep(f"{VISION}Detect", lambda _: body, t.many(8))
 
 
+# === pictures with as many bytes as are asked for ===
+
+
+@attack("edge", "Detect on WebPs of as many pixels as are free, 20 at once", caller=True, seconds=15)
+def edge(t: Target) -> None:
+    t.keep(f"{VISION}Detect", lambda number: payloads.detect(payloads.edge(number % 64)), t.many(20))
+
+
+@attack("edge-many", "the same, 400 at once", caller=True, seconds=15)
+def edge_many(t: Target) -> None:
+    t.keep(f"{VISION}Detect", lambda number: payloads.detect(payloads.edge(number % 64)), t.many(400))
+
+
+@attack("edge-label-maps", "Segment on such WebPs, 100 at once", caller=True, seconds=15)
+def edge_label_maps(t: Target) -> None:
+    t.keep(f"{VISION}Segment", lambda number: payloads.segment(payloads.edge(number % 64)), t.many(100))
+
+
+@attack("edge-masks", "masks of every box of such WebPs, 100 at once", caller=True, seconds=15)
+def edge_masks(t: Target) -> None:
+    body = lambda number: payloads.detect(payloads.edge(number % 64), options=payloads.ALL_BOXES)
+    t.keep(f"{VISION}Detect", body, t.many(100))
+
+
+@attack("fat", "Detect on WebPs of 50 million pixels with the bytes that are asked for, 20 at once", caller=True, seconds=20)
+def fat(t: Target) -> None:
+    t.keep(f"{VISION}Detect", lambda number: payloads.detect(payloads.fat(payloads.SIDE - number % 16)), t.many(20))
+
+
+@attack("fat-label-maps", "Segment on such WebPs, 20 at once", caller=True, seconds=20)
+def fat_label_maps(t: Target) -> None:
+    t.keep(f"{VISION}Segment", lambda number: payloads.segment(payloads.fat(payloads.SIDE - number % 16)), t.many(20))
+
+
+@attack("fat-runs", "the same, label maps in runs", caller=True, seconds=20)
+def fat_runs(t: Target) -> None:
+    body = lambda number: payloads.segment(payloads.fat(payloads.SIDE - number % 16), rle=True)
+    t.keep(f"{VISION}Segment", body, t.many(20))
+
+
+@attack("fat-batch", "calls of 64 such WebPs, label maps as PNG, 4 at once", caller=True, seconds=20)
+def fat_batch(t: Target) -> None:
+    body = payloads.infer("scene", [payloads.fat()] * t.many(64), ["label_map_png"])
+    t.keep(payloads.INFER, lambda _: body, 4)
+
+
+@attack("fat-clip", "clips of 64 such WebPs for all heads, 4 at once", caller=True, seconds=20)
+def fat_clip(t: Target) -> None:
+    body = payloads.analyze([payloads.fat()] * t.many(64))
+    t.keep(f"{VISION}Analyze", lambda _: body, 4)
+
+
+@attack("fat-cancelled", "such WebPs, 10 at once, given up after 0.2 s, again and again", caller=True, seconds=15)
+def fat_cancelled(t: Target) -> None:
+    fields = wire.call(f"{VISION}Detect", t.tokens["evil"])
+    connection, number = t.connect(), 0
+    while t.left > 0 and not connection.closed:
+        open_ = []
+        for _ in range(10):
+            body = wire.message(payloads.detect(payloads.fat(payloads.SIDE - number % 16)))
+            open_.append(connection.call(fields, body))
+            t.sent(1, len(body))
+            number += 1
+        wire.pump([connection], min(0.2, t.left))
+        connection.write(b"".join(wire.reset(stream) for stream in open_))
+
+
 # === what a call costs ===
 
 
@@ -175,6 +242,12 @@ def pictures() -> dict[str, tuple[str, bytes]]:
         "webp, label map in runs": (f"{VISION}Segment", payloads.segment(payloads.webp(), rle=True)),
         "webp, all heads": (f"{VISION}Analyze", payloads.field(1, payloads.image(payloads.webp()))),
         "webp, features": (f"{VISION}ExtractFeatures", payloads.features(payloads.webp())),
+        "webp, as many pixels as are free": detect(payloads.edge()),
+        "the same, label map": (f"{VISION}Segment", payloads.segment(payloads.edge())),
+        "the same, label map in runs": (f"{VISION}Segment", payloads.segment(payloads.edge(), rle=True)),
+        "the same, masks of every box": detect(payloads.edge(), options=payloads.ALL_BOXES),
+        "webp with its bytes": detect(payloads.fat()),
+        "webp with its bytes, label map in runs": (f"{VISION}Segment", payloads.segment(payloads.fat(), rle=True)),
         "png, gray": detect(payloads.png()),
         "png, one bit": detect(payloads.png(depth=1)),
         "png, paeth": detect(payloads.png(colour=2, filter_=4)),

@@ -117,6 +117,23 @@ def webp(width: int = SIDE, height: int = SIDE) -> bytes:
     return b"RIFF" + struct.pack("<I", 4 + len(chunk)) + b"WEBP" + chunk
 
 
+@cache
+def fat(width: int = SIDE, height: int = SIDE) -> bytes:
+    """Such a WebP with a chunk that nobody reads behind it, so that it has as many bytes as a server by default wants for so
+    many pixels: 8 million are free, and of a lossless WebP each counts 1.8 times, of which 2000 take a byte."""
+    picture = webp(width, height)
+    missing = max(0, math.ceil((1.8 * width * height - 8_000_000) / 2000) + 64)
+    body = picture[8:] + b"JUNK" + struct.pack("<I", missing) + bytes(missing + (missing & 1))
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+@cache
+def edge(turn: int = 0) -> bytes:
+    """A WebP of as many pixels as are free, a few less for each turn."""
+    side = math.isqrt(int(8_000_000 / 1.8)) - 1
+    return webp(side - turn, side)
+
+
 def chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 

@@ -7,6 +7,8 @@ import wire
 from plan import Target, attack, health
 
 BATCH = 500
+# Streams of one connection that a server may have to reset in a few seconds before it ends it.
+MOST_RESETS = 20_000
 
 
 def repeated(frame: bytes, count: int) -> list[bytes]:
@@ -73,6 +75,10 @@ def broken(name: str, what: str, each, flags: int = 0, fields: list[tuple[str, s
     def run(t: Target) -> None:
         template = wire.Template(fields or health())
         t.flood(streams(template, each, flags, t.many(64_000)), 2 * BATCH, 5)
+        most = max(sum(connection.resets.values()) for connection in t.connections)
+        t.notes["resets on one connection"] = most
+        if most > MOST_RESETS:
+            t.faults.append(f"the server reset {most} streams of one connection and did not end it, at most {MOST_RESETS}")
 
 
 broken("window", "a window update of 0", lambda stream: wire.window_update(stream, 0))

@@ -11,7 +11,7 @@ from observers import PATIENCE, Observer
 from server import ROOT, Options, Server
 
 BINARY = Path(os.environ.get("FROSTLINE_BINARY", ROOT / "target/debug/frostline"))
-SECONDS = 2
+SECONDS = 1
 CAP = 2048 << 20
 # How long a machine with other things to do may take.
 LONG = 30
@@ -21,6 +21,7 @@ SHORT = {
     "entries": 0.05,
     "in-flight": 0.1,
     "made-reset-window": 0.05,
+    "narrow": 1,
     "resets": 0.05,
     "shapes": 1,
     "silent": 0.1,

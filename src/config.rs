@@ -5,19 +5,21 @@
 //! paths are errors.
 
 mod buckets;
+mod device;
 mod limits;
+mod repository;
 mod security;
 mod sources;
 mod telemetry;
 
-use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::{
-    backend::{Arena, CachePolicy, ConvSearch, DeviceChoice, DeviceOptions, TensorRtOptions},
+    cores,
     engine::{AdmissionLimits, EngineConfig},
     media,
     server::{Readiness, ServerConfig, TransportLimits},
@@ -25,7 +27,9 @@ use crate::{
 };
 
 pub use buckets::Buckets;
+pub use device::Device;
 pub use limits::Limits;
+pub use repository::Repository;
 pub use security::{Auth, Tls};
 pub use sources::{Builder, Listing, Origin};
 pub use telemetry::{LogFormat, Telemetry};
@@ -36,6 +40,18 @@ pub use telemetry::{LogFormat, Telemetry};
 pub struct ConfigError {
     origin: String,
     detail: String,
+}
+
+impl ConfigError {
+    /// Settings that cannot be used, each with why.
+    #[must_use]
+    pub fn settings(wrong: &[(&'static str, String)]) -> Self {
+        let one = |(setting, detail): &(&str, String)| format!("{setting}: {detail}");
+        Self {
+            origin: "configuration".to_owned(),
+            detail: wrong.iter().map(one).collect::<Vec<_>>().join("; "),
+        }
+    }
 }
 
 /// The whole configuration.
@@ -100,8 +116,11 @@ pub struct Server {
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Engine {
-    /// Threads that run graphs; 0 for one per core. Where they are as many as the cores, each keeps to one of its own.
+    /// Threads that run graphs; 0 for one per core. Where they are as many as the cores, and nobody else is put on these,
+    /// each keeps to one of its own.
     pub lanes: usize,
+    /// Cores to count on where they are shared, such as a pod's CPU request; 0 for all that the system gives the process.
+    pub cores: usize,
     /// Threads that one lane's operators use.
     pub threads_per_lane: usize,
     /// Threads that decode and postprocess beside the lanes; 0: the lanes do it themselves, which suits a CPU.
@@ -124,55 +143,6 @@ pub struct Engine {
     pub head_weights: BTreeMap<String, f64>,
     /// Shares of the machine under load by caller; 1 where not named.
     pub caller_weights: BTreeMap<String, f64>,
-}
-
-/// `[device]`
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Device {
-    /// The ONNX Runtime library; found where it was installed if unset.
-    pub library: Option<PathBuf>,
-    /// Where graphs run: `auto`, `cpu`, `cuda:N` or `tensorrt:N`. `auto` takes the first CUDA device, if the library can
-    /// use one, else the CPU.
-    pub device: DeviceChoice,
-    /// Refuses graphs of which some nodes fall back to the CPU.
-    pub strict: bool,
-    /// Most bytes of one graph's memory arena on the device; 0 for no bound.
-    pub memory_limit_bytes: usize,
-    /// How that arena grows: `same_as_requested` or `next_power_of_two`.
-    pub arena: Arena,
-    /// How convolution algorithms are chosen: `heuristic`, `exhaustive` or `default`.
-    pub conv_search: ConvSearch,
-    /// Lets fp32 matrix products use TensorFloat-32.
-    pub tf32: bool,
-    /// Captures the backbone's run for each batch size as a CUDA graph; every node has to run on CUDA.
-    pub cuda_graphs: bool,
-    /// Lets convolutions use the NHWC layout.
-    pub prefer_nhwc: bool,
-    /// Bytes of finished features to keep in the device's memory.
-    pub cache_bytes: usize,
-    /// What becomes of those beyond it: `spill` to host memory, within `engine.cache_bytes`, or `drop`.
-    pub cache_policy: CachePolicy,
-    /// Lets TensorRT compute fp32 graphs in half precision.
-    pub tensorrt_fp16: bool,
-    /// Folder of built TensorRT engines.
-    pub tensorrt_engine_cache: Option<PathBuf>,
-    /// Folder of measured TensorRT kernel timings.
-    pub tensorrt_timing_cache: Option<PathBuf>,
-    /// Scratch bytes while TensorRT builds an engine; 0 for its own choice.
-    pub tensorrt_workspace_bytes: usize,
-    /// Allows building engines at start, which takes minutes; unset, a start without built engines is refused.
-    pub tensorrt_build: bool,
-}
-
-/// `[repository]`
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Repository {
-    /// Folder of the models; the embedded demo models if unset.
-    pub path: Option<PathBuf>,
-    /// Seconds between looks at the folder for heads that came, changed or went; 0 to look only when told to.
-    pub watch_seconds: u64,
 }
 
 impl Default for Server {
@@ -203,6 +173,7 @@ impl Default for Engine {
         let engine = EngineConfig::default();
         Self {
             lanes: engine.lanes,
+            cores: engine.cores,
             threads_per_lane: engine.threads_per_lane,
             workers: engine.workers,
             max_batch: engine.max_batch,
@@ -217,72 +188,13 @@ impl Default for Engine {
     }
 }
 
-impl Default for Device {
-    fn default() -> Self {
-        let device = DeviceOptions::default();
-        let tensorrt = device.tensorrt;
-        Self {
-            library: None,
-            device: device.device,
-            strict: device.strict,
-            memory_limit_bytes: device.memory_limit_bytes,
-            arena: device.arena,
-            conv_search: device.conv_search,
-            tf32: device.tf32,
-            cuda_graphs: device.cuda_graphs,
-            prefer_nhwc: device.prefer_nhwc,
-            cache_bytes: device.cache_bytes,
-            cache_policy: device.cache_policy,
-            tensorrt_fp16: tensorrt.fp16,
-            tensorrt_engine_cache: tensorrt.engine_cache,
-            tensorrt_timing_cache: tensorrt.timing_cache,
-            tensorrt_workspace_bytes: tensorrt.workspace_bytes,
-            tensorrt_build: tensorrt.build,
-        }
-    }
-}
-
-impl Default for Repository {
-    fn default() -> Self {
-        Self {
-            path: None,
-            watch_seconds: 2,
-        }
-    }
-}
-
 impl Config {
-    /// The device's part.
-    #[must_use]
-    pub fn device(&self) -> DeviceOptions {
-        let device = &self.device;
-        DeviceOptions {
-            device: device.device,
-            strict: device.strict,
-            memory_limit_bytes: device.memory_limit_bytes,
-            arena: device.arena,
-            conv_search: device.conv_search,
-            tf32: device.tf32,
-            cuda_graphs: device.cuda_graphs,
-            prefer_nhwc: device.prefer_nhwc,
-            cache_bytes: device.cache_bytes,
-            cache_policy: device.cache_policy,
-            tensorrt: TensorRtOptions {
-                fp16: device.tensorrt_fp16,
-                engine_cache: device.tensorrt_engine_cache.clone(),
-                timing_cache: device.tensorrt_timing_cache.clone(),
-                workspace_bytes: device.tensorrt_workspace_bytes,
-                build: device.tensorrt_build,
-            },
-            ..DeviceOptions::default()
-        }
-    }
-
     /// The engine's part.
     #[must_use]
     pub fn engine(&self) -> EngineConfig {
         EngineConfig {
             lanes: self.engine.lanes,
+            cores: self.engine.cores,
             threads_per_lane: self.engine.threads_per_lane,
             workers: self.engine.workers,
             max_batch: self.engine.max_batch,
@@ -310,6 +222,8 @@ impl Config {
                 max_side: self.limits.image_side,
             },
             max_frames: self.limits.frames,
+            on_bad_head: self.repository.on_bad_head.unwrap_or_default(),
+            required_heads: self.repository.required_heads.clone(),
             metrics: Arc::default(),
             tracer: Tracer::default(),
         }
@@ -318,9 +232,8 @@ impl Config {
     /// Threads that read calls and write answers.
     #[must_use]
     pub fn server_threads(&self) -> usize {
-        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         match self.server.threads {
-            0 => (cores() / 4).max(1),
+            0 => (cores::count(self.engine.cores) / 4).max(1),
             threads => threads,
         }
     }

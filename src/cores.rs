@@ -8,6 +8,35 @@ pub(crate) fn allowed() -> Vec<usize> {
     Vec::new()
 }
 
+/// How many cores the system gives this process, and no more than `most` if that is not 0: a share of time in a control
+/// group counts as so many.
+pub(crate) fn count(most: usize) -> usize {
+    let given = std::thread::available_parallelism().map_or(1, usize::from);
+    match most {
+        0 => given,
+        most => given.min(most),
+    }
+}
+
+/// Whether nobody else is put on the cores of this process: on a node of Kubernetes others are, unless it has a set of its
+/// own there, which is not all that the machine has.
+pub(crate) fn own() -> bool {
+    let pod = std::env::var_os("KUBERNETES_SERVICE_HOST").is_some();
+    !pod || allowed().len() < online().unwrap_or(0)
+}
+
+/// The machine's cores.
+fn online() -> Option<usize> {
+    let text = std::fs::read_to_string("/sys/devices/system/cpu/online").ok()?;
+    // Such as 0-3,8.
+    let ranges = text.trim().split(',').map(|range| {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        let (first, last): (usize, usize) = (first.parse().ok()?, last.parse().ok()?);
+        Some(last.checked_sub(first)? + 1)
+    });
+    ranges.sum()
+}
+
 /// Keeps the calling thread on `core`.
 ///
 /// A thread that wakes while every core is taken may be put beside another of its kind, and wait for the whole slice of

@@ -1,11 +1,20 @@
-//! Logs: how they are written, and their filter, which can change at run time.
+//! Logs: how they are written, and their filter, which can change at run time; the audit beside them.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    fs::{File, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use parking_lot::Mutex;
 use thiserror::Error;
+use tracing::Metadata;
 use tracing_subscriber::{
-    EnvFilter, Registry, layer::SubscriberExt, reload, util::SubscriberInitExt,
+    EnvFilter, Layer, Registry, filter::filter_fn, fmt::MakeWriter, layer::SubscriberExt, reload,
+    util::SubscriberInitExt,
 };
 
 /// A filter that `tracing` does not understand.
@@ -66,28 +75,51 @@ impl LogFilter {
     }
 }
 
-/// Writes logs to standard error from now on, as text or as one JSON object a line.
+/// How lines are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lines {
+    /// Text without more.
+    Plain,
+    /// Text with a terminal's colour codes.
+    Coloured,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Writes logs to standard error from now on. What belongs to the [`AUDIT`] goes to the file `audit` instead, if there is
+/// one, as JSON.
 ///
 /// # Errors
 /// A text that is not a filter, or a process that logs already.
-pub fn start(filter: &str, json: bool) -> Result<LogFilter, FilterError> {
+pub fn start(filter: &str, how: Lines, audit: Option<&Path>) -> Result<LogFilter, FilterError> {
     let (layer, handle) = reload::Layer::new(parse(filter)?);
     let registry = tracing_subscriber::registry().with(layer);
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         // It would tell of a closed standard error there, which panics.
         .log_internal_errors(false);
-    let started = match json {
-        true => {
-            let lines = lines
-                .json()
-                .flatten_event(true)
-                .with_current_span(true)
-                .with_span_list(false);
-            registry.with(lines).try_init()
+    let audits = |metadata: &Metadata<'_>| metadata.target() == AUDIT;
+    let apart = audit.is_some();
+    let told = filter_fn(move |metadata| !(apart && audits(metadata)));
+    let lines = match how {
+        Lines::Json => {
+            let lines = lines.json().flatten_event(true);
+            let lines = lines.with_current_span(true).with_span_list(false);
+            lines.with_filter(told).boxed()
         }
-        false => registry.with(lines).try_init(),
+        _ => {
+            let lines = lines.with_ansi(how == Lines::Coloured);
+            lines.with_filter(told).boxed()
+        }
     };
+    let audit = audit.map(|file| {
+        let lines = tracing_subscriber::fmt::layer()
+            .with_writer(AuditFile(file.to_owned()))
+            .log_internal_errors(false);
+        let lines = lines.json().flatten_event(true).with_span_list(false);
+        lines.with_filter(filter_fn(audits))
+    });
+    let started = registry.with(lines).with(audit).try_init();
     started.map_err(|error| fail(filter, &error))?;
     Ok(LogFilter(Arc::new(Inner {
         text: Mutex::new(filter.to_owned()),
@@ -97,6 +129,30 @@ pub fn start(filter: &str, json: bool) -> Result<LogFilter, FilterError> {
 
 /// The target of lines that tell who changed what: no filter leaves them out.
 pub const AUDIT: &str = "frostline::audit";
+
+/// The file of an audit. It is opened for each line, of which there are few: whoever puts it aside need tell nobody.
+struct AuditFile(PathBuf);
+
+impl<'a> MakeWriter<'a> for AuditFile {
+    type Writer = Box<dyn Write + 'a>;
+
+    fn make_writer(&'a self) -> Self::Writer {
+        match open_audit(&self.0) {
+            Ok(file) => Box::new(file),
+            // A full or missing disk must not take the record along.
+            Err(_) => Box::new(io::stderr()),
+        }
+    }
+}
+
+/// Opens the file of an audit to add to it; only its owner may read it.
+///
+/// # Errors
+/// A file that cannot be written.
+pub fn open_audit(file: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.append(true).create(true).mode(0o600).open(file)
+}
 
 fn parse(filter: &str) -> Result<EnvFilter, FilterError> {
     if filter.is_empty() {

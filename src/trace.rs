@@ -301,12 +301,13 @@ impl Tracer {
         begun: Instant,
         ended: Instant,
         batch: &Context,
+        attributes: Attributes<'_>,
     ) {
         if let Some(inner) = &self.0
             && parent.sampled()
         {
             let links = batch.link().into_iter().collect();
-            inner.record(name, parent, (begun, ended), &[], links);
+            inner.record(name, parent, (begun, ended), attributes, links);
         }
     }
 

@@ -149,18 +149,28 @@ impl Device {
     /// The device and why it is this one, in a line for people.
     #[must_use]
     pub fn describe(&self) -> String {
-        let (name, reason) = (self.name(), &self.reason);
+        format!("{}: {}", self.summary(), self.reason)
+    }
+
+    /// Why it is this one.
+    #[must_use]
+    pub fn reason(&self) -> &str {
+        &self.reason
+    }
+
+    /// The device, in a line for people.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        let name = self.name();
         match &self.place {
             Place::Cuda(cuda) => {
                 let gib = |bytes: usize| bytes as f64 / (1_u64 << 30) as f64;
                 let (free, total) = cuda.memory().unwrap_or_default();
                 let (model, driver) = (&cuda.name, &cuda.driver);
                 let (free, total) = (gib(free), gib(total));
-                format!(
-                    "{name} ({model}, CUDA {driver}, {free:.1} of {total:.1} GiB free): {reason}"
-                )
+                format!("{name} ({model}, CUDA {driver}, {free:.1} of {total:.1} GiB free)")
             }
-            _ => format!("{name}: {reason}"),
+            _ => name,
         }
     }
 

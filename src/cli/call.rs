@@ -25,6 +25,7 @@ use crate::{
     engine::Engine,
     media,
     proto::{self, head_result::Result as Answer},
+    repository::OnBadHead,
     server,
 };
 
@@ -112,6 +113,13 @@ pub(super) fn heads(config: &Config, target: &Target) -> anyhow::Result<()> {
                 head.name,
                 head.version
             );
+        }
+        for head in answer.failed {
+            let serves = match head.serving_version.as_str() {
+                "" => "does not serve".to_owned(),
+                version => format!("serves {version} still"),
+            };
+            say!("{:16} {serves}: {}", head.name, head.reason);
         }
         Ok(())
     })
@@ -207,7 +215,8 @@ fn call(
                 }
                 Err(error) => {
                     failed += 1;
-                    bar.suspend(|| complain!("frostline: {name}: {error:#}"));
+                    let said = super::said(&error);
+                    bar.suspend(|| complain!("frostline: {name}: {said}"));
                 }
             }
             bar.inc(1);
@@ -415,7 +424,7 @@ pub(super) fn with_client(
             return body(Client::connect_with(address, &credentials).await?).await;
         }
         let runtime = super::runtime(config)?;
-        let repository = super::repository(config)?;
+        let repository = super::repository(config, OnBadHead::Refuse)?;
         let engine = Arc::new(Engine::start(&runtime, &repository, config.engine())?);
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let address = format!("http://{}", listener.local_addr()?);

@@ -9,15 +9,21 @@ use std::{
 use crate::{
     backend::{HeadRow, Placement, SessionOptions},
     config::Config,
-    engine::{Curve, Engine},
-    repository::Graph,
+    engine::{Curve, Engine, EngineConfig},
+    metrics,
+    repository::{Graph, OnBadHead},
 };
 
 pub(super) fn run(config: &Config) -> anyhow::Result<()> {
-    let repository = super::repository(config)?;
+    let repository = super::repository(config, OnBadHead::Refuse)?;
     let runtime = super::runtime(config)?;
+    let before = metrics::resident();
     let started = Instant::now();
-    let engine = Engine::start(&runtime, &repository, config.engine())?;
+    let engine = EngineConfig {
+        on_bad_head: config.repository.on_bad_head.unwrap_or(OnBadHead::Refuse),
+        ..config.engine()
+    };
+    let engine = Engine::start(&runtime, &repository, engine)?;
     let ready = started.elapsed();
     let manifest = &repository.backbone;
     say!("device {}", runtime.device().describe());
@@ -29,6 +35,17 @@ pub(super) fn run(config: &Config) -> anyhow::Result<()> {
         engine.load().lanes,
         millis(ready)
     );
+    if let (Some(before), Some(now)) = (before, metrics::resident()) {
+        let (lanes, mb) = (engine.load().lanes.max(1), |bytes: u64| bytes as f64 / 1e6);
+        let limit = metrics::memory_limit().map_or(String::new(), |limit| {
+            format!(" of {:.0} MB that the process may have", mb(limit))
+        });
+        say!(
+            "memory {:.0} MB at rest{limit}, {:.1} MB of it for each of {lanes} lanes",
+            mb(now),
+            mb(now.saturating_sub(before)) / lanes as f64
+        );
+    }
     let mut table = vec![row(["file", "input", "output", "MB", "ms"])];
     for &size in &manifest.input.sizes {
         let [height, width] = size;
@@ -54,8 +71,14 @@ pub(super) fn run(config: &Config) -> anyhow::Result<()> {
     };
     let backbone = crate::backend::Backbone::load(&runtime, manifest, &repository.graph, options)?;
     let mut placed = vec![(&repository.graph.name, backbone.placement().cloned())];
+    let faults = engine.faults();
+    let mut good = 0;
     for entry in &repository.heads {
         let head = &entry.manifest;
+        if faults.contains_key(&head.name) {
+            continue;
+        }
+        good += 1;
         let model = crate::backend::HeadModel::load(&runtime, entry, &backbone, options)?;
         let run = || model.dry_run(0, &backbone, head.input_size, 1);
         placed.push((&entry.graph.name, model.placement().cloned()));
@@ -77,10 +100,10 @@ pub(super) fn run(config: &Config) -> anyhow::Result<()> {
     for (curve, buckets) in engine.curves() {
         show(curve, &buckets)?;
     }
-    say!(
-        "{} heads, all as their manifests say",
-        repository.heads.len()
-    );
+    say!("{good} heads, all as their manifests say");
+    for (name, reason) in &faults {
+        say!("{name} is left out: {reason}");
+    }
     Ok(())
 }
 

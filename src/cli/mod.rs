@@ -24,22 +24,28 @@ mod credentials;
 mod health;
 mod input;
 mod manifest;
+mod preflight;
 mod reference;
 mod serve;
 mod show;
 
-use std::{path::PathBuf, process::ExitCode, sync::LazyLock};
+use std::{
+    io::IsTerminal,
+    path::PathBuf,
+    process::ExitCode,
+    sync::{LazyLock, OnceLock},
+};
 
 use anyhow::Context;
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::{
     COMMIT, VERSION,
     backend::{BackendError, LIBRARY_VERSION, Runtime},
-    client::ConnectError,
+    client::{self, ConnectError},
     config::{Builder, Config, ConfigError, Listing, LogFormat, Origin},
-    repository::{Repository, RepositoryError},
-    telemetry,
+    repository::{OnBadHead, Repository, RepositoryError},
+    telemetry::{self, Lines},
 };
 
 const EXIT_CODES: &str = "\
@@ -84,9 +90,42 @@ struct Settings {
     /// Model repository; the embedded demo models if unset.
     #[arg(long, global = true, value_name = "DIR")]
     repository: Option<String>,
+    /// Whether the log has colours; auto: on a terminal, unless NO_COLOR is set.
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "WHEN")]
+    color: Color,
     /// Any setting, such as engine.max_batch=4.
     #[arg(long = "set", global = true, value_name = "PATH=VALUE")]
     set: Vec<String>,
+}
+
+/// Whether the log has colours.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+enum Color {
+    /// On a terminal, unless NO_COLOR is set.
+    #[default]
+    Auto,
+    /// Wherever it goes.
+    Always,
+    /// Nowhere.
+    Never,
+}
+
+impl Color {
+    /// How a log in text is written to standard error.
+    fn lines(self) -> Lines {
+        // As no-color.org has it: set and not empty.
+        let asked_not = || std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        let coloured = match self {
+            Self::Auto => std::io::stderr().is_terminal() && !asked_not(),
+            Self::Always => true,
+            Self::Never => false,
+        };
+        if coloured {
+            Lines::Coloured
+        } else {
+            Lines::Plain
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -117,7 +156,11 @@ enum Command {
         page: reference::Page,
     },
     /// Print the effective configuration and where each value is from.
-    Config,
+    Config {
+        /// Try what it names instead: read every file, bind every port, hold keys against certificates.
+        #[arg(long)]
+        check: bool,
+    },
     /// Ask a server whether it serves; exits with 0 if it does.
     Health(health::Health),
     /// List a server's heads.
@@ -134,6 +177,9 @@ enum Command {
     Recognize(call::Single),
 }
 
+/// Whether the log, which has begun, is in JSON: then the last words are too.
+static JSON: OnceLock<bool> = OnceLock::new();
+
 /// Runs the command line; the process's exit code.
 #[must_use]
 pub fn main() -> ExitCode {
@@ -143,9 +189,21 @@ pub fn main() -> ExitCode {
         // Whoever read the output has enough of it.
         Err(error) if broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            complain!("frostline: {error:#}");
-            ExitCode::from(code(&error))
+            let (code, error) = (code(&error), said(&error));
+            match JSON.get() {
+                Some(true) => tracing::error!(error, code, "ended"),
+                _ => complain!("frostline: {error}"),
+            }
+            ExitCode::from(code)
         }
+    }
+}
+
+/// An error and what led to it, in one line.
+fn said(error: &anyhow::Error) -> String {
+    match error.chain().find_map(client::refusal) {
+        Some(refusal) => refusal,
+        None => format!("{error:#}"),
     }
 }
 
@@ -219,7 +277,21 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         "warn".clone_into(&mut config.telemetry.log);
     }
     let json = config.telemetry.format == LogFormat::Json;
-    let log = telemetry::start(&config.telemetry.log, json).context("telemetry.log")?;
+    // Only a server has something to put on record.
+    let serves = matches!(cli.command, Command::Serve { .. });
+    let audit = config.telemetry.audit_file().filter(|_| serves);
+    let lines = if json {
+        Lines::Json
+    } else {
+        cli.settings.color.lines()
+    };
+    let log = telemetry::start(&config.telemetry.log, lines, audit);
+    let wrong = |error: telemetry::FilterError| {
+        ConfigError::settings(&[("telemetry.log", error.to_string())])
+    };
+    let log = log.map_err(wrong)?;
+    // What is left was said by whoever began it; nobody else does.
+    let _ = JSON.set(json);
     match cli.command {
         Command::Serve { .. } => {
             let settings = cli.settings;
@@ -249,7 +321,8 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             out(reference::text_of(page)?.as_bytes())?;
             Ok(())
         }
-        Command::Config => {
+        Command::Config { check: true } => preflight::check(&config),
+        Command::Config { check: false } => {
             print(&listing)?;
             Ok(())
         }
@@ -284,7 +357,14 @@ fn load(settings: &Settings, flags: &[Flag]) -> anyhow::Result<(Config, Listing)
     for (flag, path, value) in flags {
         builder.flag(flag, path, value);
     }
-    Ok(builder.build()?)
+    let json = builder.wants_json();
+    builder.build().map_err(|error| {
+        // There is no log yet to say it in.
+        if json && telemetry::start("error", Lines::Json, None).is_ok() {
+            let _ = JSON.set(true);
+        }
+        error.into()
+    })
 }
 
 fn print(listing: &Listing) -> std::io::Result<()> {
@@ -301,13 +381,17 @@ fn print(listing: &Listing) -> std::io::Result<()> {
 fn runtime(config: &Config) -> anyhow::Result<Runtime> {
     let runtime = Runtime::load(config.device.library.as_deref())?;
     let runtime = runtime.on(&config.device())?;
-    tracing::info!(device = runtime.device().describe(), "runs on");
+    let device = runtime.device();
+    tracing::info!(device = device.summary(), "runs on");
+    tracing::debug!(reason = device.reason(), "it runs there for this reason");
     Ok(runtime)
 }
 
-fn repository(config: &Config) -> anyhow::Result<Repository> {
+/// The repository; its bad heads are refused or not as the configuration says, or else as `otherwise`.
+fn repository(config: &Config, otherwise: OnBadHead) -> anyhow::Result<Repository> {
+    let on_bad_head = config.repository.on_bad_head.unwrap_or(otherwise);
     Ok(match &config.repository.path {
-        Some(path) => Repository::open(path)?,
+        Some(path) => Repository::open_on(path, on_bad_head)?,
         None => Repository::embedded()?,
     })
 }

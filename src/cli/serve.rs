@@ -8,21 +8,25 @@ use std::{
 use anyhow::Context;
 use tokio::{net::TcpListener, signal::unix};
 
+use super::preflight::refuse as preflight;
 use crate::{
     COMMIT, VERSION,
     config::Config,
     descriptors,
     engine::{Engine, EngineConfig},
-    memory,
-    repository::Location,
+    memory, metrics,
+    repository::{Location, OnBadHead},
     server::{self, Admin, Readiness, ServerConfig, TransportLimits},
     slice,
-    telemetry::LogFilter,
+    telemetry::{AUDIT, LogFilter},
     trace::Tracer,
 };
 
 /// The longest time that the last spans may take to be sent.
 const LAST_SPANS: Duration = Duration::from_secs(2);
+
+/// One bad head among many is no reason to serve none.
+const ON_BAD_HEAD: OnBadHead = OnBadHead::ServeOthers;
 
 /// Serves; `configured` reads the log's filter anew, for SIGHUP.
 pub(super) fn run(
@@ -31,6 +35,7 @@ pub(super) fn run(
     configured: impl Fn() -> anyhow::Result<String> + Send + 'static,
 ) -> anyhow::Result<()> {
     let started = Instant::now();
+    preflight(&config)?;
     let descriptors = descriptors::raise();
     let executor = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(config.server_threads())
@@ -47,6 +52,7 @@ pub(super) fn run(
     };
     let instrumented = EngineConfig {
         tracer: tracer.clone(),
+        on_bad_head: config.repository.on_bad_head.unwrap_or(ON_BAD_HEAD),
         ..config.engine()
     };
     let readiness = Readiness::default();
@@ -66,9 +72,10 @@ pub(super) fn run(
     executor.spawn(memory::wake_resting(config.server_threads()));
     drop(entered);
     let runtime = super::runtime(&config)?;
-    let repository = super::repository(&config)?;
+    let repository = super::repository(&config, ON_BAD_HEAD)?;
     let engine = Arc::new(Engine::start(&runtime, &repository, instrumented)?);
     admin.attach(Arc::clone(&engine));
+    hold_against_limit(&engine);
     let served: anyhow::Result<()> = executor.block_on(async {
         let listen = config.server.listen;
         let listener = TcpListener::bind(listen)
@@ -90,11 +97,16 @@ pub(super) fn run(
                 std::process::exit(130);
             });
         };
-        let heads: Vec<_> = repository
-            .heads
+        let heads: Vec<_> = engine
+            .heads()
             .iter()
-            .map(|e| e.manifest.name.as_str())
+            .map(|head| head.manifest.name.clone())
             .collect();
+        let faults: Vec<_> = engine.faults().into_keys().collect();
+        let lacks = engine.lacks();
+        if let Some(lacks) = &lacks {
+            tracing::error!(lacks, "the server will not be ready before it has what it lacks");
+        }
         if repository.location != Location::Embedded && config.repository.watch_seconds > 0 {
             engine.watch(Duration::from_secs(config.repository.watch_seconds))?;
         }
@@ -107,11 +119,13 @@ pub(super) fn run(
             address = %listener.local_addr()?,
             backbone = repository.backbone.name,
             heads = heads.join(","),
+            failed_heads = faults.join(","),
             library = %runtime.library().display(),
             version = VERSION,
             commit = COMMIT,
-            ready_ms = started.elapsed().as_millis(),
-            "ready"
+            ready_ms = started.elapsed().as_secs_f64() * 1e3,
+            "{}",
+            if lacks.is_none() { "ready" } else { "not ready" }
         );
         server::serve(listener, Arc::clone(&engine), server, shutdown).await
     });
@@ -126,6 +140,23 @@ pub(super) fn run(
     engine.stop();
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Warns if the models leave little memory for work.
+fn hold_against_limit(engine: &Engine) {
+    let (Some(resident), Some(limit)) = (metrics::resident(), metrics::memory_limit()) else {
+        return;
+    };
+    // A busy server needs images and results on top.
+    if resident > limit / 4 * 3 {
+        let lanes = engine.load().lanes;
+        tracing::warn!(
+            resident_mb = resident / 1_000_000,
+            limit_mb = limit / 1_000_000,
+            lanes,
+            "the models leave little memory: fewer engine.lanes need less, `frostline check` says how much"
+        );
+    }
 }
 
 /// Lowers the most connections to what the file descriptors leave: one more would keep probes and files from being opened.
@@ -159,10 +190,15 @@ fn follow_hangups(
     let mut hangups = unix::signal(unix::SignalKind::hangup())?;
     Ok(async move {
         while hangups.recv().await.is_some() {
+            let (action, by, old) = ("log", "SIGHUP", log.get());
             match configured().and_then(|filter| Ok(log.set(&filter)?)) {
-                Ok(()) => tracing::info!(filter = log.get(), "the log's filter was read again"),
+                Ok(()) => {
+                    let (filter, outcome) = (log.get(), "done");
+                    tracing::info!(target: AUDIT, action, by, old, filter, outcome, "the log's filter was read again");
+                }
                 Err(error) => {
-                    tracing::error!(error = format!("{error:#}"), "the log's filter stays")
+                    let (error, outcome) = (format!("{error:#}"), "failed");
+                    tracing::error!(target: AUDIT, action, by, old, outcome, error, "the log's filter stays");
                 }
             }
         }

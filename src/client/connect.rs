@@ -19,6 +19,9 @@ pub enum ConnectError {
     /// The address is malformed.
     #[error("{0:?} is not an address; one is like http://127.0.0.1:8461")]
     Address(String),
+    /// The address goes on after the port.
+    #[error("{0:?} has a path, which gRPC has not: leave out {1:?}")]
+    Path(String, String),
     /// The token has characters that no header can carry.
     #[error("the token is not one: it has characters that no token has")]
     Token,
@@ -31,7 +34,7 @@ pub enum ConnectError {
     #[error("the certificates cannot be used")]
     Certificates(#[source] tonic::transport::Error),
     /// Nothing answers there.
-    #[error("cannot reach a server at {address}{}", cause(source))]
+    #[error("cannot reach a server at {address}{}", cause(address, source))]
     Unreachable {
         /// The address.
         address: String,
@@ -49,13 +52,22 @@ pub enum ConnectError {
 }
 
 /// What the transport hides: a certificate that is not trusted looks like a server that is not there.
-fn cause(error: &tonic::transport::Error) -> String {
+fn cause(address: &str, error: &tonic::transport::Error) -> String {
     let mut last: &dyn Error = error;
     while let Some(source) = last.source() {
         last = source;
     }
     let text = last.to_string();
-    if text.contains("certificate") || text.contains("TLS") {
+    // A plain port answers a handshake with what is no TLS, or ends the connection.
+    let plain = [
+        "InvalidContentType",
+        "corrupt message",
+        "reset by peer",
+        "handshake eof",
+    ];
+    if address.starts_with("https:") && plain.iter().any(|sign| text.contains(sign)) {
+        format!(": {text}; perhaps it speaks no TLS there, and is at http://")
+    } else if text.contains("certificate") || text.contains("TLS") {
         format!(": {text}")
     } else {
         String::new()
@@ -116,6 +128,10 @@ pub(super) async fn open(
 ) -> Result<Transport, ConnectError> {
     let mut endpoint = Channel::from_shared(address.to_owned())
         .map_err(|_| ConnectError::Address(address.to_owned()))?;
+    let path = endpoint.uri().path_and_query();
+    if let Some(path) = path.filter(|path| path.as_str() != "/") {
+        return Err(ConnectError::Path(address.to_owned(), path.to_string()));
+    }
     let secure = endpoint.uri().scheme_str() == Some("https");
     let host = endpoint.uri().host().unwrap_or_default();
     let bare = host.trim_start_matches('[').trim_end_matches(']');

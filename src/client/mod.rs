@@ -14,6 +14,22 @@ use crate::proto::{
 
 pub use connect::{ConnectError, Credentials, Transport};
 
+/// What a server answered in place of a result, with its gRPC code by the name that the specification gives it; `None` for
+/// other errors.
+#[must_use]
+pub fn refusal(error: &(dyn std::error::Error + 'static)) -> Option<String> {
+    let status = error.downcast_ref::<Status>()?;
+    // `NotFound` is NOT_FOUND.
+    let mut name = String::new();
+    for letter in format!("{:?}", status.code()).chars() {
+        if letter.is_uppercase() && !name.is_empty() {
+            name.push('_');
+        }
+        name.push(letter.to_ascii_uppercase());
+    }
+    Some(format!("{name}: {}", status.message()))
+}
+
 /// A connection to a server. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Client {

@@ -46,8 +46,9 @@ pub struct Auth {
     pub certificate_names: Vec<CertificateName>,
     /// Methods that need no identity, such as `Health/Check`; `prefix*` stands for all that begin so.
     pub open_methods: Vec<String>,
-    /// Heads of identities that nothing else is said of.
-    pub heads: Vec<String>,
+    /// Heads of identities that nothing else is said of. If unset, keys of the key file may use all heads, and what tokens
+    /// and certificates bring may use those that a grant gives it.
+    pub heads: Option<Vec<String>>,
     /// Methods of identities that nothing else is said of.
     pub methods: Vec<String>,
     /// Calls a second of such an identity; 0 for no bound.

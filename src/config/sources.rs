@@ -108,6 +108,13 @@ impl Builder {
         self.values.insert(path.to_owned(), (scalar(value), origin));
     }
 
+    /// Whether somebody asks for a log in JSON, whatever becomes of the rest.
+    #[must_use]
+    pub fn wants_json(&self) -> bool {
+        let format = self.values.get("telemetry.format");
+        format.is_some_and(|(value, _)| value.as_str() == Some("json"))
+    }
+
     /// The configuration, checked, and each value with its origin.
     ///
     /// # Errors

@@ -1,12 +1,19 @@
 //! The section `[telemetry]`.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Config;
 use crate::{server::AdminAccess, trace::TraceConfig};
+
+/// What `telemetry.audit` says where it goes to the log.
+const LOG: &str = "log";
 
 /// `[telemetry]`
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -16,6 +23,8 @@ pub struct Telemetry {
     pub log: String,
     /// `text` or `json`.
     pub format: LogFormat,
+    /// Where it is recorded who changed what: `log`, or a file that gets a JSON object a line in its place.
+    pub audit: String,
     /// Address and port for probes, metrics and the log's filter over HTTP, for whoever reaches it; none if unset.
     pub admin: Option<SocketAddr>,
     /// Whether others than this machine may change the log's filter through the admin port.
@@ -52,6 +61,7 @@ impl Default for Telemetry {
         Self {
             log: "info,ort=warn".to_owned(),
             format: LogFormat::Text,
+            audit: LOG.to_owned(),
             admin: None,
             remote_log: AdminAccess::default().remote_log,
             admin_hosts: AdminAccess::default().hosts,
@@ -89,6 +99,12 @@ impl Telemetry {
         }
     }
 
+    /// The file of the audit; none if it goes to the log.
+    #[must_use]
+    pub fn audit_file(&self) -> Option<&Path> {
+        (self.audit != LOG).then(|| Path::new(&self.audit))
+    }
+
     /// Whether others than this machine can reach the admin port.
     #[must_use]
     pub fn exposed(&self) -> bool {
@@ -100,6 +116,10 @@ impl Telemetry {
         if !(0.0..=1.0).contains(&self.trace_ratio) {
             let detail = format!("is {}, but must be from 0 to 1", self.trace_ratio);
             return Err(("telemetry.trace_ratio", detail));
+        }
+        if self.audit.is_empty() {
+            let detail = "is empty, but must be log or a file".to_owned();
+            return Err(("telemetry.audit", detail));
         }
         if !(1..=1 << 20).contains(&self.trace_queue) {
             let detail = format!("is {}, but must be from 1 to 1048576", self.trace_queue);

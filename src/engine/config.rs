@@ -3,13 +3,15 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::AdmissionLimits;
-use crate::{media, metrics::Metrics, trace::Tracer};
+use crate::{media, metrics::Metrics, repository::OnBadHead, trace::Tracer};
 
 /// How the engine uses the machine.
 #[derive(Debug, Clone)]
 pub struct EngineConfig {
     /// Threads that run graphs; 0 for one per core.
     pub lanes: usize,
+    /// Cores that the process may count on where it shares them, such as a pod's CPU request; 0 for all that it is given.
+    pub cores: usize,
     /// Threads that one lane's operators use.
     pub threads_per_lane: usize,
     /// Threads that decode and postprocess beside the lanes; 0: the lanes do it themselves, which suits a CPU.
@@ -37,6 +39,10 @@ pub struct EngineConfig {
     pub media: media::Limits,
     /// Most frames of a clip.
     pub max_frames: usize,
+    /// What becomes of a start if one of the heads does not load.
+    pub on_bad_head: OnBadHead,
+    /// Heads that must serve for the engine to be fit to serve.
+    pub required_heads: Vec<String>,
     /// Where the engine counts.
     pub metrics: Arc<Metrics>,
     /// Where it records what batches served whom.
@@ -47,6 +53,7 @@ impl Default for EngineConfig {
     fn default() -> Self {
         Self {
             lanes: 0,
+            cores: 0,
             threads_per_lane: 1,
             workers: 0,
             max_batch: 8,
@@ -60,6 +67,8 @@ impl Default for EngineConfig {
             admission: AdmissionLimits::default(),
             media: media::Limits::default(),
             max_frames: 64,
+            on_bad_head: OnBadHead::Refuse,
+            required_heads: Vec::new(),
             metrics: Arc::default(),
             tracer: Tracer::default(),
         }

@@ -50,7 +50,7 @@ use tokio::sync::watch;
 use crate::{
     backend::{Backbone, Device, Runtime, SessionOptions, TensorSpec},
     error::{Error, Kind, Result},
-    repository::{BackboneManifest, Location},
+    repository::{BackboneManifest, Location, Stamp},
 };
 use admission::Admission;
 use board::stopped;
@@ -82,6 +82,10 @@ struct Shared {
     options: SessionOptions,
     backbone: Backbone,
     heads: RwLock<BTreeMap<String, Arc<Head>>>,
+    /// Why the newest version of a head does not serve, where it does not.
+    faults: RwLock<BTreeMap<String, Arc<str>>>,
+    /// How the heads' files looked before they were read at the start.
+    stamps: BTreeMap<String, Stamp>,
     loading: Mutex<()>,
     /// Tells whoever follows them that the heads have changed.
     changes: watch::Sender<()>,

@@ -147,8 +147,9 @@ impl Shared {
         metrics.stage(Stage::Postprocess, head, None, done.postprocess_time);
         if trace.sampled() {
             let begun = done.computed - done.head_time;
-            tracer.share("head", trace, begun, done.computed, &done.batch);
-            let (begun, name) = (done.postprocess_begun, [("head", head.into())]);
+            let name = [("head", head.into())];
+            tracer.share("head", trace, begun, done.computed, &done.batch, &name);
+            let begun = done.postprocess_begun;
             let ended = begun + done.postprocess_time;
             tracer.stage("postprocess", trace, begun, ended, &name);
         }
@@ -182,7 +183,7 @@ impl Boarded {
                 tracer.stage("decode", trace, begun, ended, &[]);
             }
             let ended = computing + how.timing.backbone;
-            tracer.share("backbone", trace, computing, ended, &how.batch);
+            tracer.share("backbone", trace, computing, ended, &how.batch, &[]);
         }
     }
 }

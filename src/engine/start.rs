@@ -1,6 +1,6 @@
 //! Loading, warming up, and the engine's threads.
 
-use std::{sync::Arc, thread::JoinHandle};
+use std::{collections::BTreeMap, sync::Arc, thread::JoinHandle};
 
 use parking_lot::{Mutex, RwLock};
 
@@ -22,20 +22,20 @@ use super::{
 use crate::{
     backend::{Backbone, BackendError, Runtime, SessionOptions},
     cores,
-    repository::Repository,
+    repository::{OnBadHead, Repository},
 };
 
 impl Engine {
     /// Loads every graph of `repository` for every lane, measures and warms the batch sizes, and starts the threads.
     ///
     /// # Errors
-    /// A graph that does not load or is not what its manifest says.
+    /// A graph that does not load or is not what its manifest says; a head's only where bad heads are refused.
     pub fn start(
         runtime: &Runtime,
         repository: &Repository,
         mut config: EngineConfig,
     ) -> Result<Self, BackendError> {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let cores = cores::count(config.cores);
         let gpu = runtime.device().is_gpu();
         let lanes = match config.lanes {
             _ if gpu => 1,
@@ -51,21 +51,7 @@ impl Engine {
             threads: config.threads_per_lane.max(1),
         };
         let backbone = Backbone::load(runtime, &repository.backbone, &repository.graph, options)?;
-        let heads = std::thread::scope(|scope| {
-            let load = |entry| Head::load(runtime, entry, &backbone, options);
-            let loading: Vec<_> = repository
-                .heads
-                .iter()
-                .map(|entry| scope.spawn(move || load(entry)))
-                .collect();
-            let joined = loading.into_iter().map(|handle| {
-                let panicked = || BackendError::Library("loading a head panicked".to_owned());
-                handle.join().unwrap_or_else(|_| Err(panicked()))
-            });
-            joined
-                .map(|head| head.map(|head| (head.manifest.name.clone(), Arc::new(head))))
-                .collect::<Result<_, _>>()
-        })?;
+        let (heads, faults) = load_heads(runtime, repository, &backbone, options, &config)?;
         let curves = warm::curves(&backbone, &config)?;
         let queue = Queue::new(QueueOptions {
             lanes,
@@ -86,6 +72,8 @@ impl Engine {
             options,
             backbone,
             heads: RwLock::new(heads),
+            faults: RwLock::new(faults),
+            stamps: repository.stamps.clone(),
             loading: Mutex::default(),
             changes: tokio::sync::watch::Sender::new(()),
             admission: Admission::new(config.admission),
@@ -105,18 +93,18 @@ impl Engine {
             on_workers: Busy::default(),
             config,
         });
-        for head in shared.heads.read().keys() {
-            shared.config.metrics.head_current(head, true);
-        }
+        shared.tell_heads();
         let engine = Self {
             shared,
             threads: Mutex::default(),
         };
         let workers = engine.shared.config.workers;
         let resident = runtime.device().is_resident();
-        // As many lanes of one thread as there are cores: no other number could have one each.
+        // As many lanes of one thread as there are cores: no other number could have one each. Where others are put on these
+        // cores as well, a lane must be free to go where none of them is.
         let mut cores_of_lanes = cores::allowed();
-        if gpu || options.threads > 1 || cores_of_lanes.len() != lanes {
+        let as_many = cores_of_lanes.len() == lanes;
+        if gpu || options.threads > 1 || !as_many || !cores::own() {
             cores_of_lanes.clear();
         }
         let (warmed, warm) = std::sync::mpsc::channel();
@@ -181,6 +169,49 @@ fn features_bytes(backbone: &Backbone) -> Vec<([u32; 2], u64)> {
         Some((size, bytes_of(maps.map(|map| map.spec()))))
     };
     sizes.filter_map(of).collect()
+}
+
+type Heads = BTreeMap<String, Arc<Head>>;
+type Faults = BTreeMap<String, Arc<str>>;
+
+/// Loads the heads of `repository`, all at once; why each does not serve of those that do not.
+fn load_heads(
+    runtime: &Runtime,
+    repository: &Repository,
+    backbone: &Backbone,
+    options: SessionOptions,
+    config: &EngineConfig,
+) -> Result<(Heads, Faults), BackendError> {
+    let refused = repository.refused.iter();
+    let mut faults: Faults = refused
+        .map(|(name, reason)| (name.clone(), reason.as_str().into()))
+        .collect();
+    let loaded: Vec<_> = std::thread::scope(|scope| {
+        let load = |entry| Head::load(runtime, entry, backbone, options);
+        let loading: Vec<_> = repository
+            .heads
+            .iter()
+            .map(|entry| (entry, scope.spawn(move || load(entry))))
+            .collect();
+        let joined = loading.into_iter().map(|(entry, handle)| {
+            let panicked = || BackendError::Library("loading a head panicked".to_owned());
+            let loaded = handle.join().unwrap_or_else(|_| Err(panicked()));
+            (entry.manifest.name.clone(), loaded)
+        });
+        joined.collect()
+    });
+    let mut heads = Heads::new();
+    for (name, head) in loaded {
+        match head {
+            Ok(head) => drop(heads.insert(name, Arc::new(head))),
+            // What the machine cannot do is no head's fault.
+            Err(error) if config.on_bad_head == OnBadHead::ServeOthers && error.refuses_graph() => {
+                faults.insert(name, error.to_string().into());
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok((heads, faults))
 }
 
 /// Runs every batch size in use on the thread that will serve them: a device keeps captured graphs and scratch memory

@@ -71,7 +71,7 @@ impl Engine {
 }
 
 fn give_up(shared: &Shared, lane: usize, limit: Duration) {
-    let step_limit_ms = limit.as_millis();
+    let step_limit_ms = limit.as_secs_f64() * 1e3;
     tracing::error!(lane, step_limit_ms, "a lane hangs: the engine is given up");
     let message = format!("the device hangs: one step has taken more than {limit:.1?}");
     shared.fail(&Error::new(Kind::Unavailable, message));

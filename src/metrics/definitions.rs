@@ -85,6 +85,18 @@ pub const DEFINITIONS: &[Definition] = &[
         &["reason"],
         "Requests refused before any work: full, deadline (cannot be met), too_large, bytes (of requests in arrival and unread answers); by a limit on their caller: rate, concurrency, pixels; connections that only make work: flood; connections without a place: connections; what is no gRPC: not_grpc",
     ),
+    of(
+        Gauge,
+        "frostline_connections",
+        &[],
+        "Open connections, those included that have not said yet what they are",
+    ),
+    of(
+        Counter,
+        "frostline_connections_ended_total",
+        &["reason"],
+        "Connections that the server ended: handshake (TLS failed), handshake_timeout, not_grpc, evicted (idle longest when another came), refused (no place); all there from the start",
+    ),
     // === sharing ===
     of(
         Counter,
@@ -239,6 +251,30 @@ pub const DEFINITIONS: &[Definition] = &[
         "frostline_head_current",
         &["head"],
         "Whether a head's newest version in the repository serves: 0 while it does not load; nothing for a head that was unloaded or is gone",
+    ),
+    of(
+        Gauge,
+        "frostline_files_current",
+        &["files"],
+        "Whether all of what files say is in use (keys, jwks, certificates, repository): 0 while they cannot be read, do not hold or hold in part",
+    ),
+    of(
+        Counter,
+        "frostline_reloads_total",
+        &["files", "result"],
+        "Changes of these files while serving, by what became of them (done, failed: not or only in part taken over)",
+    ),
+    of(
+        Gauge,
+        "frostline_certificate_not_before_seconds",
+        &["usage", "name"],
+        "From when a certificate in use holds (server, chain, client_ca), seconds since 1970",
+    ),
+    of(
+        Gauge,
+        "frostline_certificate_not_after_seconds",
+        &["usage", "name"],
+        "Until when a certificate in use holds, seconds since 1970; less time(), over 86400, are the days left",
     ),
     of(
         Gauge,

@@ -13,16 +13,53 @@ use std::{collections::HashSet, fmt, sync::Arc, time::Duration};
 use parking_lot::RwLock;
 use prometheus_client::{
     encoding::text,
-    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
-    registry::{Metric, Registry},
+    metrics::{
+        counter::Counter, exemplar::HistogramWithExemplars, family::Family, gauge::Gauge,
+        histogram::Histogram,
+    },
+    registry::{Metric, Registry, Unit},
 };
 
 pub use definitions::{DEFINITIONS, Definition, Kind};
-pub use process::host_memory;
+pub use process::{host_memory, memory_limit, resident};
 pub use sample::Sample;
 
 /// The media type of [`Metrics::render`]'s text.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// The media type of [`plain`]'s text.
+pub const PLAIN_CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// What a line that may have an exemplar begins with.
+const TRACED: &str = "frostline_call_duration_seconds_bucket{";
+
+/// OpenMetrics as [`Metrics::render`] writes it, in Prometheus' own older text format: counters are called by their whole
+/// name, and there are no units, exemplars and end.
+#[must_use]
+pub fn plain(text: &str) -> String {
+    let counters: HashSet<&str> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" counter"))
+        .collect();
+    let mut plain = String::with_capacity(text.len());
+    for line in text.lines() {
+        let mut words = line.splitn(4, ' ');
+        match (words.next(), words.next(), words.next(), words.next()) {
+            (Some("#"), Some("EOF" | "UNIT"), ..) => continue,
+            (Some("#"), Some(what), Some(name), Some(rest)) if counters.contains(name) => {
+                plain.extend(["# ", what, " ", name, "_total ", rest]);
+            }
+            (Some("#"), ..) => plain.push_str(line),
+            // Others have no exemplars, and values of labels that may hold anything.
+            _ if line.starts_with(TRACED) => {
+                plain.push_str(line.split_once(" # {").map_or(line, |(series, _)| series));
+            }
+            _ => plain.push_str(line),
+        }
+        plain.push('\n');
+    }
+    plain
+}
 
 /// Callers' names that become label values; those that come later are counted as `other`.
 pub const MAX_IDENTITIES: usize = 100;
@@ -69,7 +106,63 @@ type Labels<const N: usize> = [(&'static str, Arc<str>); N];
 type Histograms<const N: usize> = Family<Labels<N>, Histogram, fn() -> Histogram>;
 type Counters<const N: usize> = Family<Labels<N>, Counter>;
 type Gauges<const N: usize> = Family<Labels<N>, Gauge>;
+/// Durations, each bucket with a trace of a call that fell into it.
+type Traced = HistogramWithExemplars<[(&'static str, String); 1]>;
 type Seconds<const N: usize> = Family<Labels<N>, Counter<f64>>;
+
+/// Why a connection ended that its caller did not end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// Its TLS handshake failed, or it went away in it.
+    Handshake,
+    /// It did not say in time what it is.
+    HandshakeTimeout,
+    /// What it speaks is no HTTP/2.
+    NotGrpc,
+    /// It was idle longest when another came.
+    Evicted,
+    /// There was no place for it.
+    Refused,
+}
+
+impl End {
+    const ALL: [Self; 5] = [
+        Self::Handshake,
+        Self::HandshakeTimeout,
+        Self::NotGrpc,
+        Self::Evicted,
+        Self::Refused,
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Handshake => "handshake",
+            Self::HandshakeTimeout => "handshake_timeout",
+            Self::NotGrpc => "not_grpc",
+            Self::Evicted => "evicted",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+/// The metrics of a certificate's times, in the order of [`CertificateTimes`].
+const CERTIFICATE_TIMES: [&str; 2] = [
+    "frostline_certificate_not_before_seconds",
+    "frostline_certificate_not_after_seconds",
+];
+
+/// From when until when a certificate holds.
+#[derive(Debug, Clone)]
+pub struct CertificateTimes {
+    /// What it is for: `server`, `chain` or `client_ca`.
+    pub usage: &'static str,
+    /// What it is known by.
+    pub name: String,
+    /// Seconds since 1970.
+    pub not_before: i64,
+    /// Seconds since 1970.
+    pub not_after: i64,
+}
 
 /// A step of a request's way, as the label `stage`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,14 +219,19 @@ pub struct Metrics {
     words: Words,
     identities: RwLock<HashSet<Arc<str>>>,
     stages: Histograms<3>,
-    calls: Histograms<2>,
+    calls: Family<Labels<2>, Traced, fn() -> Traced>,
     ended: Counters<2>,
     calls_in_flight: Gauge,
     batch_images: Histogram,
     device_seconds: Seconds<3>,
     refused: Counters<1>,
+    connections: Gauge,
+    connections_ended: Counters<1>,
     head_loads: Counters<2>,
     heads_current: Gauges<1>,
+    files_current: Gauges<1>,
+    reloads: Counters<2>,
+    certificates: [Gauges<2>; 2],
     call_codes: RwLock<HashSet<Arc<str>>>,
 }
 
@@ -149,13 +247,26 @@ fn seconds() -> Histogram {
 
 fn register(registry: &mut Registry, name: &str, metric: impl Metric) {
     let help = definitions::named(name).map_or("", |definition| definition.help);
-    // The text format adds the ending of a counter itself.
-    registry.register(name.strip_suffix("_total").unwrap_or(name), help, metric);
+    match parts(name) {
+        (name, Some(unit)) => registry.register_with_unit(name, help, unit, metric),
+        (name, None) => registry.register(name, help, metric),
+    }
+}
+
+/// A metric's name less its unit and the ending of a counter, which the text format adds itself.
+fn parts(name: &str) -> (&str, Option<Unit>) {
+    let name = name.strip_suffix("_total").unwrap_or(name);
+    match name.rsplit_once('_') {
+        Some((name, "seconds")) => (name, Some(Unit::Seconds)),
+        Some((name, "bytes")) => (name, Some(Unit::Bytes)),
+        _ => (name, None),
+    }
 }
 
 impl Default for Metrics {
     fn default() -> Self {
         let durations: fn() -> Histogram = seconds;
+        let traced: fn() -> Traced = || Traced::new(SECONDS.into_iter());
         let mut metrics = Self {
             registry: Registry::default(),
             words: Words {
@@ -165,14 +276,19 @@ impl Default for Metrics {
             },
             identities: RwLock::default(),
             stages: Family::new_with_constructor(durations),
-            calls: Family::new_with_constructor(durations),
+            calls: Family::new_with_constructor(traced),
             ended: Family::default(),
             calls_in_flight: Gauge::default(),
             batch_images: Histogram::new(ROWS),
             device_seconds: Family::default(),
             refused: Family::default(),
+            connections: Gauge::default(),
+            connections_ended: Family::default(),
             head_loads: Family::default(),
             heads_current: Family::default(),
+            files_current: Family::default(),
+            reloads: Family::default(),
+            certificates: Default::default(),
             call_codes: RwLock::default(),
         };
         let registry = &mut metrics.registry;
@@ -190,6 +306,16 @@ impl Default for Metrics {
         let device_seconds = metrics.device_seconds.clone();
         register(registry, "frostline_device_seconds_total", device_seconds);
         register(registry, "frostline_refused_total", metrics.refused.clone());
+        for end in End::ALL {
+            let labels = [("reason", end.name().into())];
+            drop(metrics.connections_ended.get_or_create(&labels));
+        }
+        let (open, ended) = (
+            metrics.connections.clone(),
+            metrics.connections_ended.clone(),
+        );
+        register(registry, "frostline_connections", open);
+        register(registry, "frostline_connections_ended_total", ended);
         register(
             registry,
             "frostline_head_loads_total",
@@ -197,6 +323,12 @@ impl Default for Metrics {
         );
         let current = metrics.heads_current.clone();
         register(registry, "frostline_head_current", current);
+        let current = metrics.files_current.clone();
+        register(registry, "frostline_files_current", current);
+        register(registry, "frostline_reloads_total", metrics.reloads.clone());
+        for (name, family) in CERTIFICATE_TIMES.iter().zip(&metrics.certificates) {
+            register(registry, name, family.clone());
+        }
         metrics
     }
 }
@@ -220,16 +352,16 @@ impl Metrics {
         InFlight(self.calls_in_flight.clone())
     }
 
-    /// A call of `method` ended with the gRPC code of this name.
-    pub fn call(&self, method: &Arc<str>, code: &str, took: Duration) {
+    /// A call of `method` ended with the gRPC code of this name; `trace` is where it is recorded, if it is.
+    pub fn call(&self, method: &Arc<str>, code: &str, took: Duration, trace: Option<String>) {
         let code = self.code((code != "OK").then_some(code));
         let service = self.code(Some(service(method)));
         let labels = [("service", service), ("code", Arc::clone(&code))];
         self.ended.get_or_create(&labels).inc();
         let labels = [("method", Arc::clone(method)), ("code", code)];
-        self.calls
-            .get_or_create(&labels)
-            .observe(took.as_secs_f64());
+        let exemplar = trace.map(|id| [("trace_id", id)]);
+        let calls = self.calls.get_or_create(&labels);
+        calls.observe(took.as_secs_f64(), exemplar, None);
     }
 
     /// The services of these methods exist: their calls are counted from 0, so that a rate sees the first of each code.
@@ -295,6 +427,60 @@ impl Metrics {
         self.heads_current.remove(&[("head", head.into())]);
     }
 
+    /// A connection has come; it is open until the result is dropped.
+    #[must_use]
+    pub fn connection(&self) -> InFlight {
+        self.connections.inc();
+        InFlight(self.connections.clone())
+    }
+
+    /// A connection was ended, and not by its caller.
+    pub fn connection_ended(&self, end: End) {
+        let labels = [("reason", end.name().into())];
+        self.connections_ended.get_or_create(&labels).inc();
+    }
+
+    /// Files of this kind are read: from now on what becomes of them is told.
+    pub fn files_read(&self, files: &str) {
+        for result in ["done", "failed"] {
+            let labels = [("files", files.into()), ("result", result.into())];
+            drop(self.reloads.get_or_create(&labels));
+        }
+    }
+
+    /// Whether all of what files of this kind say is in use.
+    pub fn files_current(&self, files: &str, current: bool) {
+        let gauge = self.files_current.get_or_create(&[("files", files.into())]);
+        gauge.set(i64::from(current));
+    }
+
+    /// Files of this kind have changed, and were taken over in full or not.
+    pub fn reloaded(&self, files: &str, done: bool) {
+        let result = if done { "done" } else { "failed" };
+        let labels = [("files", files.into()), ("result", result.into())];
+        self.reloads.get_or_create(&labels).inc();
+        self.files_current(files, done);
+    }
+
+    /// The certificates in use, and no others. Of several of one name the one that ends first is told.
+    pub fn certificates(&self, mut certificates: Vec<CertificateTimes>) {
+        certificates.sort_by_key(|one| std::cmp::Reverse(one.not_after));
+        self.certificates.iter().for_each(Family::clear);
+        for one in certificates {
+            for (family, time) in self
+                .certificates
+                .iter()
+                .zip([one.not_before, one.not_after])
+            {
+                let labels = [
+                    ("usage", one.usage.into()),
+                    ("name", one.name.as_str().into()),
+                ];
+                family.get_or_create(&labels).set(time);
+            }
+        }
+    }
+
     /// A head was loaded while serving, or did not load.
     pub fn head_load(&self, head: &str, loaded: bool) {
         self.head_current(head, loaded);
@@ -351,7 +537,7 @@ fn service(method: &str) -> &str {
         .map_or(method, |(service, _)| service)
 }
 
-/// A call under way.
+/// A call or a connection, counted while it is there.
 #[derive(Debug)]
 pub struct InFlight(Gauge);
 

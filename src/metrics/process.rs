@@ -44,9 +44,7 @@ pub(super) fn sample(out: &mut Sample) {
 
 /// Adds memory in use and in all where the device is the CPU: the process's, and its control group's or the machine's.
 pub fn host_memory(out: &mut Sample) {
-    let resident = Process::myself().and_then(|process| process.stat());
-    let used = resident.ok().map(|stat| stat.rss_bytes().get());
-    for (kind, bytes) in [("used", used), ("total", memory_limit())] {
+    for (kind, bytes) in [("used", resident()), ("total", memory_limit())] {
         if let Some(bytes) = bytes {
             let labels = vec![("kind", kind.to_owned())];
             out.labelled("frostline_device_memory_bytes", labels, bytes as f64);
@@ -54,8 +52,16 @@ pub fn host_memory(out: &mut Sample) {
     }
 }
 
+/// Memory that the process has, bytes.
+#[must_use]
+pub fn resident() -> Option<u64> {
+    let stat = Process::myself().and_then(|process| process.stat());
+    stat.ok().map(|stat| stat.rss_bytes().get())
+}
+
 /// Most memory that the process may have: the least of the limits of the control groups that it is in, or the machine's.
-fn memory_limit() -> Option<u64> {
+#[must_use]
+pub fn memory_limit() -> Option<u64> {
     let machine = procfs::Meminfo::current().map(|memory| memory.mem_total);
     let mut files = vec![PathBuf::from("/sys/fs/cgroup/memory/memory.limit_in_bytes")];
     // Outside a container the group is a folder below the root, and each one above it bounds it too.

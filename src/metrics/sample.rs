@@ -39,8 +39,10 @@ impl Collector for Sample {
                 Kind::Counter => MetricType::Counter,
                 _ => MetricType::Gauge,
             };
-            let name = name.strip_suffix("_total").unwrap_or(name);
-            let mut metric = encoder.encode_descriptor(name, definition.help, None, kind)?;
+            let (name, unit) = super::parts(name);
+            // The registry ends a sentence, and so does this.
+            let help = format!("{}.", definition.help);
+            let mut metric = encoder.encode_descriptor(name, &help, unit.as_ref(), kind)?;
             for (labels, value) in series {
                 if labels.is_empty() {
                     put(&mut metric, definition.kind, *value)?;

@@ -1,10 +1,10 @@
 //! Where a repository is read from, and how its files look from outside.
 
-use std::{fs, io, path::Path, time::SystemTime};
+use std::{fs, io, os::unix::fs::MetadataExt, path::Path, time::SystemTime};
 
 use super::{
     BTreeMap, BackboneManifest, Files, Folder, HeadEntry, PathBuf, RepositoryError, embedded,
-    load_head,
+    load_head, read_text,
 };
 
 /// Longest name of a folder, bytes.
@@ -15,13 +15,16 @@ const MOST_NAME: usize = 255;
 pub enum Location {
     /// The demo models that are part of the binary.
     Embedded,
-    /// A folder, as an absolute path.
+    /// A folder, or a link to one, as an absolute path.
     Folder(PathBuf),
 }
 
-/// How a head's files look from outside: it changes when one of them is written, added or removed.
+/// How a head's files look from outside: it changes when one of them is written, added, removed or replaced.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stamp(Vec<(String, u64, Option<SystemTime>)>);
+pub struct Stamp(Vec<File>);
+
+/// A file's name, which one it is, its size and when it was written.
+type File = (String, [u64; 2], u64, Option<SystemTime>);
 
 impl Location {
     /// Reads and checks the head `name` as it is now.
@@ -44,7 +47,7 @@ impl Location {
         {
             return Err(missing());
         }
-        match load_head(&*self.files(), name, backbone) {
+        match load_head(&*self.files()?, name, backbone) {
             Err(RepositoryError::Read { file, source })
                 if source.kind() == io::ErrorKind::NotFound && file.ends_with("head.toml") =>
             {
@@ -54,40 +57,64 @@ impl Location {
         }
     }
 
-    /// Names of the heads that are there.
+    /// Names of the heads that are there, good or not.
     ///
     /// # Errors
     /// A folder that cannot be read.
     pub fn heads(&self) -> Result<Vec<String>, RepositoryError> {
-        match self {
-            Self::Embedded => Ok(embedded::HEADS
-                .iter()
-                .map(|&name| name.to_owned())
-                .collect()),
-            Self::Folder(root) => names(root),
-        }
+        let Self::Folder(root) = self else {
+            let names = embedded::HEADS.iter().map(|&name| name.to_owned());
+            return Ok(names.collect());
+        };
+        let files = self.files()?;
+        let mut names = names(root)?;
+        names.retain(|name| !is_another(&*files, name));
+        Ok(names)
     }
 
-    /// The heads that are there, each with how its files look. Nothing for what cannot change, or cannot be read.
-    #[must_use]
-    pub fn stamps(&self) -> BTreeMap<String, Stamp> {
+    /// The heads that are there, each with how its files look. Nothing for what cannot change.
+    ///
+    /// # Errors
+    /// A folder that is no repository, or cannot be read: none of its heads was taken away.
+    pub fn stamps(&self) -> Result<BTreeMap<String, Stamp>, RepositoryError> {
         let Self::Folder(root) = self else {
-            return BTreeMap::new();
+            return Ok(BTreeMap::new());
         };
-        let names = names(root).unwrap_or_default();
+        let names = names(root)?;
+        let backbone = root.join("backbone.toml");
+        fs::metadata(&backbone).map_err(|source| RepositoryError::Read {
+            file: backbone.display().to_string(),
+            source,
+        })?;
         let stamps = names.into_iter().map(|name| {
             let stamp = stamp(&root.join("heads").join(&name));
             (name, stamp)
         });
-        stamps.collect()
+        Ok(stamps.collect())
     }
 
-    pub(super) fn files(&self) -> Box<dyn Files> {
-        match self {
+    /// The files as they are now: those of one tree, even if the root's link leads to another meanwhile.
+    pub(super) fn files(&self) -> Result<Box<dyn Files>, RepositoryError> {
+        Ok(match self {
             Self::Embedded => Box::new(embedded::Embedded),
-            Self::Folder(root) => Box::new(Folder { root: root.clone() }),
-        }
+            Self::Folder(link) => {
+                let root = link.canonicalize();
+                let root = root.map_err(|source| RepositoryError::Read {
+                    file: link.display().to_string(),
+                    source,
+                })?;
+                Box::new(Folder { root })
+            }
+        })
     }
+}
+
+/// Whether the folder's manifest names another head: then it is none, whatever else is in it.
+fn is_another(files: &dyn Files, folder: &str) -> bool {
+    let text = read_text(files, &format!("heads/{folder}/head.toml"));
+    let table = text.ok().and_then(|text| text.parse::<toml::Table>().ok());
+    let name = table.as_ref().and_then(|table| table.get("name")?.as_str());
+    name.is_some_and(|name| name != folder)
 }
 
 fn stamp(folder: &Path) -> Stamp {
@@ -101,7 +128,9 @@ fn stamp(folder: &Path) -> Stamp {
             let name = entry.file_name().to_string_lossy().into_owned();
             let known = [".DS_Store", "Thumbs.db", "desktop.ini"].contains(&&*name);
             // What a file browser leaves is no change of a head.
-            (!known && !name.starts_with("._")).then(|| (name, meta.len(), meta.modified().ok()))
+            let which = [meta.dev(), meta.ino()];
+            (!known && !name.starts_with("._"))
+                .then(|| (name, which, meta.len(), meta.modified().ok()))
         })
         .collect();
     files.sort();

@@ -217,7 +217,7 @@ impl fmt::Display for Task {
 }
 
 /// `head.toml`.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct HeadManifest {
     /// The folder's name, by which callers ask for it.

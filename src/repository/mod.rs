@@ -6,7 +6,11 @@
 //! ```
 //!
 //! Everything read from disk is checked before it is used: unknown keys, values out of range, file names that leave
-//! the folder, and the hash of every file, those with weights that a graph keeps outside included. What the graphs themselves take and give is checked by the backend.
+//! the folder, and the hash of every file, those with weights that a graph keeps outside included. What the graphs
+//! themselves take and give is checked by the backend.
+//!
+//! The root, and any folder below it, may be a link that is swapped as a whole: it is followed anew for each head that is
+//! read, which then comes from one tree.
 
 mod embedded;
 mod external;
@@ -24,6 +28,8 @@ use std::{
     sync::Arc,
 };
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
@@ -67,6 +73,14 @@ pub enum RepositoryError {
         /// The name asked for, shortened.
         name: String,
     },
+    /// A head's folder is called otherwise than the head, as a copy that was put aside is.
+    #[error("heads/{folder}: is no head: its manifest names {name:?}")]
+    OtherName {
+        /// The folder's name.
+        folder: String,
+        /// The manifest's.
+        name: String,
+    },
     /// A field has a value that cannot work.
     #[error("{file}: {field}: {reason}")]
     Field {
@@ -92,6 +106,26 @@ impl RepositoryError {
             reason: reason.into(),
         }
     }
+
+    /// What it says and what led to it, in one line.
+    #[must_use]
+    pub fn whole(&self) -> String {
+        match self {
+            Self::Read { source, .. } => format!("{self}: {source}"),
+            _ => self.to_string(),
+        }
+    }
+}
+
+/// What becomes of a start if one of the heads does not load.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnBadHead {
+    /// It ends.
+    #[default]
+    Refuse,
+    /// The other heads are served, and it is told which is not and why.
+    ServeOthers,
 }
 
 /// A graph whose hash has been checked.
@@ -132,24 +166,37 @@ pub struct Repository {
     pub graph: Graph,
     /// The heads by name.
     pub heads: Vec<HeadEntry>,
+    /// Heads that are wrong, by name, and why; none where they are refused.
+    pub refused: BTreeMap<String, String>,
     /// Where it is read from.
     pub location: Location,
+    /// How the heads' files looked before they were read.
+    pub stamps: BTreeMap<String, Stamp>,
 }
 
 impl Repository {
-    /// Reads the folder `root`.
+    /// Reads the folder `root`, or what it links to.
     ///
     /// # Errors
     /// The first file or field that is wrong.
     pub fn open(root: &Path) -> Result<Self, RepositoryError> {
-        let root = root
-            .canonicalize()
-            .map_err(|source| RepositoryError::Read {
-                file: root.display().to_string(),
-                source,
-            })?;
+        Self::open_on(root, OnBadHead::Refuse)
+    }
+
+    /// As [`Repository::open`]; what becomes of heads that are wrong says `on_bad_head`.
+    ///
+    /// # Errors
+    /// The first file or field that is wrong, those of heads that are left out set aside.
+    pub fn open_on(root: &Path, on_bad_head: OnBadHead) -> Result<Self, RepositoryError> {
+        let unreadable = |source| RepositoryError::Read {
+            file: root.display().to_string(),
+            source,
+        };
+        // Not where it leads: a link may lead elsewhere later.
+        let root = std::path::absolute(root).map_err(unreadable)?;
+        root.canonicalize().map_err(unreadable)?;
         let names = location::names(&root)?;
-        Self::load(Location::Folder(root), &names)
+        Self::load(Location::Folder(root), &names, on_bad_head)
     }
 
     /// The demo models that are part of the binary.
@@ -161,23 +208,39 @@ impl Repository {
             .iter()
             .map(|name| (*name).to_owned())
             .collect();
-        Self::load(Location::Embedded, &names)
+        Self::load(Location::Embedded, &names, OnBadHead::Refuse)
     }
 
-    fn load(location: Location, heads: &[String]) -> Result<Self, RepositoryError> {
-        let files = &*location.files();
+    fn load(
+        location: Location,
+        names: &[String],
+        on_bad_head: OnBadHead,
+    ) -> Result<Self, RepositoryError> {
+        let files = &*location.files()?;
         let file = "backbone.toml";
         let backbone = BackboneManifest::parse(file, &read_text(files, file)?)?;
         let graph = read_graph(files, "", file, &backbone.file, &backbone.sha256)?;
-        let heads = heads
-            .iter()
-            .map(|name| load_head(files, name, &backbone))
-            .collect::<Result<_, _>>()?;
+        let stamps = location.stamps()?;
+        let (mut heads, mut refused) = (Vec::new(), BTreeMap::new());
+        for name in names {
+            match (load_head(files, name, &backbone), on_bad_head) {
+                (Ok(head), _) => heads.push(head),
+                (Err(error @ RepositoryError::OtherName { .. }), _) => {
+                    tracing::warn!("{error}: ignored");
+                }
+                (Err(error), OnBadHead::Refuse) => return Err(error),
+                (Err(error), OnBadHead::ServeOthers) => {
+                    refused.insert(name.clone(), error.whole());
+                }
+            }
+        }
         Ok(Self {
             backbone,
             graph,
             heads,
+            refused,
             location,
+            stamps,
         })
     }
 }
@@ -191,8 +254,10 @@ fn load_head(
     let file = format!("{folder}head.toml");
     let manifest = HeadManifest::parse(&file, &read_text(files, &file)?)?;
     if manifest.name != name {
-        let reason = format!("is {:?}, but the folder is called {name:?}", manifest.name);
-        return Err(RepositoryError::field(file, "name", reason));
+        return Err(RepositoryError::OtherName {
+            folder: name.to_owned(),
+            name: manifest.name,
+        });
     }
     manifest.check_against(&file, backbone)?;
     let graph = read_graph(files, &folder, &file, &manifest.file, &manifest.sha256)?;
@@ -217,6 +282,7 @@ const MOST_GRAPH: u64 = (2 << 30) - 1;
 /// Largest file of weights outside a graph, bytes.
 const MOST_WEIGHTS: u64 = 64 << 30;
 
+/// A folder, as an absolute path without links.
 struct Folder {
     root: PathBuf,
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{RepositoryError, Task};
 
 /// How a head's outputs become results. Which keys may be set depends on the task.
-#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Postprocess {
     /// Least score of a detection. A caller may ask for another.

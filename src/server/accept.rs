@@ -24,7 +24,7 @@ use super::{
     greeting::{self, Begun},
     tls,
 };
-use crate::metrics::Metrics;
+use crate::metrics::{End, InFlight, Metrics};
 
 /// Sockets that may be open beside the most connections: those that are closing to make room, and those that are told that there is none.
 pub const SPARE_CONNECTIONS: usize = 32;
@@ -63,6 +63,10 @@ impl Open {
             return false;
         };
         if let Some(state) = self.states.remove(&id) {
+            tracing::debug!(
+                connection = id,
+                "closed, for it has been idle longest and another came"
+            );
             state.close();
         }
         true
@@ -74,6 +78,7 @@ impl Open {
 pub(super) struct Place {
     /// Its number, if it is a connection that calls may come on.
     id: Option<u64>,
+    _open: InFlight,
     registry: Arc<Registry>,
 }
 
@@ -89,25 +94,28 @@ impl Registry {
         }
     }
 
-    fn open(self: &Arc<Self>) -> Place {
+    fn open(self: &Arc<Self>, metrics: &Metrics) -> Place {
         self.open.lock().sockets += 1;
         Place {
             id: None,
+            _open: metrics.connection(),
             registry: Arc::clone(self),
         }
     }
 
-    /// Gives `place` to `state`, if need be by closing the connection that has been idle longest; false if none is.
-    fn enter(&self, place: &mut Place, state: &Arc<State>, most: usize) -> bool {
+    /// Gives `place` to `state`, if need be by closing the connection that has been idle longest; whether one was closed,
+    /// and none if there is no place.
+    fn enter(&self, place: &mut Place, state: &Arc<State>, most: usize) -> Option<bool> {
         let mut open = self.open.lock();
-        if open.states.len() >= most && !open.evict() {
-            return false;
+        let full = open.states.len() >= most;
+        if full && !open.evict() {
+            return None;
         }
         open.last += 1;
         let id = open.last;
         open.states.insert(id, Arc::clone(state));
         place.id = Some(id);
-        true
+        Some(full)
     }
 
     /// Closes every connection that has had no call for `limit`.
@@ -174,7 +182,9 @@ pub(super) fn accept(
                     // Out of file descriptors, most likely, which a connection that rests then gives back; those with
                     // calls go on.
                     complaints.tell(&error);
-                    door.registry.open.lock().evict();
+                    if door.registry.open.lock().evict() {
+                        door.metrics.connection_ended(End::Evicted);
+                    }
                     sleep(Duration::from_millis(50)).await;
                 }
             }
@@ -208,16 +218,22 @@ impl Complaints {
 impl Door {
     /// Follows a connection until HTTP/2 has it.
     fn open(self: Arc<Self>, stream: TcpStream, address: SocketAddr) {
-        let mut place = self.registry.open();
+        let mut place = self.registry.open(&self.metrics);
         // A small answer would else wait 40 ms for the client's delayed acknowledgement.
         if stream.set_nodelay(true).is_err() {
             return;
         }
         let state = Arc::new(State::new());
         let most = self.limits.connections;
-        if !self.registry.enter(&mut place, &state, most) {
-            tokio::spawn(async move { self.refuse(stream, place).await });
-            return;
+        match self.registry.enter(&mut place, &state, most) {
+            Some(true) => self.metrics.connection_ended(End::Evicted),
+            Some(false) => {}
+            None => {
+                self.metrics.connection_ended(End::Refused);
+                tracing::debug!(%address, "there is no place for a connection");
+                tokio::spawn(async move { self.refuse(stream, place).await });
+                return;
+            }
         }
         tokio::spawn(async move {
             let shaking = timeout(self.limits.handshake, self.shake(stream));
@@ -230,10 +246,12 @@ impl Door {
             let (stream, certificate, begun) = match shaken {
                 Ok(Ok(shaken)) => shaken,
                 Ok(Err(error)) => {
+                    self.metrics.connection_ended(End::Handshake);
                     tracing::debug!(%address, %error, "the handshake failed");
                     return;
                 }
                 Err(_) => {
+                    self.metrics.connection_ended(End::HandshakeTimeout);
                     tracing::debug!(%address, "the handshake took too long");
                     return;
                 }
@@ -241,11 +259,13 @@ impl Door {
             let greeting = match begun {
                 Begun::Http2(greeting) => greeting,
                 Begun::Http1 => {
+                    self.metrics.connection_ended(End::NotGrpc);
                     self.metrics.refused("not_grpc");
                     self.tell(greeting::tell_http1(stream)).await;
                     return;
                 }
                 Begun::Other => {
+                    self.metrics.connection_ended(End::NotGrpc);
                     self.metrics.refused("not_grpc");
                     tracing::debug!(%address, "this is no HTTP");
                     return;

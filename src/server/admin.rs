@@ -1,10 +1,11 @@
-//! The admin port, over HTTP: `/livez`, `/readyz`, `/metrics`, and `/log` to see and change the log's filter.
+//! The admin port, over HTTP: `/livez`, `/readyz`, `/startedz`, `/metrics`, and `/log` to see and change the log's filter.
 //!
 //! It is up before the models are loaded, so that a long start can be watched. It speaks HTTP/1.1 alone, to so many
 //! connections at once that a probe always finds a place, and not to pages that a browser was led here by.
 
 use std::{
     collections::VecDeque,
+    io::Write,
     net::{IpAddr, SocketAddr},
     sync::{
         Arc, OnceLock,
@@ -21,6 +22,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
+use flate2::{Compression, write::GzEncoder};
 use hyper::server::conn::http1;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -30,7 +32,7 @@ use tokio::net::TcpListener;
 
 use crate::{
     engine::Engine,
-    metrics::{CONTENT_TYPE, Metrics, Sample},
+    metrics::{self, CONTENT_TYPE, Metrics, PLAIN_CONTENT_TYPE, Sample},
     telemetry::{AUDIT, LogFilter},
 };
 
@@ -170,7 +172,8 @@ impl Admin {
         let router = Router::new()
             .route("/livez", get(live))
             .route("/readyz", get(ready))
-            .route("/metrics", get(metrics))
+            .route("/startedz", get(started))
+            .route("/metrics", get(scraped))
             .route("/log", get(log).put(set_log))
             .layer(DefaultBodyLimit::max(MAX_LOG_FILTER))
             .layer(middleware::from_fn_with_state(self.clone(), only_meant))
@@ -202,13 +205,18 @@ impl Admin {
         }
     }
 
+    /// Why requests should go elsewhere although the server is up.
+    fn lacks(&self) -> Option<String> {
+        self.0.engine.get()?.lacks()
+    }
+
     /// What a scrape gets.
     ///
     /// # Errors
     /// Text that cannot be formatted.
     pub fn metrics(&self) -> Result<String, std::fmt::Error> {
         let mut sample = Sample::default();
-        let ready = self.0.readiness.get() == Phase::Ready;
+        let ready = self.0.readiness.get() == Phase::Ready && self.lacks().is_none();
         sample.add("frostline_ready", f64::from(u8::from(ready)));
         if let Some(engine) = self.0.engine.get() {
             engine.sample(&mut sample);
@@ -241,8 +249,21 @@ async fn live(State(admin): State<Admin>) -> (StatusCode, &'static str) {
     answer(admin.0.readiness.get(), |phase| phase != Phase::Failed)
 }
 
-async fn ready(State(admin): State<Admin>) -> (StatusCode, &'static str) {
-    answer(admin.0.readiness.get(), |phase| phase == Phase::Ready)
+/// Whether the start is over, however it went on: heads that are missing may come, and no restart brings them.
+async fn started(State(admin): State<Admin>) -> (StatusCode, &'static str) {
+    answer(admin.0.readiness.get(), |phase| {
+        phase != Phase::Starting && phase != Phase::Failed
+    })
+}
+
+async fn ready(State(admin): State<Admin>) -> Response {
+    let phase = admin.0.readiness.get();
+    match admin.lacks() {
+        Some(lacks) if phase == Phase::Ready => {
+            (StatusCode::SERVICE_UNAVAILABLE, lacks).into_response()
+        }
+        _ => answer(phase, |phase| phase == Phase::Ready).into_response(),
+    }
 }
 
 fn answer(phase: Phase, good: impl Fn(Phase) -> bool) -> (StatusCode, &'static str) {
@@ -253,11 +274,48 @@ fn answer(phase: Phase, good: impl Fn(Phase) -> bool) -> (StatusCode, &'static s
     (status, phase.name())
 }
 
-async fn metrics(State(admin): State<Admin>) -> Response {
-    match admin.metrics() {
-        Ok(text) => ([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response(),
+/// A scrape, in the format and packed as it asks for.
+async fn scraped(State(admin): State<Admin>, headers: HeaderMap) -> Response {
+    let text = match admin.metrics() {
+        Ok(text) => text,
+        Err(error) => {
+            return (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response();
+        }
+    };
+    let asks = |name, what: &str| {
+        let values = headers.get_all(name).iter();
+        let mut values = values.filter_map(|value| value.to_str().ok());
+        values.any(|value| value.split(',').any(|one| accepts(one, what)))
+    };
+    let (kind, text) = match asks(header::ACCEPT, "application/openmetrics-text") {
+        true => (CONTENT_TYPE, text),
+        false => (PLAIN_CONTENT_TYPE, metrics::plain(&text)),
+    };
+    let vary = (header::VARY, "accept, accept-encoding");
+    if !asks(header::ACCEPT_ENCODING, "gzip") {
+        return ([(header::CONTENT_TYPE, kind), vary], text).into_response();
+    }
+    let mut packed = GzEncoder::new(Vec::new(), Compression::fast());
+    match packed
+        .write_all(text.as_bytes())
+        .and_then(|()| packed.finish())
+    {
+        Ok(packed) => {
+            let encoding = (header::CONTENT_ENCODING, "gzip");
+            ([(header::CONTENT_TYPE, kind), encoding, vary], packed).into_response()
+        }
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
+}
+
+/// Whether one part of a header asks for `what`, and not with a weight of 0 (RFC 9110, 12.4.2).
+fn accepts(part: &str, what: &str) -> bool {
+    let mut parts = part.split(';').map(str::trim);
+    let named = parts
+        .next()
+        .is_some_and(|name| name.eq_ignore_ascii_case(what));
+    let weight = parts.find_map(|parameter| parameter.strip_prefix("q="));
+    named && weight.is_none_or(|weight| weight.parse::<f32>().is_ok_and(|weight| weight > 0.0))
 }
 
 async fn log(State(admin): State<Admin>) -> String {
@@ -271,15 +329,21 @@ async fn set_log(
 ) -> (StatusCode, String) {
     if !from.ip().to_canonical().is_loopback() && !admin.0.access.remote_log {
         let message = "only from this machine, unless telemetry.remote_log is set";
+        let (action, outcome) = ("log", "refused");
+        tracing::warn!(target: AUDIT, action, %from, outcome, error = message, "the log's filter stays");
         return (StatusCode::FORBIDDEN, message.to_owned());
     }
+    let (action, old) = ("log", admin.0.log.get());
     match admin.0.log.set(&filter) {
         Ok(()) => {
-            let filter = admin.0.log.get();
-            tracing::info!(target: AUDIT, %from, filter, "the log's filter was changed");
+            let (filter, outcome) = (admin.0.log.get(), "done");
+            tracing::info!(target: AUDIT, action, %from, old, filter, outcome, "the log's filter was changed");
             (StatusCode::OK, filter)
         }
-        Err(error) => (StatusCode::BAD_REQUEST, error.to_string()),
+        Err(error) => {
+            tracing::warn!(target: AUDIT, action, %from, old, outcome = "failed", %error, "the log's filter stays");
+            (StatusCode::BAD_REQUEST, error.to_string())
+        }
     }
 }
 

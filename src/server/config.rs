@@ -151,8 +151,8 @@ pub struct AuthConfig {
     pub certificate_names: Vec<CertificateName>,
     /// Methods that need no identity.
     pub open_methods: Vec<String>,
-    /// Heads of identities that nothing else is said of.
-    pub heads: Vec<String>,
+    /// Heads of identities that nothing else is said of; unset, keys of the key file have all and others none.
+    pub heads: Option<Vec<String>>,
     /// Methods of identities that nothing else is said of.
     pub methods: Vec<String>,
     /// Calls a second of identities that nothing else is said of; 0 for no bound.
@@ -179,7 +179,7 @@ impl Default for AuthConfig {
             certificates: false,
             certificate_names: vec![CertificateName::Uri, CertificateName::Dns],
             open_methods: list(&["Health/*"]),
-            heads: list(&["*"]),
+            heads: None,
             methods: list(&[
                 "VisionService/*",
                 "ModelService/Get*",

@@ -70,5 +70,5 @@ pub fn request(bytes: &[u8]) {
 
 /// Reads `bytes` as a key file, a key set and a token.
 pub fn keys(bytes: &[u8]) {
-    auth::fuzz(bytes, &Grants::default());
+    auth::fuzz(bytes);
 }

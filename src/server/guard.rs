@@ -5,10 +5,7 @@ use std::{
     convert::Infallible,
     future::Future,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     task::{Context, Poll},
     time::{Duration, Instant},
 };
@@ -68,7 +65,6 @@ struct Shared {
     /// Whether messages may be packed.
     packing: bool,
     aside: Aside,
-    refusals: Refusals,
 }
 
 impl Guard {
@@ -82,9 +78,11 @@ impl Guard {
         methods: Methods,
         metrics: Arc<Metrics>,
     ) -> anyhow::Result<Self> {
+        let auth = config.auth.as_ref();
+        let auth = auth.map(|auth| Authenticator::new(auth, &metrics));
         Ok(Self {
             shared: Arc::new(Shared {
-                auth: config.auth.as_ref().map(Authenticator::new).transpose()?,
+                auth: auth.transpose()?,
                 quotas: Arc::new(Quotas::new(Arc::clone(&metrics))),
                 places: Places::new(config.transport.calls),
                 budget: Budget::new(config.transport.bytes, Arc::clone(&metrics)),
@@ -97,7 +95,6 @@ impl Guard {
                 methods,
                 packing: config.compression,
                 aside: Aside::default(),
-                refusals: Refusals::default(),
             }),
         })
     }
@@ -122,13 +119,27 @@ impl Shared {
             None => Identity::default(),
             Some(auth) => {
                 let certificate = peer.and_then(|peer| peer.certificate.as_ref());
-                auth.identify(method, request.headers(), certificate)
-                    .inspect_err(|error| self.refusals.tell(error, method, peer))
-                    .inspect_err(|_| peer.into_iter().for_each(|peer| peer.state.strike()))?
+                let strike = |_: &Error| peer.into_iter().for_each(|peer| peer.state.strike());
+                let identity = auth.identify(method, request.headers(), certificate);
+                let identity = identity.inspect_err(strike)?;
+                // Before anything is refused to it, so that it is known to whom.
+                let record = request.extensions().get::<CallRecord>();
+                if let Some(record) = record {
+                    record.identify(&identity.name());
+                }
+                // What there is not is told to whoever is let in.
+                if record.is_none_or(CallRecord::known) {
+                    auth.permit(&identity, method).inspect_err(strike)?;
+                }
+                identity
             }
         };
         let party = Party::of(&identity, peer);
-        let quota = self.quotas.enter(&identity, Instant::now())?;
+        let quota = match method.starts_with("Health/") {
+            // A probe late by its sender's own rate would say that the server is not well.
+            true => self.quotas.enter(&identity.unhurried(), Instant::now())?,
+            false => self.quotas.enter(&identity, Instant::now())?,
+        };
         let (place, eviction) = if identity.name().is_empty() && asks_for_state(method) {
             let (place, eviction) = self.places.enter_open(&party);
             (place, Some(eviction))
@@ -191,30 +202,6 @@ fn method(path: &str) -> &str {
     &path[start..]
 }
 
-/// Tells the log of refused callers, but no more than a line a second: they must not fill a disk.
-#[derive(Debug, Default)]
-struct Refusals {
-    second: AtomicU64,
-    untold: AtomicU64,
-}
-
-impl Refusals {
-    fn tell(&self, error: &Error, method: &str, peer: Option<&Arc<Peer>>) {
-        let now = std::time::SystemTime::now()
-            .duration_since(std::time::UNIX_EPOCH)
-            .map_or(0, |since| since.as_secs());
-        if self.second.swap(now, Ordering::AcqRel) == now {
-            self.untold.fetch_add(1, Ordering::AcqRel);
-            return;
-        }
-        let untold = self.untold.swap(0, Ordering::AcqRel);
-        let shown: String = method.chars().take(100).collect();
-        let from = peer.map(|peer| peer.address.to_string());
-        let reason = error.kind().reason();
-        tracing::warn!(method = shown, from, reason, %error, untold, "refused a call");
-    }
-}
-
 impl<S> Layer<S> for Guard {
     type Service = Guarded<S>;
 
@@ -262,12 +249,10 @@ where
             Ok(admitted) => admitted,
             Err(error) => return refuse(status(&error).into_http()),
         };
-        if let Some(record) = request.extensions().get::<CallRecord>() {
-            record.identify(&identity.name());
-            if !record.known() {
-                let unknown = foreign::unknown_method(request.uri().path(), &shared.methods);
-                return refuse(unknown.into_http());
-            }
+        let record = request.extensions().get::<CallRecord>();
+        if record.is_some_and(|record| !record.known()) {
+            let unknown = foreign::unknown_method(request.uri().path(), &shared.methods);
+            return refuse(unknown.into_http());
         }
         let active = request
             .extensions()

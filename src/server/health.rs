@@ -1,7 +1,8 @@
 //! `grpc.health.v1`: the server (the empty name), each service by its full name, and each head as `frostline.head.<name>`.
 //!
-//! A head is `SERVING` while it is loaded; `Watch` follows it as it comes and goes. Everything is `NOT_SERVING` from the
-//! moment that the server drains or has lost its device. A head is told only to those who may use it.
+//! A head is `SERVING` while it is loaded, and `NOT_SERVING` if it is there but does not load; `Watch` follows it as it
+//! comes and goes. The server and its services are `NOT_SERVING` while a head is missing that must serve. Everything is
+//! from the moment that the server drains or has lost its device. A head is told only to those who may use it.
 
 use std::{pin::Pin, sync::Arc};
 
@@ -77,13 +78,20 @@ impl Checks {
 impl State {
     /// How `name` is, for `identity`.
     fn status(&self, name: &str, identity: &Identity) -> ServingStatus {
-        let known = name.is_empty() || self.services.contains(&name);
-        let head = name.strip_prefix(HEAD);
-        let loaded = |head: &str| identity.may_use(head) && self.engine.head(head).is_some();
-        if !known && !head.is_some_and(loaded) {
+        let engine = &self.engine;
+        let head = name
+            .strip_prefix(HEAD)
+            .filter(|head| identity.may_use(head));
+        let serves = if name.is_empty() || self.services.contains(&name) {
+            engine.lacks().is_none()
+        } else if head.is_some_and(|head| engine.head(head).is_some()) {
+            true
+        } else if head.is_some_and(|head| engine.fault(head).is_some()) {
+            false
+        } else {
             return ServingStatus::ServiceUnknown;
-        }
-        if *self.phase.borrow() == Phase::Serving {
+        };
+        if serves && *self.phase.borrow() == Phase::Serving {
             ServingStatus::Serving
         } else {
             ServingStatus::NotServing

@@ -42,6 +42,17 @@ pub(super) struct Quota {
     pub(super) pixels: f64,
 }
 
+impl Grants {
+    /// Nothing.
+    pub(super) fn none() -> Self {
+        Self {
+            heads: Allowed::Only(BTreeSet::new()),
+            methods: Allowed::Only(BTreeSet::new()),
+            quota: Quota::default(),
+        }
+    }
+}
+
 impl Default for Quota {
     fn default() -> Self {
         Self {
@@ -107,12 +118,14 @@ impl Identity {
 
     /// Whoever calls an open method without an identity that holds: it may use no head.
     pub(super) fn nobody() -> Self {
-        let grants = Grants {
-            heads: Allowed::Only(BTreeSet::new()),
-            methods: Allowed::Only(BTreeSet::new()),
-            quota: Quota::default(),
-        };
-        Self::new("", Arc::new(grants))
+        Self::new("", Arc::new(Grants::none()))
+    }
+
+    /// The same without a bound on its rate.
+    pub(super) fn unhurried(&self) -> Self {
+        let mut grants = Grants::clone(&self.grants);
+        grants.quota.rate = 0.0;
+        Self::new(Arc::clone(&self.name), Arc::new(grants))
     }
 
     /// How much it may do.
@@ -164,10 +177,15 @@ impl Identity {
     /// The loaded head called `name`; `field` is where the request names it.
     ///
     /// # Errors
-    /// `PermissionDenied` for one that it may not use, `UnknownHead` for one that is not loaded.
+    /// `PermissionDenied` for one that it may not use, `LoadFailed` for one that is there but does not load, `UnknownHead`
+    /// for one that is not loaded.
     pub(super) fn head(&self, engine: &Engine, name: &str, field: &str) -> Result<Arc<Head>> {
         self.check_head(name, field)?;
         engine.head(name).ok_or_else(|| {
+            if let Some(reason) = engine.fault(name) {
+                let message = format!("the head {name:?} does not serve: {reason}");
+                return Error::new(Kind::LoadFailed, message).at(field);
+            }
             let loaded: Vec<_> = self
                 .heads(engine)
                 .iter()

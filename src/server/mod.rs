@@ -4,6 +4,7 @@
 
 mod accept;
 mod admin;
+mod audit;
 mod auth;
 mod body;
 mod budget;
@@ -11,6 +12,7 @@ mod call;
 mod config;
 mod connection;
 mod convert;
+mod expiry;
 mod foreign;
 mod frames;
 #[cfg(fuzzing)]
@@ -25,7 +27,9 @@ mod oip;
 mod packing;
 mod party;
 mod places;
+mod preflight;
 mod quota;
+mod refusals;
 mod status;
 mod tls;
 mod unpacked;
@@ -46,6 +50,7 @@ pub use admin::{Admin, AdminAccess, MAX_LOG_FILTER, Phase, Readiness};
 pub use budget::LONE_SHARE;
 pub use convert::{MAX_DETECTIONS, MAX_TOP_K};
 pub use observe::MAX_REQUEST_ID;
+pub use preflight::check_files;
 
 use crate::{
     engine::Engine,
@@ -101,7 +106,12 @@ pub async fn serve(
     ))
     .max_decoding_message_size(limit_in)
     .max_encoding_message_size(limit_out);
-    let descriptors = [FILE_DESCRIPTOR_SET, tonic_health::pb::FILE_DESCRIPTOR_SET];
+    let descriptors = [
+        FILE_DESCRIPTOR_SET,
+        tonic_health::pb::FILE_DESCRIPTOR_SET,
+        // What the details of an error are: tools look them up to show them.
+        tonic_types::pb::FILE_DESCRIPTOR_SET,
+    ];
     let reflection = || {
         let builder = tonic_reflection::server::Builder::configure();
         descriptors.iter().fold(builder, |builder, set| {
@@ -126,13 +136,16 @@ pub async fn serve(
     let metrics = &engine.config().metrics;
     let methods = Methods::of(&[descriptors.as_slice(), &reflections].concat())?;
     let guard = guard::Guard::new(&config, streaming, methods.clone(), Arc::clone(metrics))?;
-    let settings = config.tls.as_ref().map(tls::settings).transpose()?;
+    let settings = config.tls.as_ref();
+    let settings = settings.map(|tls| tls::settings(tls, metrics));
+    let settings = settings.transpose()?;
 
     metrics.serves(methods.names());
     let observe = ObserveLayer {
         metrics: Arc::clone(metrics),
         tracer: engine.config().tracer.clone(),
         methods,
+        refusals: refusals::Refusals::default(),
     };
     let phases = config.readiness.clone();
     let (draining, mut drained) = tokio::sync::watch::channel(false);
@@ -147,7 +160,7 @@ pub async fn serve(
         };
         phases.set(if died { Phase::Failed } else { Phase::Draining });
         if !died {
-            let lame_duck_ms = config.lame_duck.as_millis();
+            let lame_duck_ms = config.lame_duck.as_secs_f64() * 1e3;
             tracing::info!(in_flight = dying.in_flight(), lame_duck_ms, "draining");
         }
         health.leave();

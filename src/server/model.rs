@@ -4,7 +4,12 @@ use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
 
-use super::{convert, identity::Identity, status::status};
+use super::{
+    audit::{By, Change},
+    convert,
+    identity::Identity,
+    status::status,
+};
 use crate::{
     engine::Engine,
     error::{Error, Kind},
@@ -50,12 +55,25 @@ impl ModelService for Model {
         &self,
         request: Request<proto::ListHeadsRequest>,
     ) -> Result<Response<proto::ListHeadsResponse>, Status> {
-        let heads = Identity::of(request.extensions())
-            .heads(&self.engine)
-            .iter()
-            .map(|head| convert::head(&head.manifest))
-            .collect();
-        Ok(Response::new(proto::ListHeadsResponse { heads }))
+        let identity = Identity::of(request.extensions());
+        let loaded = identity.heads(&self.engine);
+        let heads = loaded.iter().map(|head| convert::head(&head.manifest));
+        let version = |name: &str| {
+            let serving = loaded.iter().find(|head| head.manifest.name == name);
+            serving.map(|head| head.manifest.version.clone())
+        };
+        let faults = self.engine.faults().into_iter();
+        let failed = faults
+            .filter(|(name, _)| identity.may_use(name))
+            .map(|(name, reason)| proto::FailedHead {
+                serving_version: version(&name).unwrap_or_default(),
+                reason: reason.to_string(),
+                name,
+            });
+        Ok(Response::new(proto::ListHeadsResponse {
+            failed: failed.collect(),
+            heads: heads.collect(),
+        }))
     }
 
     async fn get_head(
@@ -72,9 +90,14 @@ impl ModelService for Model {
         &self,
         request: Request<proto::LoadHeadRequest>,
     ) -> Result<Response<proto::LoadHeadResponse>, Status> {
-        let name = allowed(request, |request| request.name)?;
-        let head = self.blocking(move |engine| engine.load_head(&name)).await?;
-        let head = Some(convert::head(&head.manifest));
+        let (name, change) = self.change("load", request, |request| request.name)?;
+        // It goes on if the caller leaves, and so does what is told of it.
+        let loading = self.blocking(move |engine| {
+            let loaded = engine.load_head(&name);
+            change.tell(loaded.as_ref().map(|head| Some(&**head)));
+            loaded
+        });
+        let head = Some(convert::head(&loading.await?.manifest));
         Ok(Response::new(proto::LoadHeadResponse { head }))
     }
 
@@ -82,20 +105,28 @@ impl ModelService for Model {
         &self,
         request: Request<proto::UnloadHeadRequest>,
     ) -> Result<Response<proto::UnloadHeadResponse>, Status> {
-        let name = allowed(request, |request| request.name)?;
+        let (name, change) = self.change("unload", request, |request| request.name)?;
         let head = self.engine.unload_head(&name);
+        change.tell(head.as_ref().map(|_| None));
         let head = head.map_err(|error| status(&error))?;
         let head = Some(convert::head(&head.manifest));
         Ok(Response::new(proto::UnloadHeadResponse { head }))
     }
 }
 
-/// The head that a change names, if the caller may use it.
-fn allowed<T>(request: Request<T>, name: impl FnOnce(T) -> String) -> Result<String, Status> {
-    let identity = Identity::of(request.extensions());
-    let name = name(request.into_inner());
-    identity
-        .check_head(&name, "name")
-        .map_err(|error| status(&error))?;
-    Ok(name)
+impl Model {
+    /// The head that a change names, if the caller may use it; refusals are on record as all are.
+    fn change<T>(
+        &self,
+        action: &'static str,
+        request: Request<T>,
+        name: impl FnOnce(T) -> String,
+    ) -> Result<(String, Change), Status> {
+        let (by, identity) = (By::of(&request), Identity::of(request.extensions()));
+        let name = name(request.into_inner());
+        let allowed = identity.check_head(&name, "name");
+        allowed.map_err(|error| status(&error))?;
+        let change = by.changes(&self.engine, action, &name);
+        Ok((name, change))
+    }
 }

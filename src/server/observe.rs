@@ -17,11 +17,15 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use prost::Message;
-use tonic::Code;
+use tonic::{Code, Status};
 use tower::Service;
 use tower_layer::Layer;
 use tracing::Span;
 
+use super::{
+    connection::Peer,
+    refusals::{Refusals, Refused},
+};
 use crate::{
     metrics::{InFlight, Metrics},
     trace::{self, Context, Tracer},
@@ -29,6 +33,8 @@ use crate::{
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+/// Longest part of a message to a refused caller that is logged, characters.
+const MOST_MESSAGE: usize = 300;
 /// The longest number of a request that is taken from its caller.
 pub const MAX_REQUEST_ID: usize = 128;
 
@@ -39,6 +45,7 @@ pub(super) struct CallRecord(Arc<Record>);
 #[derive(Debug)]
 struct Record {
     trace: Context,
+    request_id: HeaderValue,
     identity: OnceLock<Arc<str>>,
     span: Span,
     /// Whether the server has the method.
@@ -49,6 +56,11 @@ impl CallRecord {
     /// The call's place in a trace.
     pub(super) fn trace(&self) -> &Context {
         &self.0.trace
+    }
+
+    /// The call's number.
+    pub(super) fn request_id(&self) -> String {
+        self.0.request_id.to_str().unwrap_or_default().to_owned()
     }
 
     /// Whether the server has the method that is called.
@@ -106,6 +118,7 @@ pub(super) struct ObserveLayer {
     pub(super) metrics: Arc<Metrics>,
     pub(super) tracer: Tracer,
     pub(super) methods: Methods,
+    pub(super) refusals: Refusals,
 }
 
 impl<S> Layer<S> for ObserveLayer {
@@ -141,6 +154,7 @@ where
             metrics,
             tracer,
             methods,
+            refusals,
         } = &self.layer;
         let (method, known) = methods.get(request.uri().path());
         let text = |name: HeaderName| request.headers().get(name).and_then(|v| v.to_str().ok());
@@ -163,6 +177,7 @@ where
         );
         let record = CallRecord(Arc::new(Record {
             trace: call.context().clone(),
+            request_id: request_id.clone(),
             identity: OnceLock::new(),
             span: span.clone(),
             known,
@@ -172,6 +187,9 @@ where
             method,
             started: Instant::now(),
             code: None,
+            message: String::new(),
+            peer: request.extensions().get::<Arc<Peer>>().cloned(),
+            refusals: refusals.clone(),
             metrics: Arc::clone(metrics),
             call,
             record,
@@ -294,6 +312,10 @@ struct Ending {
     method: Arc<str>,
     started: Instant,
     code: Option<Code>,
+    /// What a refused caller was told.
+    message: String,
+    peer: Option<Arc<Peer>>,
+    refusals: Refusals,
     metrics: Arc<Metrics>,
     call: trace::Call,
     record: CallRecord,
@@ -303,8 +325,29 @@ struct Ending {
 impl Ending {
     fn read(&mut self, headers: &HeaderMap) {
         if let Some(status) = headers.get("grpc-status") {
-            self.code = Some(Code::from_bytes(status.as_bytes()));
+            let code = Code::from_bytes(status.as_bytes());
+            self.code = Some(code);
+            if Refusals::concern(code)
+                && let Some(status) = Status::from_header_map(headers)
+            {
+                self.message = status.message().chars().take(MOST_MESSAGE).collect();
+            }
         }
+    }
+
+    /// Puts a refusal on record.
+    fn refused(&self, code: Code) {
+        let record = &self.record.0;
+        let from = self.peer.as_ref();
+        let from = from.map(|peer| peer.address.ip().to_canonical().to_string());
+        self.refusals.tell(&Refused {
+            code,
+            method: &self.method,
+            request_id: record.request_id.to_str().unwrap_or_default(),
+            identity: record.identity.get().map_or("", |name| name),
+            from: from.as_deref().unwrap_or_default(),
+            message: &self.message,
+        });
     }
 }
 
@@ -312,7 +355,9 @@ impl Drop for Ending {
     fn drop(&mut self) {
         let code = self.code.unwrap_or(Code::Cancelled);
         let (name, took) = (name(code), self.started.elapsed());
-        self.metrics.call(&self.method, name, took);
+        let context = self.call.context();
+        let trace = context.trace_id().filter(|_| context.sampled());
+        self.metrics.call(&self.method, name, took, trace);
         let fault = matches!(code, Code::Unknown | Code::Internal | Code::DataLoss);
         if let Some(identity) = self.record.0.identity.get() {
             self.call.note("enduser.id", identity.to_string());
@@ -320,6 +365,9 @@ impl Drop for Ending {
         self.call.ended(code as i32, name, fault);
         let _entered = self.record.0.span.enter();
         let ms = took.as_secs_f64() * 1e3;
+        if Refusals::concern(code) {
+            self.refused(code);
+        }
         match code {
             Code::Unknown | Code::Internal | Code::DataLoss => {
                 tracing::error!(target: "frostline::call", code = name, ms, "ended");

@@ -10,6 +10,9 @@ use crate::{
     proto::ERROR_DOMAIN,
 };
 
+/// The trailer that tells a client's retry policy how long to wait, in milliseconds (gRPC proposal A6).
+const PUSHBACK: &str = "grpc-retry-pushback-ms";
+
 /// The gRPC code of a kind of error.
 pub(super) fn code(kind: Kind) -> Code {
     match kind {
@@ -42,5 +45,11 @@ pub(super) fn status(error: &Error) -> Status {
     if error.kind() == Kind::Internal {
         tracing::error!(%error, "internal error");
     }
-    Status::with_error_details(code(error.kind()), error.to_string(), details)
+    let mut status = Status::with_error_details(code(error.kind()), error.to_string(), details);
+    if let Some(delay) = error.retry_delay() {
+        // What gRPC's own retry policies wait by; they do not read RetryInfo.
+        let millis = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX).max(1);
+        status.metadata_mut().insert(PUSHBACK, millis.into());
+    }
+    status
 }

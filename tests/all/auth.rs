@@ -409,3 +409,70 @@ async fn commands_make_tokens_and_bring_them() {
     );
     server.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn probes_have_no_rate_and_what_there_is_not_is_told_to_those_let_in() {
+    let slow = Grant {
+        rate: Some(0.001),
+        burst: Some(1),
+        concurrency: Some(1),
+        methods: Some(vec!["VisionService/*".to_owned()]),
+        ..Grant::default()
+    };
+    let (server, tokens, _folder) = with_keys(one_lane(), vec![("slow", slow)]).await;
+    let mut client = bearer(&server, &tokens[0]).await;
+    client.detect(png(32, 32, 0)).await.unwrap();
+    let status = client.detect(png(32, 32, 0)).await.unwrap_err();
+    assert_eq!(
+        kind(&status),
+        (Code::ResourceExhausted, "RATE_LIMITED".to_owned())
+    );
+    // As gRPC's own retry policies read it.
+    let wait: u64 = status
+        .metadata()
+        .get("grpc-retry-pushback-ms")
+        .unwrap()
+        .to_str()
+        .unwrap()
+        .parse()
+        .unwrap();
+    let told = status
+        .get_error_details()
+        .retry_info()
+        .unwrap()
+        .retry_delay
+        .unwrap();
+    assert_eq!(u128::from(wait), told.as_millis());
+    for _ in 0..20 {
+        client.serving("").await.unwrap();
+    }
+    drop(client);
+    server.stop().await;
+
+    let only = Grant {
+        methods: Some(vec!["VisionService/*".to_owned()]),
+        ..Grant::default()
+    };
+    let (server, tokens, _folder) = with_keys(one_lane(), vec![("only", only)]).await;
+    for (token, code) in [
+        // Strangers are told nothing.
+        (None, Code::Unauthenticated),
+        (Some(&tokens[0]), Code::Unimplemented),
+    ] {
+        let address = format!("http://{}", server.address);
+        let channel = Channel::from_shared(address).unwrap();
+        let mut raw = tonic::client::Grpc::new(channel.connect().await.unwrap());
+        raw.ready().await.unwrap();
+        let mut request = tonic::Request::new(proto::GetHeadRequest::default());
+        if let Some(token) = token {
+            let value = format!("Bearer {token}").parse().unwrap();
+            request.metadata_mut().insert("authorization", value);
+        }
+        let codec =
+            tonic_prost::ProstCodec::<proto::GetHeadRequest, proto::GetHeadResponse>::default();
+        let path = "/frostline.v1.NoService/NoMethod".parse().unwrap();
+        let status = raw.unary(request, path, codec).await.unwrap_err();
+        assert_eq!(status.code(), code, "{status:?}");
+    }
+    server.stop().await;
+}

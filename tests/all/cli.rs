@@ -376,3 +376,68 @@ async fn health_is_asked_of_the_server_and_of_its_parts() {
     assert_eq!(code(&nobody), Some(1), "{}", complaint(&nobody));
     server.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn errors_name_their_code_and_addresses_their_mistake() {
+    let server = Running::start(one_lane()).await;
+    let picture = format!("{DEMO}/samples/scene-1.jpg");
+    let (plain, port) = (format!("http://{}", server.address), server.address.port());
+    let (path, secure) = (format!("{plain}/v1"), format!("https://localhost:{port}"));
+    let cases: [(&[&str], i32, &str); 4] = [
+        (
+            &["detect", "--addr", &plain, "--head", "nobody", &picture],
+            1,
+            ": NOT_FOUND: ",
+        ),
+        (
+            &["detect", "--addr", &plain, "--head", "scene", &picture],
+            1,
+            ": INVALID_ARGUMENT: ",
+        ),
+        (
+            &["heads", "--addr", &path],
+            3,
+            "has a path, which gRPC has not: leave out \"/v1\"",
+        ),
+        (
+            &["heads", "--addr", &secure],
+            3,
+            "perhaps it speaks no TLS there",
+        ),
+    ];
+    for (arguments, expected, words) in cases {
+        let arguments: Vec<String> = arguments.iter().map(|a| (*a).to_owned()).collect();
+        let ran = tokio::task::spawn_blocking(move || {
+            frostline(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
+        });
+        let output = ran.await.unwrap();
+        let said = complaint(&output);
+        assert_eq!(code(&output), Some(expected), "{said}");
+        assert!(said.contains(words), "no {words:?} in {said}");
+    }
+    server.stop().await;
+}
+
+#[test]
+fn a_log_that_is_no_terminals_has_no_colour_codes() {
+    let start = [
+        "serve",
+        "--listen",
+        "127.0.0.1:0",
+        "--admin",
+        "127.0.0.1:0",
+        "--repository",
+        "/nowhere",
+    ];
+    for (color, coloured) in [
+        (None, false),
+        (Some("never"), false),
+        (Some("always"), true),
+    ] {
+        let mut arguments = start.to_vec();
+        arguments.extend(color.iter().flat_map(|color| ["--color", color]));
+        let said = complaint(&frostline(&arguments));
+        assert!(said.contains("admin port"), "{said}");
+        assert_eq!(said.contains('\x1b'), coloured, "{said:?}");
+    }
+}

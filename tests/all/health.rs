@@ -162,3 +162,32 @@ async fn reflection_lists_the_services_to_new_and_old_tools() {
     drop(client);
     server.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_details_of_errors_are_found_by_reflection() {
+    let server = Running::start(one_lane()).await;
+    let mut client =
+        v1::server_reflection_client::ServerReflectionClient::new(channel(&server).await);
+    for name in ["ErrorInfo", "BadRequest", "RetryInfo"] {
+        let symbol = format!("google.rpc.{name}");
+        let request = v1::ServerReflectionRequest {
+            message_request: Some(
+                v1::server_reflection_request::MessageRequest::FileContainingSymbol(symbol),
+            ),
+            ..Default::default()
+        };
+        let answers = client.server_reflection_info(tokio_stream::once(request));
+        let answer = answers.await.unwrap().into_inner().next().await.unwrap();
+        let answer = answer.unwrap().message_response.unwrap();
+        let v1::server_reflection_response::MessageResponse::FileDescriptorResponse(found) = answer
+        else {
+            panic!("{name}: {answer:?}")
+        };
+        let file: prost_types::FileDescriptorProto =
+            prost::Message::decode(found.file_descriptor_proto[0].as_slice()).unwrap();
+        let messages: Vec<_> = file.message_type.iter().map(|m| m.name()).collect();
+        assert!(messages.contains(&name), "{messages:?}");
+    }
+    drop(client);
+    server.stop().await;
+}

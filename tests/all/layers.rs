@@ -30,6 +30,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "cores",
             "memory",
             "metrics",
+            "telemetry",
             "trace",
         ],
     ),
@@ -54,8 +55,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
     (
         "config",
         &[
+            "cores",
             "backend",
             "engine",
+            "repository",
             "server",
             "media",
             "metrics",

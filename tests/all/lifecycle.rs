@@ -23,17 +23,17 @@ use crate::{
     support::{Running, one_lane},
 };
 
-const SIZE: [u32; 2] = [64, 64];
+pub(crate) const SIZE: [u32; 2] = [64, 64];
 
-struct Site {
-    folder: TempDir,
-    backbone: String,
-    server: Running,
+pub(crate) struct Site {
+    pub(crate) folder: TempDir,
+    pub(crate) backbone: String,
+    pub(crate) server: Running,
 }
 
 impl Site {
     /// A server of a repository with the head `mean` of version 1.
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let backbone = TOUCHY.write(folder.path());
         write(folder.path(), &backbone, "mean", 1);
@@ -57,13 +57,13 @@ impl Site {
 }
 
 /// A head whose answers tell its version: the mean times it.
-fn write(root: &Path, backbone: &str, name: &str, version: u32) {
+pub(crate) fn write(root: &Path, backbone: &str, name: &str, version: u32) {
     let graph = HeadGraph::Mean(version as f32);
     write_head(root, name, &version.to_string(), backbone, SIZE, &graph);
 }
 
 /// The version that answered, which the number must bear out.
-async fn ask(client: &mut Client, head: &str, level: u8) -> Result<u32, Status> {
+pub(crate) async fn ask(client: &mut Client, head: &str, level: u8) -> Result<u32, Status> {
     let image = raw(SIZE[1], SIZE[0], pixels(SIZE, [level, 0, level], level));
     let request = proto::AnalyzeRequest {
         input: Some(proto::analyze_request::Input::Image(image)),
@@ -84,6 +84,18 @@ async fn ask(client: &mut Client, head: &str, level: u8) -> Result<u32, Status> 
         "version {version}: {got}, not {want}"
     );
     Ok(version)
+}
+
+/// Waits until this version answers, or nothing does.
+pub(crate) async fn until(client: &mut Client, head: &str, want: Option<u32>) {
+    let limit = Duration::from_secs(60);
+    let turn = async {
+        while ask(client, head, 10).await.ok() != want {
+            tokio::task::yield_now().await;
+        }
+    };
+    let done = tokio::time::timeout(limit, turn).await;
+    assert!(done.is_ok(), "{head} never became {want:?}");
 }
 
 async fn load(client: &mut Client, name: &str) -> Result<String, Status> {
@@ -164,7 +176,11 @@ async fn a_head_that_does_not_load_leaves_the_old_one_and_says_why() {
 
 /// Whether the head's newest version serves, as a scrape tells it.
 fn current(site: &Site, head: &str) -> Option<bool> {
-    let metrics = &site.server.engine.config().metrics;
+    current_of(&site.server, head)
+}
+
+pub(crate) fn current_of(server: &Running, head: &str) -> Option<bool> {
+    let metrics = &server.engine.config().metrics;
     let text = metrics.render(Sample::default()).unwrap();
     let series = format!("frostline_head_current{{head=\"{head}\"}} ");
     let value = text.lines().find_map(|line| line.strip_prefix(&series))?;
@@ -210,16 +226,6 @@ async fn the_folder_is_followed() {
     let site = Site::new().await;
     let client = &mut site.server.client().await;
     site.server.engine.watch(Duration::from_millis(10)).unwrap();
-    let until = async |client: &mut Client, head: &str, want: Option<u32>| {
-        let limit = Duration::from_secs(20);
-        let turn = async {
-            while ask(client, head, 10).await.ok() != want {
-                tokio::task::yield_now().await;
-            }
-        };
-        let done = tokio::time::timeout(limit, turn).await;
-        assert!(done.is_ok(), "{head} never became {want:?}");
-    };
     site.write("mean", 2);
     until(client, "mean", Some(2)).await;
     site.write("new", 3);

@@ -4,7 +4,9 @@
 
 mod abuse;
 mod admin;
+mod audit;
 mod auth;
+mod bad_heads;
 mod bad_input;
 mod budget;
 mod cli;
@@ -32,7 +34,9 @@ mod oip;
 mod overload;
 mod packing;
 mod poison;
+mod preflight;
 mod process;
+mod reloads;
 mod repository;
 mod sharing;
 mod sizes;

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use frostline::{
     engine::EngineConfig,
-    metrics::DEFINITIONS,
+    metrics::{CertificateTimes, DEFINITIONS},
     proto,
     server::{Admin, AdminAccess, Phase, Readiness, ServerConfig},
     telemetry::LogFilter,
@@ -85,9 +85,32 @@ pub(crate) async fn http(
 }
 
 pub(crate) async fn scrape(address: SocketAddr) -> String {
-    let (status, text) = http(address, "GET", "/metrics", "").await;
-    assert_eq!(status, 200);
-    text
+    let accept = "accept: application/openmetrics-text; version=1.0.0\r\n";
+    let (head, text) = scrape_as(address, accept).await;
+    assert!(
+        head.contains("content-type: application/openmetrics-text; version=1.0.0"),
+        "{head}"
+    );
+    String::from_utf8(text).unwrap()
+}
+
+/// A scrape with these headers more; the answer's head in lower case, and its body.
+async fn scrape_as(address: SocketAddr, headers: &str) -> (String, Vec<u8>) {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let request =
+        format!("GET /metrics HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n{headers}\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.unwrap();
+    let end = answer
+        .windows(4)
+        .position(|four| four == b"\r\n\r\n")
+        .unwrap();
+    let head = String::from_utf8(answer[..end].to_vec())
+        .unwrap()
+        .to_lowercase();
+    assert!(head.starts_with("http/1.1 200"), "{head}");
+    (head, answer[end + 4..].to_vec())
 }
 
 /// The value of the series that is written exactly so.
@@ -124,6 +147,16 @@ pub(crate) async fn traffic(server: &Running) {
     };
     client.model.load_head(request).await.unwrap();
     server.settled().await;
+    // As of a server with keys and TLS.
+    let metrics = &server.engine.config().metrics;
+    metrics.files_read("keys");
+    metrics.files_current("keys", true);
+    metrics.certificates(vec![CertificateTimes {
+        usage: "server",
+        name: "localhost".to_owned(),
+        not_before: 1_700_000_000,
+        not_after: 4_000_000_000,
+    }]);
 }
 
 /// Few places and a small cache, so that [`traffic`] meets both bounds.
@@ -247,6 +280,96 @@ async fn the_definitions_are_what_is_scraped_name_by_name_and_label_by_label() {
             .collect();
         assert_eq!(found, definition.labels, "{line}");
     }
+    observed.server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scrape_comes_in_the_format_and_packing_that_it_asks_for() {
+    let (endpoint, _spans) = crate::traces::collector().await;
+    let config = EngineConfig {
+        tracer: crate::traces::tracer(endpoint, 1.0),
+        ..tight()
+    };
+    let observed = Observed::start(config).await;
+    traffic(&observed.server).await;
+    // What comes from callers stands in labels and must break neither format.
+    let hostile = std::sync::Arc::from("jwt:a\"} 1 # {b=\"c\"} 2\n");
+    let metrics = &observed.server.engine.config().metrics;
+    metrics.device(
+        frostline::metrics::Stage::Head,
+        &"h".into(),
+        &hostile,
+        std::time::Duration::from_secs(1),
+    );
+    let open = scrape(observed.admin).await;
+    assert!(open.ends_with("# EOF\n"));
+    assert!(
+        open.contains("\n# UNIT frostline_call_duration_seconds seconds\n"),
+        "{open}"
+    );
+    assert!(
+        open.contains("\n# UNIT process_resident_memory_bytes bytes\n"),
+        "{open}"
+    );
+    let exemplar = open.lines().find(|line| line.contains(" # {trace_id=\""));
+    assert!(
+        exemplar.is_some_and(|line| line.starts_with("frostline_call_duration_seconds_bucket{"))
+    );
+    for definition in DEFINITIONS {
+        let family = definition
+            .name
+            .strip_suffix("_total")
+            .unwrap_or(definition.name);
+        assert!(
+            open.contains(&format!("# HELP {family} {}.\n", definition.help)),
+            "{family}"
+        );
+    }
+    // Nothing in particular, as curl and a browser ask.
+    for accept in [
+        "",
+        "accept: */*\r\n",
+        "accept: application/openmetrics-text;q=0, text/plain\r\n",
+    ] {
+        let (head, text) = scrape_as(observed.admin, accept).await;
+        assert!(
+            head.contains("content-type: text/plain; version=0.0.4"),
+            "{head}"
+        );
+        let text = String::from_utf8(text).unwrap();
+        assert!(
+            !text.contains("# EOF") && !text.contains("# UNIT") && !text.contains("trace_id"),
+            "{text}"
+        );
+        assert!(
+            text.contains("\n# TYPE frostline_calls_total counter\n"),
+            "{text}"
+        );
+        assert!(text.contains("\n# HELP frostline_calls_total "), "{text}");
+        let series = text.lines().filter(|line| !line.starts_with('#')).count();
+        assert_eq!(
+            series,
+            open.lines().filter(|line| !line.starts_with('#')).count()
+        );
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
+            assert!(
+                line.rsplit(' ').next().unwrap().parse::<f64>().is_ok(),
+                "{line}"
+            );
+        }
+        let label = r#"identity="jwt:a\"} 1 # {b=\"c\"} 2\n""#;
+        assert!(text.contains(label), "{text}");
+    }
+    let (head, packed) = scrape_as(observed.admin, "accept-encoding: deflate, gzip\r\n").await;
+    assert!(head.contains("content-encoding: gzip"), "{head}");
+    let mut text = String::new();
+    std::io::Read::read_to_string(
+        &mut flate2::read::GzDecoder::new(packed.as_slice()),
+        &mut text,
+    )
+    .unwrap();
+    assert!(text.contains("\nfrostline_ready 1"), "{text}");
+    assert!(packed.len() * 4 < text.len());
     observed.server.stop().await;
 }
 

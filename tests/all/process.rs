@@ -241,6 +241,32 @@ async fn lanes_that_are_as_many_as_the_cores_have_one_each() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn lanes_follow_what_a_pod_asked_for_and_keep_to_no_core_that_is_shared() {
+    let own = procfs::process::Process::myself().unwrap();
+    let all = own.status().unwrap().cpus_allowed_list.unwrap();
+    let cores: u32 = all.iter().map(|(from, to)| to - from + 1).sum();
+    // As Kubernetes starts it, with the request as the chart passes it: less than the node has, and more.
+    for (asked, expected) in [("1", 1), ("1000", cores as usize)] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_frostline"));
+        command.env("KUBERNETES_SERVICE_HOST", "10.0.0.1");
+        command.env("FROSTLINE_ENGINE_CORES", asked);
+        let process = Process::start_as(command, &[]).await;
+        assert_eq!(
+            lanes(process.child.id()),
+            vec![all.clone(); expected],
+            "{asked}"
+        );
+        let text = scrape(process.admin).await;
+        assert!(
+            text.contains(&format!("\nfrostline_lanes {expected}")),
+            "{text}"
+        );
+        process.signal(Signal::TERM);
+        assert!(process.ends().await.success());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_server_at_rest_gives_back_what_its_busy_time_took() {
     gives_back_at_rest(1).await;
 }
@@ -369,4 +395,25 @@ async fn who_calls_is_seen_in_the_log_the_metrics_and_the_trace() {
     assert_eq!(line["code"], "UNAUTHENTICATED");
     process.signal(Signal::TERM);
     assert!(process.ends().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn numbers_are_numbers_and_a_start_on_a_cpu_says_nothing_of_gpus() {
+    let mut process = Process::start(&["--set", "device.device=auto"]).await;
+    let mut lines = process.take_seen();
+    lines.extend(process.stop().await);
+    let said = |message: &str| {
+        lines
+            .iter()
+            .find(|line| line["message"] == message)
+            .unwrap()
+    };
+    assert_eq!(said("runs on")["device"], "cpu");
+    assert!(said("draining")["lame_duck_ms"].is_f64(), "{lines:?}");
+    assert!(
+        lines
+            .iter()
+            .all(|line| !line.to_string().to_lowercase().contains("cuda")),
+        "{lines:?}"
+    );
 }

@@ -1,6 +1,6 @@
 //! A server on a free port, and pictures to send.
 
-use std::{io::Cursor, net::SocketAddr, sync::Arc};
+use std::{io::Cursor, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use frostline::{
@@ -190,10 +190,26 @@ impl Authority {
         self.issue_with(vec![SanType::DnsName(name.try_into().unwrap())], "")
     }
 
+    /// As [`Authority::issue`], for the time from `from` until `until`, seconds since 1970.
+    pub(crate) fn issue_for(&self, name: &str, from: u64, until: u64) -> (Vec<u8>, Vec<u8>) {
+        let at = |seconds| rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(seconds);
+        let mut params = CertificateParams::default();
+        (params.not_before, params.not_after) = (at(from), at(until));
+        self.issue_as(params, vec![SanType::DnsName(name.try_into().unwrap())], "")
+    }
+
     /// A certificate with these alternative names and this common name, none if empty, and its private key, PEM.
     pub(crate) fn issue_with(&self, names: Vec<SanType>, common: &str) -> (Vec<u8>, Vec<u8>) {
+        self.issue_as(CertificateParams::default(), names, common)
+    }
+
+    fn issue_as(
+        &self,
+        mut params: CertificateParams,
+        names: Vec<SanType>,
+        common: &str,
+    ) -> (Vec<u8>, Vec<u8>) {
         let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
         if !common.is_empty() {
             params.distinguished_name.push(DnType::CommonName, common);

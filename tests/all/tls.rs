@@ -8,17 +8,21 @@ use std::{
 
 use frostline::{
     client::Credentials,
+    metrics::Sample,
     proto,
     server::{AuthConfig, CertificateName, ServerConfig, TlsConfig, TransportLimits},
 };
 use rcgen::SanType;
-use tokio::{io::AsyncReadExt, net::TcpStream};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 use tonic::Code;
 
 use crate::support::{Authority, Running, one_lane, png, reason};
 
 /// Writes the server's certificate, as a file that is moved into place.
-fn install(folder: &Path, (cert, key): (Vec<u8>, Vec<u8>)) -> (PathBuf, PathBuf) {
+pub(crate) fn install(folder: &Path, (cert, key): (Vec<u8>, Vec<u8>)) -> (PathBuf, PathBuf) {
     let paths = (folder.join("cert.pem"), folder.join("key.pem"));
     for (path, bytes) in [(&paths.0, cert), (&paths.1, key)] {
         let beside = folder.join("new");
@@ -28,14 +32,18 @@ fn install(folder: &Path, (cert, key): (Vec<u8>, Vec<u8>)) -> (PathBuf, PathBuf)
     paths
 }
 
-fn trusting(authority: &Authority) -> Credentials {
+pub(crate) fn trusting(authority: &Authority) -> Credentials {
     Credentials {
         authorities: Some(authority.pem.clone()),
         ..Credentials::default()
     }
 }
 
-fn with_tls(folder: &Path, authority: &Authority, clients: Option<&Authority>) -> ServerConfig {
+pub(crate) fn with_tls(
+    folder: &Path,
+    authority: &Authority,
+    clients: Option<&Authority>,
+) -> ServerConfig {
     let (cert, key) = install(folder, authority.issue("localhost"));
     let client_ca = clients.map(|authority| {
         let path = folder.join("clients.pem");
@@ -105,6 +113,7 @@ async fn a_clients_certificate_says_who_it_is() {
         auth: Some(AuthConfig {
             keys: Some(grants),
             certificates: true,
+            heads: Some(vec!["*".to_owned()]),
             ..AuthConfig::default()
         }),
         ..with_tls(folder.path(), &servers, Some(&clients))
@@ -167,7 +176,7 @@ async fn one_kind_of_name_does_not_pass_for_another() {
             keys: Some(grants.clone()),
             certificates: true,
             certificate_names: names.to_vec(),
-            heads: Vec::new(),
+            heads: Some(Vec::new()),
             ..AuthConfig::default()
         }),
         ..with_tls(folder.path(), &servers, Some(&clients))
@@ -250,4 +259,83 @@ async fn a_handshake_has_its_time() {
             .expect("a silent connection stays open");
         server.stop().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_and_how_they_end_are_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new();
+    let transport = TransportLimits {
+        handshake: Duration::from_millis(500),
+        connections: 2,
+        ..TransportLimits::default()
+    };
+    let config = ServerConfig {
+        transport: transport.clone(),
+        ..with_tls(folder.path(), &authority, None)
+    };
+    let plain = ServerConfig {
+        transport,
+        ..ServerConfig::default()
+    };
+    let counted = |server: &Running, series: &str| -> u64 {
+        let metrics = &server.engine.config().metrics;
+        let text = metrics.render(Sample::default()).unwrap();
+        let value = text.lines().find_map(|line| line.strip_prefix(series));
+        let value = value.unwrap_or_else(|| panic!("no {series} in {text}"));
+        value.trim().parse().unwrap()
+    };
+    let ended = |server: &Running, reason: &str| {
+        counted(
+            server,
+            &format!("frostline_connections_ended_total{{reason=\"{reason}\"}}"),
+        )
+    };
+    let until = async |server: &Running, reason: &str, wanted: u64| {
+        let turn = async {
+            while ended(server, reason) < wanted {
+                tokio::task::yield_now().await;
+            }
+        };
+        let done = tokio::time::timeout(Duration::from_secs(20), turn).await;
+        assert!(done.is_ok(), "{reason} stays {}", ended(server, reason));
+    };
+    let server = Running::start_with(one_lane(), config).await;
+    // An answer, so that the server is up.
+    let client = server.client_with(&trusting(&authority)).await.unwrap();
+    assert_eq!(counted(&server, "frostline_connections"), 1);
+    assert_eq!(ended(&server, "handshake"), 0, "there before it happens");
+    let mut wrong = TcpStream::connect(server.address).await.unwrap();
+    wrong
+        .write_all(b"this is no TLS at all, nor ever was\r\n")
+        .await
+        .unwrap();
+    until(&server, "handshake", 1).await;
+    drop(wrong);
+    let silent = TcpStream::connect(server.address).await.unwrap();
+    until(&server, "handshake_timeout", 1).await;
+    drop((silent, client));
+    let gone = async {
+        while counted(&server, "frostline_connections") > 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), gone)
+        .await
+        .unwrap();
+    server.stop().await;
+
+    let server = Running::start_with(one_lane(), plain).await;
+    let mut old = TcpStream::connect(server.address).await.unwrap();
+    old.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+        .await
+        .unwrap();
+    until(&server, "not_grpc", 1).await;
+    // One more than there are places: one that is idle makes room.
+    let first = server.client().await;
+    let second = server.client().await;
+    let third = server.client().await;
+    until(&server, "evicted", 1).await;
+    drop((first, second, third));
+    server.stop().await;
 }

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::{
     auth::{bearer, denied, kind, unauthenticated, with_auth},
+    process::Process,
     support::{one_lane, png},
 };
 
@@ -99,6 +100,7 @@ async fn a_signed_token_holds_for_its_time_its_audience_and_its_claims() {
         jwks: Some(file),
         issuer: "https://issuer.example".to_owned(),
         audience: "frostline".to_owned(),
+        heads: Some(vec!["*".to_owned()]),
         ..AuthConfig::default()
     };
     let server = with_auth(one_lane(), auth).await;
@@ -235,6 +237,7 @@ async fn a_new_key_set_is_taken_over_while_serving() {
         jwks: Some(file.clone()),
         issuer: "https://issuer.example".to_owned(),
         audience: "frostline".to_owned(),
+        heads: Some(vec!["*".to_owned()]),
         ..AuthConfig::default()
     };
     let server = with_auth(one_lane(), auth).await;
@@ -286,6 +289,7 @@ async fn claims_narrow_what_is_granted_and_never_widen_it() {
         jwks: Some(jwks),
         issuer: "https://issuer.example".to_owned(),
         audience: "frostline".to_owned(),
+        heads: Some(vec!["*".to_owned()]),
         ..AuthConfig::default()
     };
     let server = with_auth(one_lane(), auth).await;
@@ -313,24 +317,89 @@ async fn claims_narrow_what_is_granted_and_never_widen_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_set_with_a_weak_key_does_not_start_a_server() {
+async fn a_weak_key_is_left_out_and_alone_starts_no_server() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("jwks.json");
-    let good = serde_json::to_value(Signer::es256("good").jwk()).unwrap();
+    let good = Signer::es256("good");
     let weak = json!({"kty": "RSA", "n": "_".repeat(170) + "w", "e": "AQAB", "kid": "weak"});
-    fs::write(&file, json!({"keys": [good, weak]}).to_string()).unwrap();
+    let set = json!({"keys": [serde_json::to_value(good.jwk()).unwrap(), weak]});
+    fs::write(&file, set.to_string()).unwrap();
+    let settings = [
+        format!("auth.jwks={}", file.display()),
+        "auth.issuer=https://issuer.example".to_owned(),
+        "auth.audience=frostline".to_owned(),
+        "auth.heads=[\"*\"]".to_owned(),
+    ];
+    let settings = settings.iter().flat_map(|setting| ["--set", setting]);
+    let settings: Vec<_> = settings.collect();
+    let mut process = Process::start(&settings).await;
+    let mut client = process.client(Some(good.sign(&claims(&[])))).await;
+    client.detect(png(32, 32, 0)).await.unwrap();
+    drop(client);
+    let mut seen = process.take_seen();
+    seen.extend(process.stop().await);
+    let named = |line: &Value| {
+        let entry = line["entry"].as_str();
+        entry.is_some_and(|entry| entry.starts_with("keys[1]: n: has"))
+    };
+    assert!(seen.iter().any(named), "{seen:?}");
+
+    fs::write(&file, json!({"keys": [weak]}).to_string()).unwrap();
     let output = std::process::Command::new(env!("CARGO_BIN_EXE_frostline"))
         .args(["serve", "--listen", "127.0.0.1:0"])
-        .env("FROSTLINE_AUTH_JWKS", &file)
-        .env("FROSTLINE_AUTH_ISSUER", "https://issuer.example")
-        .env("FROSTLINE_AUTH_AUDIENCE", "frostline")
+        .args(&settings)
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned()
         + &String::from_utf8_lossy(&output.stdout);
     assert!(!output.status.success(), "{said}");
     assert!(
-        said.contains("keys[1]") && said.contains("n: has"),
+        said.contains("keys[0]") && said.contains("n: has"),
         "{said}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_without_a_grant_may_use_no_head_unless_the_setting_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let (jwks, grants) = (
+        folder.path().join("jwks.json"),
+        folder.path().join("keys.toml"),
+    );
+    let signer = Signer::es256("ec");
+    let keys = vec![signer.jwk()];
+    fs::write(&jwks, serde_json::to_string(&JwkSet { keys }).unwrap()).unwrap();
+    // One grant bounds heads, the other something else alone.
+    let entries = "[[grant]]\nidentity = \"jwt:granted\"\nheads = [\"scene\"]\n\
+                   [[grant]]\nidentity = \"jwt:counted\"\nconcurrency = 4\n";
+    fs::write(&grants, entries).unwrap();
+    for (heads, everybody) in [(None, false), (Some(vec!["*".to_owned()]), true)] {
+        let auth = AuthConfig {
+            keys: Some(grants.clone()),
+            jwks: Some(jwks.clone()),
+            issuer: "https://issuer.example".to_owned(),
+            audience: "frostline".to_owned(),
+            heads,
+            ..AuthConfig::default()
+        };
+        let server = with_auth(one_lane(), auth).await;
+        for subject in ["anybody", "counted", "granted"] {
+            // A claim widens nothing.
+            let claims = claims(&[("sub", subject.into()), ("frostline_heads", json!(["*"]))]);
+            let mut client = bearer(&server, &signer.sign(&claims)).await;
+            let scene = client.segment(png(32, 32, 0)).await;
+            let may = everybody || subject == "granted";
+            assert_eq!(scene.is_ok(), may, "{subject}: {scene:?}");
+            let listed = client
+                .model
+                .list_heads(frostline::proto::ListHeadsRequest {})
+                .await;
+            assert_eq!(
+                listed.unwrap().into_inner().heads.is_empty(),
+                !may,
+                "{subject}"
+            );
+        }
+        server.stop().await;
+    }
 }

@@ -54,7 +54,7 @@ async fn collector_on(
     (endpoint, spans)
 }
 
-fn tracer(endpoint: String, ratio: f64) -> Tracer {
+pub(crate) fn tracer(endpoint: String, ratio: f64) -> Tracer {
     Tracer::start(&TraceConfig {
         endpoint,
         authorities: None,
@@ -199,6 +199,13 @@ async fn a_call_continues_its_callers_trace_and_a_batch_links_to_its_calls() {
         let share = shares.iter().find(|s| s.trace_id == call.trace_id).unwrap();
         assert_eq!(share.links[0].span_id, batches[0].span_id);
         assert!(named("head batch").iter().any(|batch| links(batch)));
+        let heads = named("head");
+        let head = heads.iter().find(|s| s.trace_id == call.trace_id).unwrap();
+        let which = head
+            .attributes
+            .iter()
+            .find(|attribute| attribute.key == "head");
+        assert!(format!("{which:?}").contains("objects"), "{head:?}");
     }
     assert!(batches[0].parent_span_id.is_empty(), "a trace of its own");
     assert!(!TRACE.contains(&hex(&batches[0].trace_id).as_str()));

@@ -404,3 +404,24 @@ def test_helm_test_asks_what_answers_and_is_let_in(case):
 def test_long_names_fit():
     for document in render(values("everything"), release="a" * 53):
         assert len(document["metadata"]["name"]) <= 63
+
+
+def container_of(given: dict) -> dict:
+    deployment = by_kind(render({"insecure": True} | given), "Deployment")[0]
+    return deployment["spec"]["template"]["spec"]["containers"][0]
+
+
+def test_lanes_follow_the_cpu_request():
+    """Where there is one, and nobody says otherwise."""
+    asked = {"name": "FROSTLINE_ENGINE_CORES", "valueFrom": {"resourceFieldRef": {"resource": "requests.cpu"}}}
+    own = {"name": "A", "value": "b"}
+    assert container_of({"env": [own]})["env"] == [asked, own]
+    assert "env" not in container_of({"resources": {"requests": {"cpu": None}}})
+    assert "env" not in container_of({"config": {"engine": {"cores": 3}}})
+
+
+def test_a_start_that_is_over_is_not_repeated_for_want_of_a_head():
+    """Not ready is no reason for a restart."""
+    probes = container_of({})
+    assert probes["startupProbe"]["httpGet"]["path"] == "/startedz"
+    assert probes["readinessProbe"]["httpGet"]["path"] == "/readyz"

@@ -12,9 +12,10 @@ use serde_json::{Map, Value};
 use super::super::{
     AuthConfig,
     identity::{Allowed, Grants},
-    watched::Watched,
+    watched::{Made, Source, Watched},
 };
 use super::jwks;
+use crate::metrics::Metrics;
 
 /// Checks tokens.
 #[derive(Debug)]
@@ -32,6 +33,21 @@ struct Key {
     /// What it signs with: what the key set says, or all that such a key can.
     algorithms: Vec<Algorithm>,
     key: DecodingKey,
+}
+
+impl Key {
+    /// A key as the set has it; `None` for one that is not for signatures.
+    fn parse(written: Map<String, Value>) -> anyhow::Result<Option<Self>> {
+        let Some(algorithms) = jwks::algorithms(&written)? else {
+            return Ok(None);
+        };
+        let jwk: Jwk = serde_json::from_value(Value::Object(written))?;
+        Ok(Some(Self {
+            key: DecodingKey::from_jwk(&jwk)?,
+            id: jwk.common.key_id,
+            algorithms,
+        }))
+    }
 }
 
 struct Keys(Vec<Key>);
@@ -56,9 +72,18 @@ impl Tokens {
     ///
     /// # Errors
     /// The file, if it is not a JSON Web Key Set with a public key that signs.
-    pub(super) fn new(file: &Path, config: &AuthConfig) -> anyhow::Result<Self> {
+    pub(super) fn new(
+        file: &Path,
+        config: &AuthConfig,
+        metrics: &Arc<Metrics>,
+    ) -> anyhow::Result<Self> {
         let name = file.display().to_string();
-        let keys = Watched::new(vec![file.to_owned()], move |contents| {
+        let source = Source {
+            what: "jwks",
+            files: vec![file.to_owned()],
+            metrics: Arc::clone(metrics),
+        };
+        let keys = Watched::new(source, move |contents| {
             Keys::parse(&contents[0]).with_context(|| name.clone())
         })?;
         Ok(Self {
@@ -169,24 +194,31 @@ struct KeySet {
 }
 
 impl Keys {
-    fn parse(bytes: &[u8]) -> anyhow::Result<Self> {
+    /// The keys that signatures can be trusted to, and those that are left out.
+    fn parse(bytes: &[u8]) -> anyhow::Result<Made<Self>> {
         let set: KeySet = serde_json::from_slice(bytes).context("is not a JSON Web Key Set")?;
-        let mut keys = Vec::new();
+        let (mut keys, mut left_out) = (Vec::new(), Vec::new());
         for (index, written) in set.keys.into_iter().enumerate() {
-            let place = || format!("keys[{index}]");
-            let Some(algorithms) = jwks::algorithms(&written).with_context(place)? else {
-                continue;
-            };
-            let jwk: Jwk = serde_json::from_value(Value::Object(written)).with_context(place)?;
-            keys.push(Key {
-                key: DecodingKey::from_jwk(&jwk).with_context(place)?,
-                id: jwk.common.key_id,
-                algorithms,
-            });
+            match Key::parse(written) {
+                Ok(key) => keys.extend(key),
+                Err(error) => left_out.push(format!("keys[{index}]: {error:#}")),
+            }
         }
+        anyhow::ensure!(!keys.is_empty() || left_out.is_empty(), left_out.join("; "));
         anyhow::ensure!(!keys.is_empty(), "has no key that signs");
-        Ok(Self(keys))
+        Ok(Made {
+            value: Self(keys),
+            left_out,
+        })
     }
+}
+
+/// The keys of a key set that would be left out.
+///
+/// # Errors
+/// What is no key set, or one without a key that holds.
+pub(super) fn check(bytes: &[u8]) -> anyhow::Result<Vec<String>> {
+    Ok(Keys::parse(bytes)?.left_out)
 }
 
 /// Reads `bytes` as a key set and as a token.

@@ -23,7 +23,13 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-use super::super::identity::{Allowed, Grants, Identity, Quota};
+use super::{
+    super::{
+        identity::{Allowed, Grants, Identity, Quota},
+        watched::Made,
+    },
+    Defaults,
+};
 
 /// What every key begins with, so that scanners for leaked secrets can know it.
 const PREFIX: &str = "frl_";
@@ -67,7 +73,6 @@ pub struct Grant {
 
 #[derive(Debug, Deserialize)]
 struct GrantEntry {
-    identity: String,
     #[serde(flatten)]
     grant: Grant,
 }
@@ -80,44 +85,101 @@ struct Entries {
 }
 
 /// Keys that hold, and what identities may do.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct KeyFile {
     keys: Vec<([u8; 32], Identity)>,
     grants: HashMap<String, Arc<Grants>>,
+    /// There is a grant of which it is not known whose it is: an identity without one may do nothing until there is not,
+    /// for that grant may have been there to bound it.
+    closed: bool,
 }
 
 impl KeyFile {
-    /// Reads a key file; `default` is for what an entry leaves out.
+    /// Reads a key file; `default` is for what an entry leaves out. Entries that do not hold are left out: a key is then
+    /// nobody's, and the identity of a grant may do nothing.
     ///
     /// # Errors
-    /// The entry and the field at fault.
-    pub(super) fn parse(bytes: &[u8], default: &Grants) -> anyhow::Result<Self> {
+    /// What is no key file, or one of which nothing holds, with the entries and the fields at fault.
+    pub(super) fn parse(bytes: &[u8], default: &Defaults) -> anyhow::Result<Made<Self>> {
         let text = std::str::from_utf8(bytes).context("is not UTF-8")?;
-        let entries: Entries = toml::from_str(text)?;
-        let mut keys: Vec<([u8; 32], Identity)> = Vec::new();
-        for (index, table) in entries.key.into_iter().enumerate() {
-            let (hash, identity) = key(table, default).with_context(|| format!("key[{index}]"))?;
-            ensure!(
-                keys.iter().all(|(other, _)| *other != hash),
-                "key[{index}]: sha256: is another key's as well"
-            );
-            keys.push((hash, identity));
+        let mut made = Made::whole(Self::default());
+        let mut twice = Vec::new();
+        let (mut keys, mut grants) = (0, 0);
+        for piece in pieces(text) {
+            let (file, left_out) = (&mut made.value, &mut made.left_out);
+            let line = piece.line;
+            let entries = match toml::from_str::<Entries>(piece.text) {
+                Ok(entries) => entries,
+                Err(error) => {
+                    let place = match piece.kind {
+                        "" => bail!("line {line}: {}", error.message()),
+                        kind => format!("{kind}, line {line}"),
+                    };
+                    left_out.push(format!("{place}: {}", error.message()));
+                    file.closed |= piece.kind != "key";
+                    (keys, grants) = match piece.kind {
+                        "key" => (keys + 1, grants),
+                        _ => (keys, grants + 1),
+                    };
+                    continue;
+                }
+            };
+            for table in entries.key {
+                let added = file.add_key(table, &default.keys, &mut twice);
+                let place = |error| format!("key[{keys}]: {error:#}");
+                left_out.extend(added.err().map(place));
+                keys += 1;
+            }
+            for table in entries.grant {
+                let added = file.add_grant(table, &default.elsewhere);
+                let place = |error| format!("grant[{grants}]: {error:#}");
+                left_out.extend(added.err().map(place));
+                grants += 1;
+            }
         }
-        let mut grants = HashMap::new();
-        for (index, table) in entries.grant.into_iter().enumerate() {
-            let place = || format!("grant[{index}]");
-            known(&table, &["identity"]).with_context(place)?;
-            let entry: GrantEntry = table.try_into().with_context(place)?;
-            let granted = entry.grant.over(default).with_context(place)?;
-            ensure!(
-                SOURCES.iter().any(|s| entry.identity.starts_with(s)),
-                "grant[{index}]: identity: is {:?}, but must begin with one of {SOURCES:?}",
-                entry.identity
-            );
-            let before = grants.insert(entry.identity, Arc::new(granted));
-            ensure!(before.is_none(), "grant[{index}]: identity: is named twice");
+        made.value.keys.retain(|(hash, _)| !twice.contains(hash));
+        let none = made.value.keys.is_empty() && made.value.grants.is_empty();
+        ensure!(!none || made.left_out.is_empty(), made.left_out.join("; "));
+        Ok(made)
+    }
+
+    fn add_key(
+        &mut self,
+        table: toml::Table,
+        default: &Grants,
+        twice: &mut Vec<[u8; 32]>,
+    ) -> anyhow::Result<()> {
+        let (hash, identity) = key(table, default)?;
+        if self.keys.iter().any(|(other, _)| *other == hash) {
+            // Which of them counts is not known: neither does.
+            twice.push(hash);
+            bail!("sha256: is another key's as well");
         }
-        Ok(Self { keys, grants })
+        self.keys.push((hash, identity));
+        Ok(())
+    }
+
+    fn add_grant(&mut self, table: toml::Table, default: &Grants) -> anyhow::Result<()> {
+        let Some(identity) = table.get("identity").and_then(|name| name.as_str()) else {
+            self.closed = true;
+            bail!("identity: is missing, or is not a string");
+        };
+        let identity = identity.to_owned();
+        let granted = grant(table, default);
+        if !SOURCES.iter().any(|source| identity.starts_with(source)) {
+            self.closed = true;
+            bail!("identity: is {identity:?}, but must begin with one of {SOURCES:?}");
+        }
+        let (granted, error) = match granted {
+            Ok(_) if self.grants.contains_key(&identity) => (
+                Grants::none(),
+                Some(anyhow::anyhow!("identity: is named twice")),
+            ),
+            Ok(granted) => (granted, None),
+            Err(error) => (Grants::none(), Some(error)),
+        };
+        self.grants.insert(identity, Arc::new(granted));
+        error.map_or(Ok(()), Err)
     }
 
     /// Whose token this is. Takes the same time whichever it is.
@@ -134,8 +196,45 @@ impl KeyFile {
 
     /// What the file says of an identity that comes from elsewhere.
     pub(super) fn grant(&self, identity: &str) -> Option<Arc<Grants>> {
-        self.grants.get(identity).cloned()
+        let granted = self.grants.get(identity).cloned();
+        granted.or_else(|| self.closed.then(|| Arc::new(Grants::none())))
     }
+}
+
+/// An entry of a key file, or what is before the first.
+struct Piece<'a> {
+    /// `key`, `grant`, or what else is between its brackets; empty for what is before the first.
+    kind: &'a str,
+    /// Its first line, counted from 1.
+    line: usize,
+    text: &'a str,
+}
+
+/// The whole text where it is TOML of the right form, else each entry by itself: one that cannot be read must not take the
+/// others along.
+fn pieces(text: &str) -> Vec<Piece<'_>> {
+    let piece = |kind, line, text| Piece { kind, line, text };
+    if toml::from_str::<Entries>(text).is_ok() {
+        return vec![piece("", 1, text)];
+    }
+    let (mut pieces, mut kind, mut line, mut start) = (Vec::new(), "", 1, 0);
+    let mut end = 0;
+    for (index, row) in text.split_inclusive('\n').enumerate() {
+        if let Some(header) = row.trim_start().strip_prefix("[[") {
+            pieces.push(piece(kind, line, &text[start..end]));
+            kind = header.split(']').next().unwrap_or(header).trim();
+            (line, start) = (index + 1, end);
+        }
+        end += row.len();
+    }
+    pieces.push(piece(kind, line, &text[start..]));
+    pieces
+}
+
+fn grant(table: toml::Table, default: &Grants) -> anyhow::Result<Grants> {
+    known(&table, &["identity"])?;
+    let entry: GrantEntry = table.try_into()?;
+    entry.grant.over(default)
 }
 
 fn key(table: toml::Table, default: &Grants) -> anyhow::Result<([u8; 32], Identity)> {
@@ -230,7 +329,71 @@ mod tests {
     use super::*;
 
     fn parse(text: &str) -> Result<KeyFile, String> {
-        KeyFile::parse(text.as_bytes(), &Grants::default()).map_err(|error| format!("{error:#}"))
+        let made = KeyFile::parse(text.as_bytes(), &Defaults::default());
+        let made = made.map_err(|error| format!("{error:#}"))?;
+        assert!(made.left_out.is_empty(), "{made:?}");
+        Ok(made.value)
+    }
+
+    #[test]
+    fn one_bad_entry_is_left_out_and_the_others_hold() {
+        let (token, entry) = new_token("alice", Grant::default()).unwrap();
+        let good = format!("[[key]]\n{}", toml::to_string(&entry).unwrap());
+        let scene = "[[grant]]\nidentity = \"jwt:a\"\nheads = [\"scene\"]\n";
+        let hash = "0".repeat(64);
+        // What is beside the good ones, what is said of it, and whether others than `jwt:a` may do anything.
+        let cases = [
+            (
+                format!("[[key]]\nname = \"b\"\nsha256 = \"{hash}\"\nrate = -1.0\n"),
+                "key[1]: rate",
+                true,
+            ),
+            (
+                format!("[[key]]\nname = \"b\nsha256 = \"{hash}\"\n"),
+                "key, line 5",
+                true,
+            ),
+            ("[[key]]\nname = = 1\n".to_owned(), "key, line 5", true),
+            (
+                "[[grant]]\nidentity = \"jwt:b\"\nhead = []\n".to_owned(),
+                "grant[1]: head",
+                true,
+            ),
+            (
+                "[[grant]]\nidentity = \"b\"\n".to_owned(),
+                "grant[1]: identity",
+                false,
+            ),
+            (
+                "[[grant]]\nidentity = jwt:b\n".to_owned(),
+                "grant, line 5",
+                false,
+            ),
+            (
+                "[[grants]]\nidentity = \"jwt:b\"\n".to_owned(),
+                "grants, line 5",
+                false,
+            ),
+        ];
+        for (bad, said, open) in cases {
+            let text = format!("{good}# a note\n{bad}{scene}");
+            let made = KeyFile::parse(text.as_bytes(), &Defaults::default()).unwrap();
+            assert_eq!(made.left_out.len(), 1, "{made:?}");
+            assert!(
+                made.left_out[0].starts_with(said),
+                "no {said:?} in {made:?}"
+            );
+            let file = made.value;
+            assert_eq!(&*file.find(&token).unwrap().name(), "alice");
+            assert!(file.grant("jwt:a").unwrap().heads.holds("scene"));
+            let nothing = |name: &str| file.grant(name).is_some_and(|g| !g.heads.holds("scene"));
+            assert_eq!(nothing("jwt:c"), !open, "{said}");
+            // The one that a bad grant names may do nothing, whatever others may by default.
+            assert!(!bad.contains("\"jwt:b\"") || nothing("jwt:b"), "{said}");
+        }
+        let twice = format!("{good}{good}{scene}");
+        let made = KeyFile::parse(twice.as_bytes(), &Defaults::default()).unwrap();
+        assert!(made.value.find(&token).is_none(), "neither counts");
     }
 
     #[test]

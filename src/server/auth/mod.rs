@@ -7,7 +7,7 @@ mod jwks;
 mod jwt;
 mod keys;
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 use http::{HeaderMap, header::AUTHORIZATION};
 
@@ -15,9 +15,12 @@ use super::{
     AuthConfig, CertificateName,
     identity::{Allowed, Grants, Identity, Quota},
     tls::Names,
-    watched::Watched,
+    watched::{self, Source, Watched},
 };
-use crate::error::{Error, Kind, Result};
+use crate::{
+    error::{Error, Kind, Result},
+    metrics::Metrics,
+};
 use keys::KeyFile;
 
 pub use keys::{Grant, KeyEntry, new_token};
@@ -33,6 +36,7 @@ pub(super) struct Authenticator {
     /// Names of certificates that say who calls; none where certificates do not.
     certificates: Vec<CertificateName>,
     open: Allowed,
+    /// What identities may do that a token or a certificate brings and nothing else is said of.
     default: Arc<Grants>,
 }
 
@@ -41,21 +45,16 @@ impl Authenticator {
     ///
     /// # Errors
     /// The file at fault and why.
-    pub(super) fn new(config: &AuthConfig) -> anyhow::Result<Self> {
-        let default = Arc::new(Grants {
-            heads: Allowed::from_list(config.heads.iter().cloned()),
-            methods: Allowed::from_list(config.methods.iter().cloned()),
-            quota: Quota {
-                rate: config.rate,
-                burst: config.burst,
-                concurrency: config.concurrency,
-                pixels: config.pixels,
-            },
-        });
-        let fallback = Arc::clone(&default);
+    pub(super) fn new(config: &AuthConfig, metrics: &Arc<Metrics>) -> anyhow::Result<Self> {
+        let fallback = defaults(config);
         let keys = config.keys.as_ref().map(|file| {
             let name = file.display().to_string();
-            Watched::new(vec![file.clone()], move |contents| {
+            let source = Source {
+                what: "keys",
+                files: vec![file.clone()],
+                metrics: Arc::clone(metrics),
+            };
+            Watched::new(source, move |contents| {
                 KeyFile::parse(&contents[0], &fallback).map_err(|e| e.context(name.clone()))
             })
         });
@@ -64,14 +63,14 @@ impl Authenticator {
             tokens: config
                 .jwks
                 .as_ref()
-                .map(|file| jwt::Tokens::new(file, config))
+                .map(|file| jwt::Tokens::new(file, config, metrics))
                 .transpose()?,
             certificates: match config.certificates {
                 true => config.certificate_names.clone(),
                 false => Vec::new(),
             },
             open: Allowed::from_list(config.open_methods.iter().cloned()),
-            default,
+            default: Arc::new(defaults(config).elsewhere),
         })
     }
 
@@ -79,25 +78,30 @@ impl Authenticator {
     /// `certificate`. An open method may be called by anybody; such a caller may use no head.
     ///
     /// # Errors
-    /// `Unauthenticated` without an identity that holds, `PermissionDenied` for a method that it may not call.
+    /// `Unauthenticated` without an identity that holds.
     pub(super) fn identify(
         &self,
         method: &str,
         headers: &HeaderMap,
         certificate: Option<&Names>,
     ) -> Result<Identity> {
-        let open = self.open.holds(method);
-        let identity = match self.caller(headers, certificate) {
-            Ok(identity) => identity,
-            Err(_) if open => return Ok(Identity::nobody()),
-            Err(error) => return Err(error),
-        };
-        if !open && !identity.may_call(method) {
-            let shown: String = method.chars().take(100).collect();
-            let message = format!("{:?} may not call {shown}", &*identity.name());
-            return Err(Error::new(Kind::PermissionDenied, message));
+        match self.caller(headers, certificate) {
+            Err(_) if self.open.holds(method) => Ok(Identity::nobody()),
+            caller => caller,
         }
-        Ok(identity)
+    }
+
+    /// Whether `identity` may call `method`.
+    ///
+    /// # Errors
+    /// `PermissionDenied` if not.
+    pub(super) fn permit(&self, identity: &Identity, method: &str) -> Result<()> {
+        if self.open.holds(method) || identity.may_call(method) {
+            return Ok(());
+        }
+        let shown: String = method.chars().take(100).collect();
+        let message = format!("{:?} may not call {shown}", &*identity.name());
+        Err(Error::new(Kind::PermissionDenied, message))
     }
 
     fn caller(&self, headers: &HeaderMap, certificate: Option<&Names>) -> Result<Identity> {
@@ -146,12 +150,79 @@ impl Authenticator {
     }
 }
 
+/// What identities may do that nothing else is said of.
+#[derive(Debug, Default)]
+pub(super) struct Defaults {
+    /// Those of keys: whoever put one into the key file meant it to be used.
+    keys: Grants,
+    /// Those that a token or a certificate brings: an authority names many who are none of this server's callers.
+    elsewhere: Grants,
+}
+
+fn defaults(config: &AuthConfig) -> Defaults {
+    let grants = |heads| Grants {
+        heads,
+        methods: Allowed::from_list(config.methods.iter().cloned()),
+        quota: Quota {
+            rate: config.rate,
+            burst: config.burst,
+            concurrency: config.concurrency,
+            pixels: config.pixels,
+        },
+    };
+    let said = config.heads.clone().map(Allowed::from_list);
+    let none = Allowed::from_list([]);
+    Defaults {
+        keys: grants(said.clone().unwrap_or_default()),
+        elsewhere: grants(said.unwrap_or(none)),
+    }
+}
+
+/// The settings of `config` whose files do not hold, each with the file and why; entries that would be left out count where
+/// `strict` is set.
+pub(super) fn check(config: &AuthConfig, strict: bool) -> Vec<(&'static str, String)> {
+    let keys = |bytes: &[u8]| Ok(KeyFile::parse(bytes, &defaults(config))?.left_out);
+    let mut wrong = entries("auth.keys", config.keys.as_deref(), strict, keys);
+    wrong.extend(entries(
+        "auth.jwks",
+        config.jwks.as_deref(),
+        strict,
+        jwt::check,
+    ));
+    wrong
+}
+
+/// What `parse` finds wrong with the entries of `file`.
+fn entries(
+    setting: &'static str,
+    file: Option<&Path>,
+    strict: bool,
+    parse: impl FnOnce(&[u8]) -> anyhow::Result<Vec<String>>,
+) -> Vec<(&'static str, String)> {
+    let Some(file) = file else {
+        return Vec::new();
+    };
+    let name = file.display();
+    let contents = watched::read(&[file.to_owned()]);
+    match contents.map(|contents| parse(&contents[0])) {
+        Ok(Ok(left_out)) => {
+            let entries = left_out.into_iter().filter(|_| strict);
+            entries
+                .map(|entry| (setting, format!("{name}: {entry}")))
+                .collect()
+        }
+        Ok(Err(error)) => vec![(setting, format!("{name}: {error:#}"))],
+        Err(error) => vec![(setting, format!("{error:#}"))],
+    }
+}
+
 /// Reads `bytes` as each file that the authenticator reads, and looks a token up in it.
 #[cfg(fuzzing)]
-pub(super) fn fuzz(bytes: &[u8], default: &Grants) {
-    if let Ok(file) = KeyFile::parse(bytes, default) {
+pub(super) fn fuzz(bytes: &[u8]) {
+    if let Ok(file) = KeyFile::parse(bytes, &Defaults::default()) {
         let token = String::from_utf8_lossy(bytes);
-        assert!(file.find(&token).is_none(), "a file is no token of its own");
+        let found = file.value.find(&token);
+        assert!(found.is_none(), "a file is no token of its own");
     }
     jwt::fuzz(bytes);
 }

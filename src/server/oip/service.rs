@@ -17,7 +17,7 @@ use crate::{
         grpc_inference_service_server::GrpcInferenceService,
         model_metadata_response::TensorMetadata, repository_index_response::ModelIndex,
     },
-    server::{identity::Identity, status::status},
+    server::{audit::By, identity::Identity, status::status},
 };
 
 /// What runs the models, as clients of the protocol know it.
@@ -138,7 +138,10 @@ impl Inference {
             let others = names
                 .iter()
                 .filter(|name| identity.may_use(name) && !is_loaded(name));
-            models.extend(others.map(|name| index(name, None, "not loaded")));
+            models.extend(others.map(|name| {
+                let fault = self.engine.fault(name);
+                index(name, None, fault.as_deref().unwrap_or("not loaded"))
+            }));
             models.sort_by(|a, b| a.name.cmp(&b.name));
         }
         let backbone = self.engine.backbone();
@@ -152,14 +155,19 @@ impl Inference {
         &self,
         request: Request<RepositoryModelLoadRequest>,
     ) -> Result<RepositoryModelLoadResponse> {
-        let identity = Identity::of(request.extensions());
+        let (by, identity) = (By::of(&request), Identity::of(request.extensions()));
         let request = request.into_inner();
         check_repository(&request.repository_name)?;
         check_parameters(request.parameters.keys(), &[])?;
         let name = request.model_name;
         identity.check_head(&name, "model_name")?;
-        let loaded = self.blocking(move |engine| engine.load_head(&name)).await;
-        loaded.map_err(|error| error.at("model_name"))?;
+        let change = by.changes(&self.engine, "load", &name);
+        let loaded = self.blocking(move |engine| {
+            let loaded = engine.load_head(&name);
+            change.tell(loaded.as_ref().map(|head| Some(&**head)));
+            loaded
+        });
+        loaded.await.map_err(|error| error.at("model_name"))?;
         Ok(RepositoryModelLoadResponse {})
     }
 
@@ -167,12 +175,15 @@ impl Inference {
         &self,
         request: Request<RepositoryModelUnloadRequest>,
     ) -> Result<RepositoryModelUnloadResponse> {
-        let identity = Identity::of(request.extensions());
+        let (by, identity) = (By::of(&request), Identity::of(request.extensions()));
         let request = request.into_inner();
         check_repository(&request.repository_name)?;
         check_parameters(request.parameters.keys(), &["unload_dependents"])?;
-        identity.check_head(&request.model_name, "model_name")?;
-        let unloaded = self.engine.unload_head(&request.model_name);
+        let name = request.model_name;
+        identity.check_head(&name, "model_name")?;
+        let change = by.changes(&self.engine, "unload", &name);
+        let unloaded = self.engine.unload_head(&name);
+        change.tell(unloaded.as_ref().map(|_| None));
         unloaded.map_err(|error| error.at("model_name"))?;
         Ok(RepositoryModelUnloadResponse {})
     }
@@ -202,7 +213,7 @@ impl GrpcInferenceService for Inference {
         &self,
         _request: Request<ServerReadyRequest>,
     ) -> Result<Response<ServerReadyResponse>, Status> {
-        let ready = *self.ready.borrow();
+        let ready = *self.ready.borrow() && self.engine.lacks().is_none();
         Ok(Response::new(ServerReadyResponse { ready }))
     }
 
@@ -214,7 +225,7 @@ impl GrpcInferenceService for Inference {
         let identity = Identity::of(request.extensions());
         let ready = match self.model(&identity, name, version, "") {
             Ok(_) => *self.ready.borrow(),
-            Err(error) if error.kind() == Kind::UnknownHead => false,
+            Err(error) if matches!(error.kind(), Kind::UnknownHead | Kind::LoadFailed) => false,
             Err(error) => return Err(status(&error)),
         };
         Ok(Response::new(ModelReadyResponse { ready }))

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x66rostline/v1/model.proto\x12\x0c\x66rostline.v1\"%\n\x04Size\x12\x0e\n\x06height\x18\x01 \x01(\r\x12\r\n\x05width\x18\x02 \x01(\r\"L\n\nFeatureMap\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06stride\x18\x02 \x01(\r\x12\x10\n\x08\x63hannels\x18\x03 \x01(\r\x12\x0e\n\x06layout\x18\x04 \x01(\t\"\xeb\x01\n\x08\x42\x61\x63kbone\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x04 \x01(\t\x12\x12\n\ncheckpoint\x18\x05 \x01(\t\x12\x0f\n\x07licence\x18\x06 \x01(\t\x12\x11\n\tprecision\x18\x07 \x01(\t\x12!\n\x05sizes\x18\x08 \x03(\x0b\x32\x12.frostline.v1.Size\x12\x0e\n\x06resize\x18\t \x01(\t\x12*\n\x08\x66\x65\x61tures\x18\n \x03(\x0b\x32\x18.frostline.v1.FeatureMap\"\x90\x03\n\x04Head\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12 \n\x04task\x18\x03 \x01(\x0e\x32\x12.frostline.v1.Task\x12\x13\n\x0b\x66ingerprint\x18\x04 \x01(\t\x12&\n\ninput_size\x18\x05 \x01(\x0b\x32\x12.frostline.v1.Size\x12\x10\n\x08\x66\x65\x61tures\x18\x06 \x03(\t\x12\x0e\n\x06labels\x18\x07 \x03(\t\x12\x0e\n\x06\x66rames\x18\x08 \x01(\r\x12\x30\n\x07trained\x18\t \x03(\x0b\x32\x1f.frostline.v1.Head.TrainedEntry\x12\x30\n\x07metrics\x18\n \x03(\x0b\x32\x1f.frostline.v1.Head.MetricsEntry\x12\x14\n\x0c\x66rame_stride\x18\x0b \x01(\r\x1a.\n\x0cTrainedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\x14\n\x12GetBackboneRequest\"?\n\x13GetBackboneResponse\x12(\n\x08\x62\x61\x63kbone\x18\x01 \x01(\x0b\x32\x16.frostline.v1.Backbone\"\x12\n\x10ListHeadsRequest\"6\n\x11ListHeadsResponse\x12!\n\x05heads\x18\x01 \x03(\x0b\x32\x12.frostline.v1.Head\"\x1e\n\x0eGetHeadRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"3\n\x0fGetHeadResponse\x12 \n\x04head\x18\x01 \x01(\x0b\x32\x12.frostline.v1.Head\"\x1f\n\x0fLoadHeadRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"4\n\x10LoadHeadResponse\x12 \n\x04head\x18\x01 \x01(\x0b\x32\x12.frostline.v1.Head\"!\n\x11UnloadHeadRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"6\n\x12UnloadHeadResponse\x12 \n\x04head\x18\x01 \x01(\x0b\x32\x12.frostline.v1.Head*\x96\x01\n\x04Task\x12\x14\n\x10TASK_UNSPECIFIED\x10\x00\x12\x12\n\x0eTASK_DETECTION\x10\x01\x12\x15\n\x11TASK_SEGMENTATION\x10\x02\x12\x0f\n\x0bTASK_ACTION\x10\x03\x12\x17\n\x13TASK_CLASSIFICATION\x10\x04\x12\x12\n\x0eTASK_EMBEDDING\x10\x05\x12\x0f\n\x0bTASK_TENSOR\x10\x06\x32\x94\x03\n\x0cModelService\x12R\n\x0bGetBackbone\x12 .frostline.v1.GetBackboneRequest\x1a!.frostline.v1.GetBackboneResponse\x12L\n\tListHeads\x12\x1e.frostline.v1.ListHeadsRequest\x1a\x1f.frostline.v1.ListHeadsResponse\x12\x46\n\x07GetHead\x12\x1c.frostline.v1.GetHeadRequest\x1a\x1d.frostline.v1.GetHeadResponse\x12I\n\x08LoadHead\x12\x1d.frostline.v1.LoadHeadRequest\x1a\x1e.frostline.v1.LoadHeadResponse\x12O\n\nUnloadHead\x12\x1f.frostline.v1.UnloadHeadRequest\x1a .frostline.v1.UnloadHeadResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x66rostline/v1/model.proto\x12\x0c\x66rostline.v1\"%\n\x04Size\x12\x0e\n\x06height\x18\x01 \x01(\r\x12\r\n\x05width\x18\x02 \x01(\r\"L\n\nFeatureMap\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06stride\x18\x02 \x01(\r\x12\x10\n\x08\x63hannels\x18\x03 \x01(\r\x12\x0e\n\x06layout\x18\x04 \x01(\t\"\xeb\x01\n\x08\x42\x61\x63kbone\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x04 \x01(\t\x12\x12\n\ncheckpoint\x18\x05 \x01(\t\x12\x0f\n\x07licence\x18\x06 \x01(\t\x12\x11\n\tprecision\x18\x07 \x01(\t\x12!\n\x05sizes\x18\x08 \x03(\x0b\x32\x12.frostline.v1.Size\x12\x0e\n\x06resize\x18\t \x01(\t\x12*\n\x08\x66\x65\x61tures\x18\n \x03(\x0b\x32\x18.frostline.v1.FeatureMap\"\x90\x03\n\x04Head\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12 \n\x04task\x18\x03 \x01(\x0e\x32\x12.frostline.v1.Task\x12\x13\n\x0b\x66ingerprint\x18\x04 \x01(\t\x12&\n\ninput_size\x18\x05 \x01(\x0b\x32\x12.frostline.v1.Size\x12\x10\n\x08\x66\x65\x61tures\x18\x06 \x03(\t\x12\x0e\n\x06labels\x18\x07 \x03(\t\x12\x0e\n\x06\x66rames\x18\x08 \x01(\r\x12\x30\n\x07trained\x18\t \x03(\x0b\x32\x1f.frostline.v1.Head.TrainedEntry\x12\x30\n\x07metrics\x18\n \x03(\x0b\x32\x1f.frostline.v1.Head.MetricsEntry\x12\x14\n\x0c\x66rame_stride\x18\x0b \x01(\r\x1a.\n\x0cTrainedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"C\n\nFailedHead\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x17\n\x0fserving_version\x18\x03 \x01(\t\"\x14\n\x12GetBackboneRequest\"?\n\x13GetBackboneResponse\x12(\n\x08\x62\x61\x63kbone\x18\x01 \x01(\x0b\x32\x16.frostline.v1.Backbone\"\x12\n\x10ListHeadsRequest\"`\n\x11ListHeadsResponse\x12!\n\x05heads\x18\x01 \x03(\x0b\x32\x12.frostline.v1.Head\x12(\n\x06\x66\x61iled\x18\x02 \x03(\x0b\x32\x18.frostline.v1.FailedHead\"\x1e\n\x0eGetHeadRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"3\n\x0fGetHeadResponse\x12 \n\x04head\x18\x01 \x01(\x0b\x32\x12.frostline.v1.Head\"\x1f\n\x0fLoadHeadRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"4\n\x10LoadHeadResponse\x12 \n\x04head\x18\x01 \x01(\x0b\x32\x12.frostline.v1.Head\"!\n\x11UnloadHeadRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"6\n\x12UnloadHeadResponse\x12 \n\x04head\x18\x01 \x01(\x0b\x32\x12.frostline.v1.Head*\x96\x01\n\x04Task\x12\x14\n\x10TASK_UNSPECIFIED\x10\x00\x12\x12\n\x0eTASK_DETECTION\x10\x01\x12\x15\n\x11TASK_SEGMENTATION\x10\x02\x12\x0f\n\x0bTASK_ACTION\x10\x03\x12\x17\n\x13TASK_CLASSIFICATION\x10\x04\x12\x12\n\x0eTASK_EMBEDDING\x10\x05\x12\x0f\n\x0bTASK_TENSOR\x10\x06\x32\x94\x03\n\x0cModelService\x12R\n\x0bGetBackbone\x12 .frostline.v1.GetBackboneRequest\x1a!.frostline.v1.GetBackboneResponse\x12L\n\tListHeads\x12\x1e.frostline.v1.ListHeadsRequest\x1a\x1f.frostline.v1.ListHeadsResponse\x12\x46\n\x07GetHead\x12\x1c.frostline.v1.GetHeadRequest\x1a\x1d.frostline.v1.GetHeadResponse\x12I\n\x08LoadHead\x12\x1d.frostline.v1.LoadHeadRequest\x1a\x1e.frostline.v1.LoadHeadResponse\x12O\n\nUnloadHead\x12\x1f.frostline.v1.UnloadHeadRequest\x1a .frostline.v1.UnloadHeadResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,8 +35,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_HEAD_TRAINEDENTRY']._serialized_options = b'8\001'
   _globals['_HEAD_METRICSENTRY']._loaded_options = None
   _globals['_HEAD_METRICSENTRY']._serialized_options = b'8\001'
-  _globals['_TASK']._serialized_start=1227
-  _globals['_TASK']._serialized_end=1377
+  _globals['_TASK']._serialized_start=1338
+  _globals['_TASK']._serialized_end=1488
   _globals['_SIZE']._serialized_start=42
   _globals['_SIZE']._serialized_end=79
   _globals['_FEATUREMAP']._serialized_start=81
@@ -49,26 +49,28 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_HEAD_TRAINEDENTRY']._serialized_end=750
   _globals['_HEAD_METRICSENTRY']._serialized_start=752
   _globals['_HEAD_METRICSENTRY']._serialized_end=798
-  _globals['_GETBACKBONEREQUEST']._serialized_start=800
-  _globals['_GETBACKBONEREQUEST']._serialized_end=820
-  _globals['_GETBACKBONERESPONSE']._serialized_start=822
-  _globals['_GETBACKBONERESPONSE']._serialized_end=885
-  _globals['_LISTHEADSREQUEST']._serialized_start=887
-  _globals['_LISTHEADSREQUEST']._serialized_end=905
-  _globals['_LISTHEADSRESPONSE']._serialized_start=907
-  _globals['_LISTHEADSRESPONSE']._serialized_end=961
-  _globals['_GETHEADREQUEST']._serialized_start=963
-  _globals['_GETHEADREQUEST']._serialized_end=993
-  _globals['_GETHEADRESPONSE']._serialized_start=995
-  _globals['_GETHEADRESPONSE']._serialized_end=1046
-  _globals['_LOADHEADREQUEST']._serialized_start=1048
-  _globals['_LOADHEADREQUEST']._serialized_end=1079
-  _globals['_LOADHEADRESPONSE']._serialized_start=1081
-  _globals['_LOADHEADRESPONSE']._serialized_end=1133
-  _globals['_UNLOADHEADREQUEST']._serialized_start=1135
-  _globals['_UNLOADHEADREQUEST']._serialized_end=1168
-  _globals['_UNLOADHEADRESPONSE']._serialized_start=1170
-  _globals['_UNLOADHEADRESPONSE']._serialized_end=1224
-  _globals['_MODELSERVICE']._serialized_start=1380
-  _globals['_MODELSERVICE']._serialized_end=1784
+  _globals['_FAILEDHEAD']._serialized_start=800
+  _globals['_FAILEDHEAD']._serialized_end=867
+  _globals['_GETBACKBONEREQUEST']._serialized_start=869
+  _globals['_GETBACKBONEREQUEST']._serialized_end=889
+  _globals['_GETBACKBONERESPONSE']._serialized_start=891
+  _globals['_GETBACKBONERESPONSE']._serialized_end=954
+  _globals['_LISTHEADSREQUEST']._serialized_start=956
+  _globals['_LISTHEADSREQUEST']._serialized_end=974
+  _globals['_LISTHEADSRESPONSE']._serialized_start=976
+  _globals['_LISTHEADSRESPONSE']._serialized_end=1072
+  _globals['_GETHEADREQUEST']._serialized_start=1074
+  _globals['_GETHEADREQUEST']._serialized_end=1104
+  _globals['_GETHEADRESPONSE']._serialized_start=1106
+  _globals['_GETHEADRESPONSE']._serialized_end=1157
+  _globals['_LOADHEADREQUEST']._serialized_start=1159
+  _globals['_LOADHEADREQUEST']._serialized_end=1190
+  _globals['_LOADHEADRESPONSE']._serialized_start=1192
+  _globals['_LOADHEADRESPONSE']._serialized_end=1244
+  _globals['_UNLOADHEADREQUEST']._serialized_start=1246
+  _globals['_UNLOADHEADREQUEST']._serialized_end=1279
+  _globals['_UNLOADHEADRESPONSE']._serialized_start=1281
+  _globals['_UNLOADHEADRESPONSE']._serialized_end=1335
+  _globals['_MODELSERVICE']._serialized_start=1491
+  _globals['_MODELSERVICE']._serialized_end=1895
 # @@protoc_insertion_point(module_scope)

@@ -108,6 +108,16 @@ class Head(_message.Message):
     frame_stride: int
     def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., task: _Optional[_Union[Task, str]] = ..., fingerprint: _Optional[str] = ..., input_size: _Optional[_Union[Size, _Mapping]] = ..., features: _Optional[_Iterable[str]] = ..., labels: _Optional[_Iterable[str]] = ..., frames: _Optional[int] = ..., trained: _Optional[_Mapping[str, str]] = ..., metrics: _Optional[_Mapping[str, float]] = ..., frame_stride: _Optional[int] = ...) -> None: ...
 
+class FailedHead(_message.Message):
+    __slots__ = ("name", "reason", "serving_version")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    SERVING_VERSION_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    reason: str
+    serving_version: str
+    def __init__(self, name: _Optional[str] = ..., reason: _Optional[str] = ..., serving_version: _Optional[str] = ...) -> None: ...
+
 class GetBackboneRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
@@ -123,10 +133,12 @@ class ListHeadsRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class ListHeadsResponse(_message.Message):
-    __slots__ = ("heads",)
+    __slots__ = ("heads", "failed")
     HEADS_FIELD_NUMBER: _ClassVar[int]
+    FAILED_FIELD_NUMBER: _ClassVar[int]
     heads: _containers.RepeatedCompositeFieldContainer[Head]
-    def __init__(self, heads: _Optional[_Iterable[_Union[Head, _Mapping]]] = ...) -> None: ...
+    failed: _containers.RepeatedCompositeFieldContainer[FailedHead]
+    def __init__(self, heads: _Optional[_Iterable[_Union[Head, _Mapping]]] = ..., failed: _Optional[_Iterable[_Union[FailedHead, _Mapping]]] = ...) -> None: ...
 
 class GetHeadRequest(_message.Message):
     __slots__ = ("name",)

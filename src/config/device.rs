@@ -1,0 +1,103 @@
+//! The section `[device]`.
+
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::Config;
+use crate::backend::{
+    Arena, CachePolicy, ConvSearch, DeviceChoice, DeviceOptions, TensorRtOptions,
+};
+
+/// `[device]`
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Device {
+    /// The ONNX Runtime library; found where it was installed if unset.
+    pub library: Option<PathBuf>,
+    /// Where graphs run: `auto`, `cpu`, `cuda:N` or `tensorrt:N`. `auto` takes the first CUDA device, if the library can
+    /// use one, else the CPU.
+    pub device: DeviceChoice,
+    /// Refuses graphs of which some nodes fall back to the CPU.
+    pub strict: bool,
+    /// Most bytes of one graph's memory arena on the device; 0 for no bound.
+    pub memory_limit_bytes: usize,
+    /// How that arena grows: `same_as_requested` or `next_power_of_two`.
+    pub arena: Arena,
+    /// How convolution algorithms are chosen: `heuristic`, `exhaustive` or `default`.
+    pub conv_search: ConvSearch,
+    /// Lets fp32 matrix products use TensorFloat-32.
+    pub tf32: bool,
+    /// Captures the backbone's run for each batch size as a CUDA graph; every node has to run on CUDA.
+    pub cuda_graphs: bool,
+    /// Lets convolutions use the NHWC layout.
+    pub prefer_nhwc: bool,
+    /// Bytes of finished features to keep in the device's memory.
+    pub cache_bytes: usize,
+    /// What becomes of those beyond it: `spill` to host memory, within `engine.cache_bytes`, or `drop`.
+    pub cache_policy: CachePolicy,
+    /// Lets TensorRT compute fp32 graphs in half precision.
+    pub tensorrt_fp16: bool,
+    /// Folder of built TensorRT engines.
+    pub tensorrt_engine_cache: Option<PathBuf>,
+    /// Folder of measured TensorRT kernel timings.
+    pub tensorrt_timing_cache: Option<PathBuf>,
+    /// Scratch bytes while TensorRT builds an engine; 0 for its own choice.
+    pub tensorrt_workspace_bytes: usize,
+    /// Allows building engines at start, which takes minutes; unset, a start without built engines is refused.
+    pub tensorrt_build: bool,
+}
+
+impl Default for Device {
+    fn default() -> Self {
+        let device = DeviceOptions::default();
+        let tensorrt = device.tensorrt;
+        Self {
+            library: None,
+            device: device.device,
+            strict: device.strict,
+            memory_limit_bytes: device.memory_limit_bytes,
+            arena: device.arena,
+            conv_search: device.conv_search,
+            tf32: device.tf32,
+            cuda_graphs: device.cuda_graphs,
+            prefer_nhwc: device.prefer_nhwc,
+            cache_bytes: device.cache_bytes,
+            cache_policy: device.cache_policy,
+            tensorrt_fp16: tensorrt.fp16,
+            tensorrt_engine_cache: tensorrt.engine_cache,
+            tensorrt_timing_cache: tensorrt.timing_cache,
+            tensorrt_workspace_bytes: tensorrt.workspace_bytes,
+            tensorrt_build: tensorrt.build,
+        }
+    }
+}
+
+impl Config {
+    /// The device's part.
+    #[must_use]
+    pub fn device(&self) -> DeviceOptions {
+        let device = &self.device;
+        DeviceOptions {
+            device: device.device,
+            strict: device.strict,
+            memory_limit_bytes: device.memory_limit_bytes,
+            arena: device.arena,
+            conv_search: device.conv_search,
+            tf32: device.tf32,
+            cuda_graphs: device.cuda_graphs,
+            prefer_nhwc: device.prefer_nhwc,
+            cache_bytes: device.cache_bytes,
+            cache_policy: device.cache_policy,
+            tensorrt: TensorRtOptions {
+                fp16: device.tensorrt_fp16,
+                engine_cache: device.tensorrt_engine_cache.clone(),
+                timing_cache: device.tensorrt_timing_cache.clone(),
+                workspace_bytes: device.tensorrt_workspace_bytes,
+                build: device.tensorrt_build,
+            },
+            ..DeviceOptions::default()
+        }
+    }
+}

@@ -70,13 +70,14 @@ def check_detections(got, boxes, scores, labels, size: int, threshold: float, io
 # === served = whole ===
 
 
-@pytest.mark.parametrize("batch", ["batch", None])
-def test_a_resnet_serves_as_pytorch_computes(tmp_path, batch):
-    path, model = foreign.resnet(tmp_path / "resnet.onnx", batch)
+@pytest.mark.parametrize("batch, size", [("batch", 64), (None, 64), ("batch", 76)])
+def test_a_resnet_serves_as_pytorch_computes(tmp_path, batch, size):
+    """Of 76 pixels, 16 make 5 cells and 32 make 3, the last of which lie in part beyond the picture."""
+    path, model = foreign.resnet(tmp_path / "resnet.onnx", batch, size)
     said = split(path, "--out", tmp_path / "r", "--normalize", "imagenet", "--labels", "numbers")
     assert "bit for bit" in said and "form classification" in said
     assert "resnet" in serving.check(tmp_path / "r")
-    image = pictures(1, 64, seed=9)[0]
+    image = pictures(1, size, seed=9)[0]
     with torch.no_grad():
         wanted = model(normalized(image)).softmax(1)[0].numpy()
     with served(tmp_path / "r", "resnet") as remote:

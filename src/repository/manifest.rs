@@ -149,7 +149,7 @@ pub enum Filter {
 pub struct Feature {
     /// Name of the graph's output, and of the heads' inputs that read it.
     pub name: String,
-    /// Input pixels per cell.
+    /// Input pixels per cell. A map has as many cells as it takes to cover the input: 19 of 16 pixels over 300.
     #[schemars(range(min = 1))]
     pub stride: u32,
     /// Number of channels.
@@ -175,8 +175,8 @@ impl Feature {
     pub fn row_shape(&self, [height, width]: [u32; 2]) -> [usize; 3] {
         let (c, h, w) = (
             self.channels as usize,
-            (height / self.stride) as usize,
-            (width / self.stride) as usize,
+            height.div_ceil(self.stride) as usize,
+            width.div_ceil(self.stride) as usize,
         );
         match self.layout {
             Layout::Nchw => [c, h, w],
@@ -380,12 +380,9 @@ impl BackboneManifest {
                 return Err(RepositoryError::field(file, "input.sizes", reason));
             }
             for feature in &manifest.features {
-                if feature.stride == 0
-                    || height % feature.stride != 0
-                    || width % feature.stride != 0
-                {
+                if !(1..=*height.min(width)).contains(&feature.stride) {
                     let reason = format!(
-                        "{} of {:?} does not divide the input size [{height}, {width}]",
+                        "{} of {:?} must be from 1 to the sides of the input size [{height}, {width}]",
                         feature.stride, feature.name
                     );
                     return Err(RepositoryError::field(file, "features.stride", reason));

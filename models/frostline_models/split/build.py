@@ -181,7 +181,7 @@ class Feature:
 
     def row(self) -> tuple[int, int, int]:
         """The shape of one picture's."""
-        height, width = (side // self.stride for side in self.size)
+        height, width = (-(-side // self.stride) for side in self.size)
         c = self.channels
         return (height, width, c) if self.layout == "NHWC" else (c, height, width)
 

@@ -73,13 +73,24 @@ class Cut:
         return len(self.maps) == 1
 
 
+def stride_of(size: tuple[int, int], cells: tuple[int, int]) -> int | None:
+    """Pixels per cell where cells tile the picture, or, by halvings that round up, cover it (19 of 16
+    pixels over 300)."""
+    exact = size[0] // cells[0]
+    if exact and all(side == exact * count for side, count in zip(size, cells)):
+        return exact
+    halved = (1 << k for k in range(1, 8))
+    return next((s for s in halved if all(-(-side // s) == count for side, count in zip(size, cells))), None)
+
+
 def as_map(tensor: str, shape: tuple[int, ...], size: tuple[int, int]) -> Map | None:
     """The tensor as a feature map at the input ``size``; ``None`` where it is none."""
     height, width = size
     if len(shape) == 4 and shape[0] == 1:
         for form, (c, h, w) in (("NCHW", shape[1:]), ("NHWC", (shape[3], *shape[1:3]))):
-            if min(c, h, w) > 0 and height % h == 0 and width % w == 0 and height // h == width // w:
-                return Map(tensor, form, height // h, c, h, w)
+            stride = stride_of(size, (h, w)) if min(c, h, w) > 0 else None
+            if stride:
+                return Map(tensor, form, stride, c, h, w)
     if len(shape) == 3 and shape[0] == 1:
         for stride in (4, 8, 14, 16, 28, 32, 64):
             if height % stride or width % stride:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..errors import InputError, at
+from .cuts import stride_of
 from .graph import Graph
 from .ops import Ops, rename
 
@@ -155,7 +156,7 @@ def _centernet(graph, outs, types, size, labels, insisted):
         return None
     shape = maps[heat[0]]
     roles = {"heat": heat[0], "size": sizes[0]} | ({"offset": offset[0]} if len(rest) == 2 else {})
-    notes = {"shape": shape, "width": width, "stride": size[0] // shape[2]}
+    notes = {"shape": shape, "width": width, "stride": stride_of(size, (shape[2], shape[3])) or size[0] / shape[2]}
     return Form("centernet", "detection", shape[1], roles, {**DETECTION, "nms_iou": 0.5}, notes)
 
 
@@ -278,7 +279,7 @@ def _write_yolox(form, graph, ops, size, threshold, normalized):
 def _write_yolov8_raw(form, graph, ops, size, threshold, normalized):
     boxes, scores, count = [], [], 0
     for i, (_, channels, height, width) in enumerate(form.notes["shapes"]):
-        level, stride = ops.floats(form.inputs[f"level{i}"]), size[0] // height
+        level, stride = ops.floats(form.inputs[f"level{i}"]), stride_of(size, (height, width)) or size[0] // height
         flat = ops.transpose(ops.reshape(level, [0, channels, -1]), 0, 2, 1)
         bins = ops.reshape(ops.slice(flat, 2, 0, 4 * BINS), [0, -1, 4, BINS])
         weights = ops.value(np.arange(BINS, dtype=np.float32))

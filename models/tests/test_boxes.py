@@ -57,6 +57,10 @@ def test_coco_with_boxes_alone(tmp_path):
     np.testing.assert_array_equal(data.ignored(0).boxes, whole.things(0).boxes[:1])
     shows_its_boxes(data)
     assert not open_dataset("coco", tmp_path, **COCO, boxes=True).masks
+    for box in (["1", 2, 3, 4], [1, 2, 3, None], [1, float("nan"), 3, 4]):
+        file.write_text(json.dumps(table | {"annotations": [table["annotations"][1] | {"bbox": box}]}))
+        with pytest.raises(InputError, match=r"annotations\[0\] \(id 2\): bbox .* is not \[x, y, width, height\]"):
+            open_dataset("coco", tmp_path, **COCO)
     table["annotations"][2]["segmentation"] = [[1, 1, 5, 1, 5, 5]]
     file.write_text(json.dumps(table))
     with pytest.raises(InputError, match=r"annotations\[1\] \(id 2\): segmentation is empty or missing.*boxes=true"):
@@ -105,6 +109,11 @@ def test_voc_names_what_is_wrong(tmp_path):
     refused("1.xml: object 1: bndbox/xmin: is None", f"<xmin>{xmin}</xmin>", "")
     refused("1.xml: object 1: box .* is not finite", f"<xmin>{xmin}</xmin>", "<xmin>nan</xmin>")
     refused("1.xml: object 1: box .* has no area", f"<xmin>{xmin}</xmin>", "<xmin>95</xmin>")
+    refused("1.xml: size: is -5x64, must be whole numbers from 1", "<width>96", "<width>-5")
+    refused("1.xml: size: is infx64", "<width>96", "<width>inf")
+    refused("1.xml: is not XML", good, '<?xml version="1.0" encoding="utf-77"?>' + good)
+    bomb = "".join(f'<!ENTITY a{i} "{f"&a{i - 1};" * 10}">' for i in range(1, 10))
+    refused("1.xml: is not XML", good, f'<!DOCTYPE x [<!ENTITY a0 "x">{bomb}]><annotation><filename>&a9;</filename></annotation>')
     refused(r"1.xml: object name 'zebra' is not among the 3 known", name, "zebra", labels=list(datasets.NAMES))
     refused("first 2: must be 0 or 1", first=2)
     refused("no such list of pictures", split="none.txt")

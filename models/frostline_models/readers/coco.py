@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -81,7 +82,8 @@ class Coco(Images):
                     f"{where}: category_id {entry['category_id']} is not among the categories",
                 )
             box = entry["bbox"]
-            if not (isinstance(box, list) and len(box) == 4):
+            numbers = isinstance(box, list) and all(isinstance(v, (int, float)) and math.isfinite(v) for v in box)
+            if not numbers or len(box) != 4:
                 raise at(self.file, f"{where}: bbox {box!r} is not [x, y, width, height]")
             # Crowds are regions to ignore, not instances to learn.
             if entry.get("iscrowd"):

@@ -12,6 +12,7 @@ from .photos import SUFFIXES
 
 #: An annotation file beyond this is none.
 MOST_BYTES = 16 << 20
+MOST_SIDE = 1 << 20
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
@@ -70,7 +71,7 @@ class Voc(Boxed):
             if file.stat().st_size > MOST_BYTES:
                 raise at(file, f"is of {file.stat().st_size} bytes; an annotation file has at most {MOST_BYTES}")
             tree = ElementTree.parse(file).getroot()
-        except ElementTree.ParseError as error:
+        except (ElementTree.ParseError, ValueError, LookupError) as error:  # the latter of odd encodings
             raise at(file, f"is not XML: {error}") from None
         if tree.tag != "annotation":
             raise at(file, f"is no VOC annotation: its root is <{tree.tag}>")
@@ -78,7 +79,10 @@ class Voc(Boxed):
         width, height = (tree.findtext(f"size/{key}") for key in ("width", "height"))
         size = upright_size(path)
         if width and height and width.strip() != "0":
-            size = tuple(int(self._number(file, f"size/{k}", v)) for k, v in (("width", width), ("height", height)))
+            sides = [self._number(file, f"size/{k}", v) for k, v in (("width", width), ("height", height))]
+            if not all(1 <= side <= MOST_SIDE and side == int(side) for side in sides):
+                raise at(file, f"size: is {width}x{height}, must be whole numbers from 1 to {MOST_SIDE}")
+            size = (int(sides[0]), int(sides[1]))
         picture = Picture(path, size, file)
         for i, thing in enumerate(tree.iter("object")):
             name = self.label or (thing.findtext("name") or "").strip()

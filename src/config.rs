@@ -7,6 +7,7 @@
 mod buckets;
 mod device;
 mod limits;
+mod memory;
 mod repository;
 mod security;
 mod sources;
@@ -29,6 +30,7 @@ use crate::{
 pub use buckets::Buckets;
 pub use device::Device;
 pub use limits::Limits;
+pub use memory::WorstCase;
 pub use repository::Repository;
 pub use security::{Auth, Tls};
 pub use sources::{Builder, Listing, Origin};

@@ -26,6 +26,7 @@ mod input;
 mod manifest;
 mod preflight;
 mod reference;
+mod room;
 mod serve;
 mod show;
 
@@ -324,6 +325,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Config { check: true } => preflight::check(&config),
         Command::Config { check: false } => {
             print(&listing)?;
+            room::tell(&config)?;
             Ok(())
         }
         Command::Health(command) => health::health(&config, &command),

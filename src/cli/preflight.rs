@@ -1,9 +1,11 @@
-//! What a configuration names, tried before a model is loaded: files are read, ports bound, keys held against certificates.
+//! What a configuration names, tried before a model is loaded: files are read, ports bound, keys held
+//! against certificates, bounds against memory.
 
 use std::{net::SocketAddr, path::Path};
 
 use tokio::net::TcpSocket;
 
+use super::room;
 use crate::{
     backend::Runtime,
     config::{Config, ConfigError, LogFormat},
@@ -31,6 +33,7 @@ fn wrong(config: &Config, strict: bool) -> Vec<(&'static str, String)> {
     if let Some(admin) = config.telemetry.admin {
         note("telemetry.admin", free(admin));
     }
+    note("limits", room::check(config));
     wrong
 }
 

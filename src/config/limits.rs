@@ -29,6 +29,8 @@ pub struct Limits {
     /// Most bytes of requests in arrival and of answers that wait for their readers, over all calls. A lone caller may hold
     /// two thirds of them.
     pub transport_bytes: usize,
+    /// Lets a server start whose settings allow it more memory than its control group or machine has.
+    pub overcommit: bool,
     /// Seconds for a request to arrive whole.
     pub read_seconds: u64,
     /// Seconds that a caller may go without reading any of its answer.
@@ -62,6 +64,7 @@ impl Default for Limits {
             frames: engine.max_frames,
             calls_in_flight: server.transport.calls,
             transport_bytes: server.transport.bytes,
+            overcommit: false,
             read_seconds: server.transport.read.as_secs(),
             write_seconds: server.transport.write.as_secs(),
             images_in_flight: engine.admission.images,

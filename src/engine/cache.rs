@@ -1,50 +1,38 @@
-//! Finished features, kept least recently used first out, within bounds on bytes.
+//! Finished features, kept least recently used first out, within bounds on bytes, in equal shares by who may share them.
 //!
 //! On a device rows are kept in its memory, within its own bound; those that have no room there any more move to host
 //! memory or are forgotten, as configured.
 
 use std::{
-    collections::{BTreeMap, HashMap},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::Instant,
 };
 
 use parking_lot::Mutex;
 
-use super::flight::{Key, Landed};
+use super::{
+    flight::{Key, Landed},
+    shelves::Shelves,
+};
 use crate::backend::{CachePolicy, Device};
 
 #[derive(Debug)]
 pub(super) struct Cache {
-    host: Mutex<Shelf>,
+    host: Mutex<Shelves<Landed>>,
     /// Rows in the device's memory.
-    device: Mutex<Shelf>,
+    device: Mutex<Shelves<Landed>>,
     spill: bool,
     misses: AtomicU64,
     evictions: AtomicU64,
 }
 
-/// Rows in one kind of memory.
-#[derive(Debug, Default)]
-struct Shelf {
-    capacity: usize,
-    entries: HashMap<Key, (Landed, u64)>,
-    by_age: BTreeMap<u64, Key>,
-    clock: u64,
-    bytes: usize,
-}
-
 impl Cache {
     /// A cache of `capacity` bytes of host memory, 0 for none, and of what `device` is configured to keep in its own.
     pub(super) fn new(capacity: usize, device: &Arc<Device>) -> Self {
-        let shelf = |capacity| {
-            Mutex::new(Shelf {
-                capacity,
-                ..Shelf::default()
-            })
-        };
+        let shelf = |capacity| Mutex::new(Shelves::new(capacity));
         let options = device.options();
         let on_device = if device.is_resident() {
             options.cache_bytes
@@ -62,12 +50,12 @@ impl Cache {
 
     /// Bytes held, in host memory and on the device.
     pub(super) fn bytes(&self) -> usize {
-        self.host.lock().bytes + self.device.lock().bytes
+        self.host.lock().bytes() + self.device.lock().bytes()
     }
 
     /// Bytes that it may hold, in host memory and on the device.
     pub(super) fn capacity(&self) -> usize {
-        self.host.lock().capacity + self.device.lock().capacity
+        self.host.lock().capacity() + self.device.lock().capacity()
     }
 
     fn evicted(&self, count: usize) {
@@ -85,8 +73,9 @@ impl Cache {
     }
 
     pub(super) fn get(&self, key: &Key) -> Option<Landed> {
-        let found = self.device.lock().get(key);
-        let found = found.or_else(|| self.host.lock().get(key));
+        let now = Instant::now();
+        let found = self.device.lock().get(key, now);
+        let found = found.or_else(|| self.host.lock().get(key, now));
         if found.is_none() && self.capacity() > 0 {
             self.misses.fetch_add(1, Ordering::Relaxed);
         }
@@ -96,7 +85,7 @@ impl Cache {
     /// Keeps `landed`. The row's copy is its own: a cached row must not keep its whole batch alive.
     pub(super) fn put(&self, key: Key, landed: &Landed) {
         let bytes = landed.row.bytes();
-        let fits = |shelf: &Mutex<Shelf>| bytes <= shelf.lock().capacity;
+        let fits = |shelf: &Mutex<Shelves<Landed>>| bytes <= shelf.lock().capacity();
         if landed.row.is_on_device() && fits(&self.device) {
             let Some(row) = landed.row.detached() else {
                 return;
@@ -105,7 +94,7 @@ impl Cache {
                 row,
                 ..landed.clone()
             };
-            let pushed_out = self.device.lock().put(key, kept);
+            let pushed_out = self.device.lock().put(key, kept, bytes, Instant::now());
             // What is spilled is still kept.
             if !self.spill {
                 self.evicted(pushed_out.len());
@@ -122,7 +111,7 @@ impl Cache {
                 row,
                 ..landed.clone()
             };
-            let gone = self.host.lock().put(key, kept);
+            let gone = self.host.lock().put(key, kept, bytes, Instant::now());
             self.evicted(gone.len());
         }
     }
@@ -138,7 +127,8 @@ impl Cache {
     /// Keeps a row of the device in host memory, if that is wanted and fits. The copy is enqueued; whoever reads the row
     /// is behind it on the same stream.
     fn spill(&self, key: Key, landed: &Landed) {
-        if !self.spill || landed.row.bytes() > self.host.lock().capacity {
+        let bytes = landed.row.bytes();
+        if !self.spill || bytes > self.host.lock().capacity() {
             return;
         }
         match landed.row.to_host() {
@@ -147,53 +137,10 @@ impl Cache {
                     row,
                     ..landed.clone()
                 };
-                let gone = self.host.lock().put(key, kept);
+                let gone = self.host.lock().put(key, kept, bytes, Instant::now());
                 self.evicted(gone.len());
             }
             Err(error) => tracing::debug!(%error, "a cached row was forgotten"),
         }
-    }
-}
-
-impl Shelf {
-    fn get(&mut self, key: &Key) -> Option<Landed> {
-        let (landed, age) = self.entries.get_mut(key)?;
-        self.by_age.remove(age);
-        self.clock += 1;
-        *age = self.clock;
-        self.by_age.insert(self.clock, *key);
-        Some(landed.clone())
-    }
-
-    /// Keeps a row; returns those that have no room any more, oldest first.
-    fn put(&mut self, key: Key, landed: Landed) -> Vec<(Key, Landed)> {
-        let bytes = landed.row.bytes();
-        self.clock += 1;
-        if let Some((_, age)) = self.entries.insert(key, (landed, self.clock)) {
-            self.by_age.remove(&age);
-            self.bytes -= bytes;
-        }
-        self.by_age.insert(self.clock, key);
-        self.bytes += bytes;
-        let mut pushed_out = Vec::new();
-        while self.bytes > self.capacity {
-            let Some((_, oldest)) = self.by_age.pop_first() else {
-                break;
-            };
-            if let Some((gone, _)) = self.entries.remove(&oldest) {
-                self.bytes -= gone.row.bytes();
-                pushed_out.push((oldest, gone));
-            }
-        }
-        pushed_out
-    }
-
-    fn clear(&mut self) -> Vec<(Key, Landed)> {
-        let all = std::mem::take(&mut self.entries);
-        self.by_age.clear();
-        self.bytes = 0;
-        all.into_iter()
-            .map(|(key, (landed, _))| (key, landed))
-            .collect()
     }
 }

@@ -25,7 +25,10 @@ use crate::{
 /// The hash is HighwayHash (Alakuijala, Cox and Wassenberg, "Fast keyed hash/pseudo-random function using SIMD multiply
 /// and permute", 2016): two images of one key cannot be made without knowing the secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Key([u64; 4]);
+pub(super) struct Key {
+    hash: [u64; 4],
+    scope: u64,
+}
 
 impl Key {
     /// `scope` keeps callers apart who must not share.
@@ -45,7 +48,24 @@ impl Key {
         for part in [&head[..], scope.as_bytes(), bytes] {
             hasher.append(part);
         }
-        Self(hasher.finalize256())
+        let secret = highway::Key(*secret);
+        Self {
+            hash: hasher.finalize256(),
+            scope: HighwayHasher::new(secret).hash64(scope.as_bytes()),
+        }
+    }
+
+    /// Who may share it.
+    pub(super) fn scope(&self) -> u64 {
+        self.scope
+    }
+
+    #[cfg(test)]
+    pub(super) fn of(scope: u64, number: u64) -> Self {
+        Self {
+            hash: [number; 4],
+            scope,
+        }
     }
 }
 

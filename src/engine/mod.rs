@@ -32,6 +32,7 @@ mod queue;
 mod request;
 mod room;
 mod schedule;
+mod shelves;
 mod start;
 mod turns;
 mod warm;

@@ -74,6 +74,12 @@ pub const DEFINITIONS: &[Definition] = &[
         "gRPC calls under way",
     ),
     of(
+        Gauge,
+        "frostline_transport_bytes",
+        &[],
+        "Bytes of requests in arrival and of answers that wait for their readers, of limits.transport_bytes",
+    ),
+    of(
         Histogram,
         "frostline_stage_duration_seconds",
         &["stage", "head", "code"],

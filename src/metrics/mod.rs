@@ -222,6 +222,7 @@ pub struct Metrics {
     calls: Family<Labels<2>, Traced, fn() -> Traced>,
     ended: Counters<2>,
     calls_in_flight: Gauge,
+    transport_bytes: Gauge,
     batch_images: Histogram,
     device_seconds: Seconds<3>,
     refused: Counters<1>,
@@ -279,6 +280,7 @@ impl Default for Metrics {
             calls: Family::new_with_constructor(traced),
             ended: Family::default(),
             calls_in_flight: Gauge::default(),
+            transport_bytes: Gauge::default(),
             batch_images: Histogram::new(ROWS),
             device_seconds: Family::default(),
             refused: Family::default(),
@@ -298,6 +300,8 @@ impl Default for Metrics {
         register(registry, "frostline_call_duration_seconds", calls);
         register(registry, "frostline_calls_total", metrics.ended.clone());
         register(registry, "frostline_calls_in_flight", in_flight);
+        let transport = metrics.transport_bytes.clone();
+        register(registry, "frostline_transport_bytes", transport);
         register(
             registry,
             "frostline_batch_images",
@@ -344,6 +348,11 @@ impl Metrics {
         self.stages
             .get_or_create(&labels)
             .observe(took.as_secs_f64());
+    }
+
+    /// Requests in arrival and unread answers hold `bytes` now.
+    pub fn transport_bytes(&self, bytes: usize) {
+        self.transport_bytes.set(bytes as i64);
     }
 
     /// A call begins; drop the guard when it ends.

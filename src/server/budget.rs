@@ -76,6 +76,12 @@ impl Budget {
         }
     }
 
+    /// Bytes held now.
+    #[cfg(test)]
+    pub(super) fn held(&self) -> usize {
+        self.held.lock().total
+    }
+
     /// Refuses a party that holds its share already: what it asks for could not be given to it.
     ///
     /// # Errors
@@ -140,6 +146,7 @@ impl Account {
             }
         }
         held.total = total;
+        self.budget.metrics.transport_bytes(total);
         if own == 0 {
             held.parties.remove(&self.party);
         } else if let Some(entry) = held.parties.get_mut(&self.party) {
@@ -171,10 +178,6 @@ mod tests {
         Budget::new(limit, Arc::default())
     }
 
-    fn held(budget: &Budget) -> usize {
-        budget.held.lock().total
-    }
-
     fn party(number: u8) -> Party {
         Party::Address(IpAddr::from([10, 0, 0, number]))
     }
@@ -190,16 +193,16 @@ mod tests {
             }
             flood.push(account);
         }
-        assert_eq!(held(&budget), 600_000);
+        assert_eq!(budget.held(), 600_000);
         let mut other = budget.account(party(2));
         assert_eq!(other.try_hold(FREE + 100_000), Ok(()));
         assert_eq!(other.try_hold(FREE + 250_000), Err(Refused::Share));
-        assert_eq!(held(&budget), 700_000, "a refusal changes nothing");
+        assert_eq!(budget.held(), 700_000, "a refusal changes nothing");
         drop(flood);
         assert_eq!(other.try_hold(FREE + 500_000), Ok(()));
         assert_eq!(other.try_hold(FREE + 901_000), Err(Refused::Full));
         drop(other);
-        assert_eq!(held(&budget), 0);
+        assert_eq!(budget.held(), 0);
         assert!(budget.held.lock().parties.is_empty());
     }
 
@@ -227,13 +230,13 @@ mod tests {
                     empty => *empty = Some(budget.account(party(number))),
                 }
                 let sum: usize = accounts.iter().flatten().map(|account| account.bytes).sum();
-                prop_assert_eq!(held(&budget), sum);
+                prop_assert_eq!(budget.held(), sum);
                 prop_assert!(sum <= budget.limit);
                 let parties: usize = budget.held.lock().parties.values().sum();
                 prop_assert_eq!(parties, sum);
             }
             accounts.clear();
-            prop_assert_eq!(held(&budget), 0);
+            prop_assert_eq!(budget.held(), 0);
         }
     }
 }

@@ -41,7 +41,7 @@ impl Default for ServerConfig {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 8461)),
             max_request_bytes: 64 << 20,
-            max_response_bytes: 256 << 20,
+            max_response_bytes: 128 << 20,
             drain_timeout: Duration::from_secs(30),
             lame_duck: Duration::ZERO,
             default_deadline: None,
@@ -89,7 +89,7 @@ impl Default for TransportLimits {
         Self {
             connections: 1024,
             calls: 4096,
-            bytes: 384 << 20,
+            bytes: 192 << 20,
             handshake: Duration::from_secs(10),
             keepalive: Duration::from_secs(60),
             keepalive_timeout: Duration::from_secs(20),

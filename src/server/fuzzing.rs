@@ -3,7 +3,7 @@
 use prost::Message;
 use tonic::metadata::MetadataMap;
 
-use super::{auth, body, call, convert, identity::Grants, oip};
+use super::{auth, call, convert, identity::Grants, message, oip};
 use crate::{engine::Options, proto};
 
 /// Reads `bytes` as each request and converts it as far as it goes without an engine.
@@ -58,7 +58,7 @@ pub fn request(bytes: &[u8]) {
                 let _ = call::timeout(&metadata);
             }
         }
-        3 => body::fuzz(bytes),
+        3 => message::fuzz(bytes),
         4 => oip::fuzz(bytes),
         _ => {
             let _ = proto::ExtractFeaturesRequest::decode(bytes);

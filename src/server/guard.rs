@@ -16,12 +16,13 @@ use tower::{Layer, Service};
 
 use super::{
     ServerConfig,
+    answer::Answer,
     auth::Authenticator,
-    body::{Answer, Bounds, Framing, Message},
     budget::Budget,
     connection::Peer,
     foreign,
     identity::Identity,
+    message::{Bounds, Framing, Message},
     observe::{CallRecord, Methods},
     packing::{self, Aside, Packing},
     party::Party,
@@ -192,6 +193,17 @@ fn asks_for_state(method: &str) -> bool {
 pub(super) struct Permits {
     _place: Place,
     _quota: Option<super::quota::Counted>,
+}
+
+#[cfg(test)]
+impl Permits {
+    /// A place, without a quota.
+    pub(super) fn of(place: Place) -> Self {
+        Self {
+            _place: place,
+            _quota: None,
+        }
+    }
 }
 
 /// `Service/Method` of a call's path, without the package.

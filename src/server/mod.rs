@@ -4,9 +4,9 @@
 
 mod accept;
 mod admin;
+mod answer;
 mod audit;
 mod auth;
-mod body;
 mod budget;
 mod call;
 mod config;
@@ -21,6 +21,7 @@ mod greeting;
 mod guard;
 mod health;
 mod identity;
+mod message;
 mod model;
 mod observe;
 mod oip;
@@ -63,6 +64,13 @@ use crate::{
 
 pub use auth::{Grant, KeyEntry, new_token};
 pub use config::{AuthConfig, CertificateName, ServerConfig, TlsConfig, TransportLimits};
+
+/// Bytes of a call that are on no account: what is free of its message and its answer, and a piece in the transport's hands.
+/// Its headers are beside them.
+pub const CALL_BYTES: u64 = (2 * budget::FREE + answer::PIECE) as u64;
+
+/// Bytes of a connection: TLS, HTTP/2's frames and tables, and what is corked.
+pub const CONNECTION_BYTES: u64 = 96 << 10;
 
 /// The gRPC code of a kind of error, as the specification writes it.
 #[must_use]

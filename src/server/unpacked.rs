@@ -12,7 +12,7 @@ use http_body::{Body as HttpBody, Frame};
 use tonic::Status;
 
 use super::{
-    body::Message,
+    message::Message,
     packing::{self, Aside, PREFIX, Packing, Unpacker},
     status::status,
 };

@@ -1,40 +1,20 @@
-//! Bodies of calls: a message that comes too slowly or is too large ends, and so does an answer that nobody reads.
+//! A request's body: a message that comes too slowly, or is too large, ends it, and what has come is accounted for.
 
 use std::{
     collections::VecDeque,
     future::Future,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
     task::{Context, Poll, ready},
     time::Duration,
 };
 
-use bytes::{Buf, Bytes};
-use http::HeaderMap;
+use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use parking_lot::Mutex;
-use tokio::{
-    task::JoinHandle,
-    time::{Sleep, sleep},
-};
+use tokio::time::{Sleep, sleep};
 use tonic::{Status, body::Body};
 
-use super::{
-    budget::Account,
-    connection::Active,
-    foreign,
-    guard::Permits,
-    packing::{self, Aside, PREFIX, Packing},
-    places::Eviction,
-    status::status,
-};
+use super::{budget::Account, foreign, packing::PREFIX, status::status};
 use crate::error::{Error, Kind};
-
-/// Bytes of an answer that are handed over at once: what the transport holds of it when the caller stops reading.
-const PIECE: usize = 64 << 10;
 
 /// Bytes of a message that its reader has room for before it knows the length. Of a longer one it is given the prefix
 /// first: it then makes room once, and does not copy what it had.
@@ -43,14 +23,6 @@ const ROOM: usize = 8 << 10;
 /// The longest message that its reader may make room for before more than its length has come. What there is of a longer
 /// one is kept here until half of it has come.
 const TRUSTED: usize = 256 << 10;
-
-/// Bytes a second that the caller has to read of an answer that waits for it.
-const LEAST_RATE: u64 = 16 << 10;
-
-/// How often an answer is looked at within the time that it may be left unread.
-const LOOKS: u32 = 4;
-
-// === requests ===
 
 /// Whether a call's caller sends one message or many.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -335,292 +307,6 @@ impl HttpBody for Message {
     }
 }
 
-// === answers ===
-
-/// What an answer holds until it is read, and what its watchdog takes away.
-#[derive(Debug)]
-struct Held {
-    body: Body,
-    /// What is left of a piece of the body that was too large to hand over at once.
-    rest: Bytes,
-    packer: Option<Packer>,
-    account: Account,
-    _permits: Permits,
-}
-
-/// A message that is being packed.
-type Packed = Pin<Box<dyn Future<Output = Result<Bytes, Status>> + Send>>;
-
-/// How an answer's messages are to be packed, and one that is being packed elsewhere.
-struct Packer {
-    packing: Packing,
-    aside: Aside,
-    under_way: Option<Packed>,
-}
-
-impl std::fmt::Debug for Packer {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Packer")
-            .field("packing", &self.packing)
-            .finish_non_exhaustive()
-    }
-}
-
-impl Packer {
-    /// `frame` packed, if that is done soon; else it is under way, or not worth it.
-    fn take(&mut self, frame: Bytes) -> Bytes {
-        if !packing::is_worthwhile(&frame) {
-            return frame;
-        }
-        let packing = self.packing;
-        if packing::is_small(&frame) {
-            return packing::pack(packing, frame);
-        }
-        let work = self
-            .aside
-            .clone()
-            .run(move || packing::pack(packing, frame));
-        self.under_way = Some(Box::pin(work));
-        Bytes::new()
-    }
-
-    /// What was under way, once it is done.
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<Bytes, Status>> {
-        let Some(work) = &mut self.under_way else {
-            return Poll::Ready(Ok(Bytes::new()));
-        };
-        let done = ready!(work.as_mut().poll(context));
-        self.under_way = None;
-        Poll::Ready(done)
-    }
-}
-
-#[derive(Debug)]
-struct Watch {
-    held: Mutex<Option<Held>>,
-    active: Mutex<Option<Active>>,
-    /// Counts polls, and whether the last one gave something: even while the answer waits for its maker, odd while it
-    /// waits for its reader.
-    polls: AtomicU64,
-    /// Bytes that have been handed over.
-    handed: AtomicU64,
-}
-
-/// An answer's body. If its caller does not read on in time, or too slowly, what is left of it is let go of.
-#[derive(Debug)]
-pub(super) struct Answer {
-    watch: Arc<Watch>,
-    limit: Duration,
-    frames: u32,
-    watchdog: Option<JoinHandle<()>>,
-    eviction: Option<Eviction>,
-    /// Whether it has ended with an error of the server's own.
-    failed: bool,
-}
-
-impl Answer {
-    /// The answer `body`, packed if `packing` says how. What waits for its reader is on `account`; `eviction` ends it.
-    pub(super) fn new(
-        body: Body,
-        packing: Option<(Packing, Aside)>,
-        limit: Duration,
-        account: Account,
-        permits: Permits,
-        active: Option<Active>,
-        eviction: Option<Eviction>,
-    ) -> Self {
-        let held = Held {
-            body,
-            rest: Bytes::new(),
-            packer: packing.map(|(packing, aside)| Packer {
-                packing,
-                aside,
-                under_way: None,
-            }),
-            account,
-            _permits: permits,
-        };
-        Self {
-            watch: Arc::new(Watch {
-                held: Mutex::new(Some(held)),
-                active: Mutex::new(active),
-                polls: AtomicU64::new(0),
-                handed: AtomicU64::new(0),
-            }),
-            limit,
-            frames: 0,
-            watchdog: None,
-            eviction,
-            failed: false,
-        }
-    }
-}
-
-impl Answer {
-    /// Ends with `error` in the trailers: as an error of the body it would be a reset, which says nothing.
-    fn fail(&mut self, error: &Status) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        drop(self.watch.held.lock().take());
-        self.failed = true;
-        let mut trailers = HeaderMap::new();
-        Poll::Ready(match error.add_header(&mut trailers) {
-            Ok(()) => Some(Ok(Frame::trailers(trailers))),
-            Err(error) => Some(Err(error)),
-        })
-    }
-}
-
-impl Held {
-    /// Whether all of the body's frames that came have been handed over.
-    fn is_bare(&self) -> bool {
-        let under_way = self.packer.as_ref().is_some_and(|p| p.under_way.is_some());
-        self.rest.is_empty() && !under_way
-    }
-
-    /// What waits for the reader is on the account from here on, but for a piece.
-    fn charge(&mut self, bytes: usize) -> Result<(), Status> {
-        let waiting = if bytes > PIECE { bytes } else { 0 };
-        let held = self.account.hold(waiting, "unread answers");
-        held.map_err(|error| status(&error))
-    }
-
-    /// Takes a message of the body.
-    fn take(&mut self, data: Bytes) -> Result<(), Status> {
-        self.charge(data.len())?;
-        match &mut self.packer {
-            None => self.rest = data,
-            Some(packer) => self.rest = packer.take(data),
-        }
-        Ok(())
-    }
-
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        while self.rest.is_empty() {
-            // What is being packed is waited for.
-            if let Some(packer) = &mut self.packer {
-                self.rest = ready!(packer.poll(context))?;
-                if !self.rest.is_empty() {
-                    break;
-                }
-            }
-            match Pin::new(&mut self.body).poll_frame(context) {
-                Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
-                    Ok(data) if data.is_empty() => {
-                        return Poll::Ready(Some(Ok(Frame::data(data))));
-                    }
-                    Ok(data) => self.take(data)?,
-                    Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
-                },
-                other => return other,
-            }
-        }
-        let piece = self.rest.len().min(PIECE);
-        let piece = self.rest.copy_to_bytes(piece);
-        self.charge(self.rest.len())?;
-        Poll::Ready(Some(Ok(Frame::data(piece))))
-    }
-}
-
-impl Watch {
-    /// Ends the answer once its reader has done nothing for `limit`, or too little.
-    async fn guard(&self, limit: Duration) {
-        let least = LEAST_RATE as f64 * limit.as_secs_f64();
-        loop {
-            let before = self.polls.load(Ordering::Acquire);
-            let handed = self.handed.load(Ordering::Relaxed);
-            let mut waits = true;
-            for _ in 0..LOOKS {
-                sleep(limit / LOOKS).await;
-                waits &= self.polls.load(Ordering::Acquire) % 2 == 1;
-            }
-            let idle = self.polls.load(Ordering::Acquire) == before;
-            let read = self.handed.load(Ordering::Relaxed) - handed;
-            if waits && (idle || (read as f64) < least) {
-                break;
-            }
-        }
-        drop(self.held.lock().take());
-        if let Some(active) = self.active.lock().as_mut() {
-            active.stall();
-        }
-        tracing::debug!(?limit, "an answer was not read in time");
-    }
-}
-
-impl HttpBody for Answer {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let this = &mut *self;
-        if this.failed {
-            return Poll::Ready(None);
-        }
-        let mut held = this.watch.held.lock();
-        let Some(open) = held.as_mut() else {
-            let message = format!("the answer was not read within {:?}", this.limit);
-            let error = Error::new(Kind::DeadlineExceeded, message);
-            return Poll::Ready(Some(Err(status(&error))));
-        };
-        let polled = open.poll(context);
-        let more = !open.rest.is_empty();
-        drop(held);
-        if polled.is_pending()
-            && let Some(eviction) = &mut this.eviction
-            && let Poll::Ready(error) = Pin::new(eviction).poll(context)
-        {
-            return this.fail(&status(&error));
-        }
-        if let Poll::Ready(Some(Err(error))) = &polled {
-            return this.fail(error);
-        }
-        if let Poll::Ready(Some(Ok(frame))) = &polled
-            && let Some(data) = frame.data_ref()
-        {
-            this.watch
-                .handed
-                .fetch_add(data.len() as u64, Ordering::Relaxed);
-        }
-        let gave = u64::from(polled.is_ready());
-        let polls = this.watch.polls.load(Ordering::Relaxed);
-        this.watch
-            .polls
-            .store(((polls >> 1) + 1) << 1 | gave, Ordering::Release);
-        if polled.is_ready() {
-            this.frames = this.frames.saturating_add(1);
-            // One small message and its trailers are in the transport's hands at once; only what goes on is watched.
-            if this.watchdog.is_none() && (more || this.frames > 2) {
-                let (watch, limit) = (Arc::clone(&this.watch), this.limit);
-                this.watchdog = Some(tokio::spawn(async move { watch.guard(limit).await }));
-            }
-        }
-        polled
-    }
-
-    fn is_end_stream(&self) -> bool {
-        let held = self.watch.held.lock();
-        let ended = held.as_ref();
-        self.failed || ended.is_some_and(|held| held.is_bare() && held.body.is_end_stream())
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self.watch.held.lock().as_ref() {
-            Some(held) if held.packer.is_none() && held.rest.is_empty() => held.body.size_hint(),
-            _ => SizeHint::default(),
-        }
-    }
-}
-
-impl Drop for Answer {
-    fn drop(&mut self) {
-        if let Some(watchdog) = &self.watchdog {
-            watchdog.abort();
-        }
-    }
-}
-
 /// Follows `bytes`, cut as its first byte says: whatever they are, no more than a message is waited for.
 #[cfg(fuzzing)]
 pub(super) fn fuzz(bytes: &[u8]) {
@@ -631,7 +317,8 @@ pub(super) fn fuzz(bytes: &[u8]) {
         most_bytes: 1 << 20,
         read: Duration::from_secs(1),
     };
-    let account = Budget::new(1 << 20, Arc::default()).account(Party::Local);
+    let account = super::budget::Budget::new(1 << 20, Default::default());
+    let account = account.account(super::party::Party::Local);
     let mut message = Message::new(Body::empty(), Framing::Stream, true, bounds, account);
     for piece in bytes.chunks(usize::from(*step).max(1)) {
         if message.follow(piece).is_err() {
@@ -643,6 +330,13 @@ pub(super) fn fuzz(bytes: &[u8]) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    };
+
+    use proptest::prelude::*;
+
     use super::{
         super::{budget::Budget, party::Party},
         *,
@@ -720,5 +414,83 @@ mod tests {
         assert!(stream.waits());
         stream.follow(&[0, 0, 0, 0]).unwrap();
         assert!(!stream.waits());
+    }
+
+    /// A body of pieces, a frame each, and the bytes of those that came.
+    struct Cut(VecDeque<Bytes>, Arc<AtomicUsize>);
+
+    impl HttpBody for Cut {
+        type Data = Bytes;
+        type Error = Status;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+            Poll::Ready(self.0.pop_front().map(|piece| {
+                self.1.fetch_add(piece.len(), Ordering::Relaxed);
+                Ok(Frame::data(piece))
+            }))
+        }
+    }
+
+    /// What `message` hands on next.
+    fn next(message: &mut Message) -> Option<Bytes> {
+        let mut context = Context::from_waker(std::task::Waker::noop());
+        match Pin::new(message).poll_frame(&mut context) {
+            Poll::Ready(frame) => frame.map(|frame| frame.unwrap().into_data().unwrap()),
+            Poll::Pending => panic!("it waits"),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_reader_makes_room_for_no_more_than_twice_what_came(
+            lengths in prop::collection::vec(prop_oneof![0_usize..2000, 200_000_usize..900_000], 1..4),
+            step in 1_000_usize..200_000,
+        ) {
+            let mut whole = Vec::new();
+            let mut starts = Vec::new();
+            for &length in &lengths {
+                starts.push(whole.len());
+                whole.push(0);
+                whole.extend_from_slice(&u32::try_from(length).unwrap().to_be_bytes());
+                whole.extend((0..length).map(|index| index as u8));
+            }
+            let whole = Bytes::from(whole);
+            let cuts = (0..whole.len()).step_by(step);
+            let cuts = cuts.map(|at| whole.slice(at..whole.len().min(at + step)));
+            let came = Arc::new(AtomicUsize::new(0));
+            let body = Body::new(Cut(cuts.collect(), Arc::clone(&came)));
+            let budget = Budget::new(16 << 20, Arc::default());
+            let mut message = over(body, Framing::Stream, 1 << 20, &budget);
+            let mut handed = Vec::new();
+            while let Some(data) = next(&mut message) {
+                handed.extend_from_slice(&data);
+                let came = came.load(Ordering::Relaxed);
+                for (&start, &length) in starts.iter().zip(&lengths) {
+                    let room = handed.len() >= start + PREFIX && length > TRUSTED;
+                    prop_assert!(!room || came - start >= length / 2);
+                }
+                // What came, and the room that its reader makes.
+                prop_assert!(budget.held() <= 3 * came + TRUSTED);
+            }
+            prop_assert_eq!(handed, whole);
+            prop_assert_eq!(budget.held(), 0);
+        }
+    }
+
+    #[test]
+    fn what_ends_within_a_message_that_is_held_back_is_refused() {
+        let budget = Budget::new(1 << 20, Arc::default());
+        let begun = [&[0, 0, 8, 0, 0][..], &[7; 1000]].concat();
+        let body = Body::new(Cut([begun.into()].into(), Arc::default()));
+        let mut message = over(body, Framing::One, 1 << 20, &budget);
+        let mut context = Context::from_waker(std::task::Waker::noop());
+        let Poll::Ready(Some(Err(refused))) = Pin::new(&mut message).poll_frame(&mut context)
+        else {
+            panic!("it was taken");
+        };
+        assert_eq!(refused.code(), tonic::Code::InvalidArgument);
     }
 }

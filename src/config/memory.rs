@@ -1,0 +1,85 @@
+//! The most memory that a server with these settings takes, from bounds that it keeps.
+
+use super::Config;
+use crate::server::{CALL_BYTES, CONNECTION_BYTES};
+
+/// The program, ONNX Runtime, its threads and what the allocator keeps of freed memory: an allowance, measured on the demo
+/// models.
+const BASE: u64 = 160 << 20;
+
+/// What a lane takes beside the models: an allowance too.
+const LANE: u64 = 16 << 20;
+
+/// Bytes by what they are for, and the setting that bounds them.
+#[derive(Debug, Clone)]
+pub struct WorstCase {
+    /// What for, the settings, bytes.
+    pub parts: Vec<(&'static str, &'static str, u64)>,
+}
+
+impl WorstCase {
+    /// All of it.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        let bytes = self.parts.iter().map(|(_, _, bytes)| *bytes);
+        bytes.fold(0, u64::saturating_add)
+    }
+}
+
+impl Config {
+    /// The most memory in bytes that the server takes of its host, with models of `model_bytes` in the repository. Weights
+    /// count twice: a new version is loaded before the old one goes.
+    #[must_use]
+    pub fn worst_case(&self, model_bytes: u64) -> WorstCase {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let lanes = match self.engine.lanes {
+            0 => cores,
+            lanes => lanes,
+        };
+        let server = self.server();
+        let transport = &server.transport;
+        let headers = u64::from(transport.header_bytes);
+        let parts = vec![
+            ("program and library", "", BASE),
+            ("models", "repository.path", model_bytes.saturating_mul(2)),
+            ("lanes", "engine.lanes", lanes as u64 * LANE),
+            (
+                "images as they came",
+                "limits.bytes_in_flight",
+                self.limits.bytes_in_flight as u64,
+            ),
+            (
+                "kept features",
+                "engine.cache_bytes",
+                self.engine.cache_bytes as u64,
+            ),
+            (
+                "requests in arrival, unread answers",
+                "limits.transport_bytes",
+                transport.bytes as u64,
+            ),
+            (
+                "calls",
+                "limits.calls_in_flight",
+                transport.calls as u64 * (CALL_BYTES + headers),
+            ),
+            (
+                "connections",
+                "server.max_connections",
+                transport.connections as u64 * CONNECTION_BYTES,
+            ),
+        ];
+        WorstCase { parts }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_fit_the_memory_that_the_deployments_give() {
+        let worst = Config::default().worst_case(64 << 20);
+        assert!(worst.total() < 2 << 30, "{worst:#?}");
+    }
+}

@@ -5,41 +5,11 @@
 //! entries are counted by field against the bounds below. The walk follows the descriptors, so that a field that the
 //! protocol gets is bounded from its first day, by [`ENTRIES`].
 
-use std::{collections::HashMap, sync::LazyLock};
+use super::schema::{COUNTERS, Field, Kind, SCHEMA, Schema};
 
-use prost::Message;
-use prost_types::{
-    DescriptorProto, FieldDescriptorProto, FileDescriptorSet,
-    field_descriptor_proto::{Label, Type},
-};
-
-use super::FILE_DESCRIPTOR_SET;
-
-/// Most entries of a repeated or mapped field of which nothing else is said, in one message, wherever in it they are.
-const ENTRIES: usize = 256;
-
-/// Most numbers of a tensor that is written as numbers (16 MiB of `float`): larger ones belong into `raw_input_contents`.
-const NUMBERS: usize = 4 << 20;
-
-/// Fields that may have another number of entries than [`ENTRIES`].
-const BOUNDS: &[(&str, usize)] = &[
-    // `limits.frames` is what a configuration allows of these.
-    ("frostline.v1.Clip.frames", 4096),
-    ("inference.ModelInferRequest.inputs", 16),
-    ("inference.ModelInferRequest.outputs", 64),
-    ("inference.ModelInferRequest.raw_input_contents", 16),
-    ("inference.InferTensorContents.bool_contents", NUMBERS),
-    ("inference.InferTensorContents.int_contents", NUMBERS),
-    ("inference.InferTensorContents.int64_contents", NUMBERS),
-    ("inference.InferTensorContents.uint_contents", NUMBERS),
-    ("inference.InferTensorContents.uint64_contents", NUMBERS),
-    ("inference.InferTensorContents.fp32_contents", NUMBERS),
-    ("inference.InferTensorContents.fp64_contents", NUMBERS),
-    ("inference.InferTensorContents.bytes_contents", 4096),
-];
-
-/// Most fields that repeat, over all messages; a test holds that these are enough.
-const COUNTERS: usize = 64;
+/// Most fields beside the entries that are counted: those that do not repeat, each time that they come, and unknown ones. Walking
+/// and making so many takes a millisecond or two.
+const OTHERS: usize = 64 << 10;
 
 /// Deepest nesting that is followed, as in prost, which refuses more.
 const DEPTH: usize = 100;
@@ -85,6 +55,7 @@ pub(super) fn check(Request(message): Request, bytes: &[u8]) -> Result<Content, 
     let mut walk = Walk {
         schema,
         counts: [0; COUNTERS],
+        others: 0,
         content: Content::default(),
     };
     // What is malformed ends the walk, and the decoder at the same byte.
@@ -97,134 +68,12 @@ pub(super) fn check(Request(message): Request, bytes: &[u8]) -> Result<Content, 
                 limit: counted.limit,
             })
         }
+        Err(Stop::TooManyOthers) => Err(TooMany {
+            field: "request",
+            message: "message, unknown and repeated fields included",
+            limit: OTHERS,
+        }),
         Ok(()) | Err(Stop::Malformed) => Ok(walk.content),
-    }
-}
-
-// === the protocol as the walk sees it ===
-
-/// What a field's bytes become.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    /// Another message, by index.
-    Message(usize),
-    /// Text, which is copied.
-    Text,
-    /// Bytes, which are shared with the message.
-    Bytes,
-    /// A number of this many bytes, on the wire a varint.
-    Varint(usize),
-    /// A number of this many bytes.
-    Fixed(usize),
-}
-
-#[derive(Debug)]
-struct Field {
-    number: u32,
-    kind: Kind,
-    /// Index among the counters, for a field that repeats.
-    counter: Option<usize>,
-}
-
-#[derive(Debug)]
-struct Counted {
-    field: String,
-    message: String,
-    limit: usize,
-}
-
-#[derive(Debug, Default)]
-struct Schema {
-    messages: Vec<Vec<Field>>,
-    counted: Vec<Counted>,
-    /// Messages that callers send: package, name, index.
-    requests: Vec<(String, String, usize)>,
-}
-
-static SCHEMA: LazyLock<Schema> = LazyLock::new(|| {
-    // What the build wrote decodes; a test holds it.
-    let set = FileDescriptorSet::decode(FILE_DESCRIPTOR_SET).unwrap_or_default();
-    Schema::of(&set)
-});
-
-impl Schema {
-    fn of(set: &FileDescriptorSet) -> Self {
-        let mut found = Vec::new();
-        for file in &set.file {
-            for message in &file.message_type {
-                collect(&format!(".{}", file.package()), message, &mut found);
-            }
-        }
-        let index: HashMap<String, usize> = found
-            .iter()
-            .enumerate()
-            .map(|(index, (name, _))| (name.clone(), index))
-            .collect();
-        let mut schema = Self::default();
-        for (name, message) in &found {
-            let fields = message.field.iter();
-            let fields = fields
-                .filter_map(|field| schema.field(&name[1..], field, &index))
-                .collect();
-            schema.messages.push(fields);
-        }
-        let services = set.file.iter().flat_map(|file| &file.service);
-        for method in services.flat_map(|service| &service.method) {
-            let input = method.input_type();
-            if let (Some(message), Some((package, name))) =
-                (index.get(input), input.rsplit_once('.'))
-            {
-                let package = package.trim_start_matches('.').to_owned();
-                schema.requests.push((package, name.to_owned(), *message));
-            }
-        }
-        schema
-    }
-
-    fn field(
-        &mut self,
-        message: &str,
-        field: &FieldDescriptorProto,
-        index: &HashMap<String, usize>,
-    ) -> Option<Field> {
-        let kind = match field.r#type() {
-            Type::Message | Type::Group => Kind::Message(*index.get(field.type_name())?),
-            Type::String => Kind::Text,
-            Type::Bytes => Kind::Bytes,
-            Type::Bool => Kind::Varint(1),
-            Type::Int32 | Type::Uint32 | Type::Sint32 | Type::Enum => Kind::Varint(4),
-            Type::Int64 | Type::Uint64 | Type::Sint64 => Kind::Varint(8),
-            Type::Fixed32 | Type::Sfixed32 | Type::Float => Kind::Fixed(4),
-            Type::Fixed64 | Type::Sfixed64 | Type::Double => Kind::Fixed(8),
-        };
-        let repeated = field.label() == Label::Repeated && self.counted.len() < COUNTERS;
-        let counter = repeated.then(|| {
-            let full = format!("{message}.{}", field.name());
-            let bound = BOUNDS.iter().find(|(name, _)| *name == full);
-            self.counted.push(Counted {
-                field: field.name().to_owned(),
-                message: message.rsplit('.').next().unwrap_or(message).to_owned(),
-                limit: bound.map_or(ENTRIES, |(_, limit)| *limit),
-            });
-            self.counted.len() - 1
-        });
-        Some(Field {
-            number: u32::try_from(field.number()).ok()?,
-            kind,
-            counter,
-        })
-    }
-}
-
-fn collect<'a>(
-    prefix: &str,
-    message: &'a DescriptorProto,
-    found: &mut Vec<(String, &'a DescriptorProto)>,
-) {
-    let name = format!("{prefix}.{}", message.name());
-    found.push((name.clone(), message));
-    for nested in &message.nested_type {
-        collect(&name, nested, found);
     }
 }
 
@@ -233,12 +82,15 @@ fn collect<'a>(
 enum Stop {
     /// More entries than this counter may have.
     TooMany(usize),
+    TooManyOthers,
     Malformed,
 }
 
 struct Walk<'a> {
     schema: &'a Schema,
     counts: [usize; COUNTERS],
+    /// Fields that no counter counts.
+    others: usize,
     content: Content,
 }
 
@@ -252,6 +104,9 @@ impl Walk<'_> {
             let key = varint(&mut bytes)?;
             let number = u32::try_from(key >> 3).map_err(|_| Stop::Malformed)?;
             let field = fields.iter().find(|field| field.number == number);
+            if field.is_none_or(|field| field.counter.is_none()) {
+                self.others(1)?;
+            }
             match key & 7 {
                 0 => {
                     varint(&mut bytes)?;
@@ -274,7 +129,12 @@ impl Walk<'_> {
                     }
                 }
                 // No message of the protocol has groups; prost skips those that it does not know.
-                3 => skip_group(number, &mut bytes, depth - 1)?,
+                3 => {
+                    let before = bytes.len();
+                    skip_group(number, &mut bytes, depth - 1)?;
+                    // A field takes two bytes at least.
+                    self.others((before - bytes.len()) / 2)?;
+                }
                 _ => return Err(Stop::Malformed),
             }
         }
@@ -320,6 +180,15 @@ impl Walk<'_> {
         match field.counter {
             Some(counter) => self.count(counter, count),
             None => Ok(()),
+        }
+    }
+
+    fn others(&mut self, count: usize) -> Result<(), Stop> {
+        self.others += count;
+        self.content.entries += count;
+        match self.others > OTHERS {
+            true => Err(Stop::TooManyOthers),
+            false => Ok(()),
         }
     }
 
@@ -378,8 +247,11 @@ fn skip_group(number: u32, bytes: &mut &[u8], depth: usize) -> Result<(), Stop> 
 mod tests {
     use proptest::prelude::*;
 
+    use prost::Message;
+    use prost_types::FileDescriptorSet;
+
     use super::{
-        super::{self as proto, inference},
+        super::{self as proto, FILE_DESCRIPTOR_SET, inference, schema::collect},
         *,
     };
 
@@ -401,6 +273,24 @@ mod tests {
             first.contents = Some(contents);
         }
         request.encode_to_vec()
+    }
+
+    #[test]
+    fn unknown_and_repeated_fields_are_counted() {
+        // Field 99 as a number, and a priority again and again.
+        for field in [&[0x98, 0x06, 1][..], &[0x20, 1]] {
+            assert!(check(ANALYZE, &field.repeat(OTHERS)).is_ok());
+            let refused = check(ANALYZE, &field.repeat(OTHERS + 1)).unwrap_err();
+            assert_eq!((refused.field, refused.limit), ("request", OTHERS));
+        }
+        // A group of unknown fields.
+        let group = [
+            &[0x9b, 0x06][..],
+            &[0x08, 1].repeat(2 * OTHERS),
+            &[0x9c, 0x06],
+        ]
+        .concat();
+        assert!(check(ANALYZE, &group).is_err());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 mod bounds;
 pub mod codec;
 mod generated;
+mod schema;
 
 pub use generated::*;
 

@@ -20,6 +20,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::{
     TransportLimits,
+    answer::LOOKS,
     connection::{Connection, Peer, State, Stream},
     greeting::{self, Begun},
     tls,
@@ -55,11 +56,12 @@ struct Open {
 }
 
 impl Open {
-    /// Closes the connection that has been idle longest; false if none is idle.
+    /// Closes the connection that has been idle longest, one that has never had a call before all others; false if none is
+    /// idle.
     fn evict(&mut self) -> bool {
         let idle = self.states.iter();
-        let idle = idle.filter_map(|(id, state)| Some((*id, state.idle()?)));
-        let Some((id, _)) = idle.max_by_key(|(_, idle)| *idle) else {
+        let idle = idle.filter_map(|(id, state)| Some((*id, (!state.is_used(), state.idle()?))));
+        let Some((id, _)) = idle.max_by_key(|(_, rank)| *rank) else {
             return false;
         };
         if let Some(state) = self.states.remove(&id) {
@@ -118,6 +120,12 @@ impl Registry {
         Some(full)
     }
 
+    /// Looks at all answers that may wait for their readers.
+    fn look(&self, limit: Duration) {
+        let states: Vec<_> = self.open.lock().states.values().cloned().collect();
+        states.iter().for_each(|state| state.look(limit));
+    }
+
     /// Closes every connection that has had no call for `limit`.
     fn close_idle(&self, limit: Duration) {
         let open = self.open.lock();
@@ -157,6 +165,7 @@ pub(super) fn accept(
     metrics: Arc<Metrics>,
 ) -> ReceiverStream<io::Result<Connection>> {
     let (ready, accepted) = mpsc::channel(64);
+    let unread = limits.write;
     let door = Arc::new(Door {
         registry: Arc::default(),
         settings,
@@ -164,6 +173,17 @@ pub(super) fn accept(
         metrics,
         telling: Semaphore::new(TOLD),
         ready,
+    });
+    let looking = Arc::downgrade(&door);
+    tokio::spawn(async move {
+        let pause = unread / LOOKS;
+        loop {
+            sleep(pause).await;
+            let Some(door) = looking.upgrade() else {
+                return;
+            };
+            door.registry.look(unread);
+        }
     });
     tokio::spawn(async move {
         let mut complaints = Complaints::default();

@@ -15,12 +15,11 @@ use bytes::{Buf, Bytes};
 use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use parking_lot::Mutex;
-use tokio::{task::JoinHandle, time::sleep};
 use tonic::{Status, body::Body};
 
 use super::{
     budget::Account,
-    connection::Active,
+    connection::{Active, Followed, Unread},
     guard::Permits,
     packing::{self, Aside, Packing},
     places::Eviction,
@@ -35,7 +34,7 @@ pub(super) const PIECE: usize = 16 << 10;
 const LEAST_RATE: u64 = 16 << 10;
 
 /// How often an answer is looked at within the time that it may be left unread.
-const LOOKS: u32 = 4;
+pub(super) const LOOKS: u32 = 4;
 
 /// What an answer holds until it is read, and what its watchdog takes away.
 #[derive(Debug)]
@@ -104,6 +103,15 @@ struct Watch {
     polls: AtomicU64,
     /// Bytes that have been handed over.
     handed: AtomicU64,
+    seen: Mutex<Seen>,
+}
+
+/// What the first of some looks saw.
+#[derive(Debug, Default)]
+struct Seen {
+    looks: u32,
+    polls: u64,
+    handed: u64,
 }
 
 /// An answer's body. If its caller does not read on in time, or too slowly, what is left of it is let go of.
@@ -111,8 +119,7 @@ struct Watch {
 pub(super) struct Answer {
     watch: Arc<Watch>,
     limit: Duration,
-    frames: u32,
-    watchdog: Option<JoinHandle<()>>,
+    followed: Option<Followed>,
     eviction: Option<Eviction>,
     /// Whether it has ended with an error of the server's own.
     failed: bool,
@@ -146,10 +153,10 @@ impl Answer {
                 active: Mutex::new(active),
                 polls: AtomicU64::new(0),
                 handed: AtomicU64::new(0),
+                seen: Mutex::default(),
             }),
             limit,
-            frames: 0,
-            watchdog: None,
+            followed: None,
             eviction,
             failed: false,
         }
@@ -219,23 +226,29 @@ impl Held {
     }
 }
 
-impl Watch {
-    /// Ends the answer once its reader has done nothing for `limit`, or too little.
-    async fn guard(&self, limit: Duration) {
+impl Unread for Watch {
+    fn look(&self, limit: Duration) {
+        let (polls, handed) = (
+            self.polls.load(Ordering::Acquire),
+            self.handed.load(Ordering::Relaxed),
+        );
+        let mut seen = self.seen.lock();
+        if polls % 2 == 0 {
+            // It waits for its maker.
+            seen.looks = 0;
+            return;
+        }
+        if seen.looks == 0 {
+            (seen.polls, seen.handed) = (polls, handed);
+        }
+        seen.looks += 1;
+        if seen.looks <= LOOKS {
+            return;
+        }
+        seen.looks = 0;
         let least = LEAST_RATE as f64 * limit.as_secs_f64();
-        loop {
-            let before = self.polls.load(Ordering::Acquire);
-            let handed = self.handed.load(Ordering::Relaxed);
-            let mut waits = true;
-            for _ in 0..LOOKS {
-                sleep(limit / LOOKS).await;
-                waits &= self.polls.load(Ordering::Acquire) % 2 == 1;
-            }
-            let idle = self.polls.load(Ordering::Acquire) == before;
-            let read = self.handed.load(Ordering::Relaxed) - handed;
-            if waits && (idle || (read as f64) < least) {
-                break;
-            }
+        if polls != seen.polls && (handed - seen.handed) as f64 >= least {
+            return;
         }
         drop(self.held.lock().take());
         if let Some(active) = self.active.lock().as_mut() {
@@ -264,7 +277,6 @@ impl HttpBody for Answer {
             return Poll::Ready(Some(Err(status(&error))));
         };
         let polled = open.poll(context);
-        let more = !open.rest.is_empty();
         drop(held);
         if polled.is_pending()
             && let Some(eviction) = &mut this.eviction
@@ -287,13 +299,10 @@ impl HttpBody for Answer {
         this.watch
             .polls
             .store(((polls >> 1) + 1) << 1 | gave, Ordering::Release);
-        if polled.is_ready() {
-            this.frames = this.frames.saturating_add(1);
-            // One small message and its trailers are in the transport's hands at once; only what goes on is watched.
-            if this.watchdog.is_none() && (more || this.frames > 2) {
-                let (watch, limit) = (Arc::clone(&this.watch), this.limit);
-                this.watchdog = Some(tokio::spawn(async move { watch.guard(limit).await }));
-            }
+        if polled.is_ready() && this.followed.is_none() {
+            let answer = Arc::downgrade(&this.watch);
+            let active = this.watch.active.lock();
+            this.followed = active.as_ref().map(|active| active.follow(answer));
         }
         polled
     }
@@ -312,53 +321,49 @@ impl HttpBody for Answer {
     }
 }
 
-impl Drop for Answer {
-    fn drop(&mut self) {
-        if let Some(watchdog) = &self.watchdog {
-            watchdog.abort();
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use tokio::time::Instant;
-
     use super::{
         super::{budget::Budget, party::Party, places::Places},
         *,
     };
 
-    /// Reads an answer of 8 MiB, a piece every `pause`; its end, or when it was ended.
-    async fn read(pause: Duration) -> Result<usize, Duration> {
+    /// Reads an answer of 8 MiB, `pieces` of it between two looks; the bytes of its end, or until it was ended.
+    fn read(pieces: usize) -> Result<usize, usize> {
         let budget = Budget::new(64 << 20, Arc::default());
         let body = Body::new("x".repeat(8 << 20));
         let limit = Duration::from_secs(60);
-        let permits = Permits::of(Places::new(1).enter(&Party::Local).unwrap());
+        let permits = Permits::of(Places::new(1, 1).enter(&Party::Local, 0).unwrap());
         let account = budget.account(Party::Local);
         let mut answer = Answer::new(body, None, limit, account, permits, None, None);
-        let (start, mut bytes) = (Instant::now(), 0);
-        loop {
-            let frame = std::future::poll_fn(|context| Pin::new(&mut answer).poll_frame(context));
-            let Some(frame) = frame.await else {
+        let mut context = Context::from_waker(std::task::Waker::noop());
+        let mut bytes = 0;
+        for turn in 1.. {
+            let Poll::Ready(frame) = Pin::new(&mut answer).poll_frame(&mut context) else {
+                panic!("it waits");
+            };
+            let Some(frame) = frame else {
                 return Ok(bytes);
             };
             let Some(data) = frame.ok().and_then(|frame| frame.into_data().ok()) else {
-                return Err(start.elapsed());
+                return Err(bytes);
             };
             bytes += data.len();
             assert!(budget.held() <= (8 << 20) - bytes);
-            sleep(pause).await;
+            if turn % pieces == 0 {
+                answer.watch.look(limit);
+            }
         }
+        unreachable!("it has an end")
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn an_answer_that_is_read_too_slowly_ends() {
-        // 16 KiB every half a second are twice the least rate, every ten seconds far less.
-        assert_eq!(read(Duration::from_millis(500)).await, Ok(8 << 20));
-        let ended = read(Duration::from_secs(10)).await.unwrap_err();
-        assert!(ended <= Duration::from_secs(130), "{ended:?}");
-        let ended = read(Duration::from_secs(1000)).await.unwrap_err();
-        assert!(ended <= Duration::from_secs(1000), "{ended:?}");
+    #[test]
+    fn an_answer_that_is_read_too_slowly_ends() {
+        // Looks are 15 seconds apart: 15 pieces of 16 KiB between two are the least rate.
+        assert_eq!(read(16), Ok(8 << 20));
+        let ended = read(14).unwrap_err();
+        assert!(ended < 14 * PIECE * 6, "{ended}");
+        let ended = read(1).unwrap_err();
+        assert!(ended < PIECE * 6, "{ended}");
     }
 }

@@ -1,12 +1,13 @@
 //! Connections: what each does at the moment, its age, and its end when it stands in others' way.
 
 use std::{
+    collections::HashMap,
     future::Future,
     io,
     net::SocketAddr,
     pin::Pin,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Poll, Waker, ready},
@@ -34,6 +35,9 @@ use crate::{corked::Corked, metrics::Metrics};
 /// Answers that one connection may leave unread past their time before all of it is closed.
 const MAX_STALLED: usize = 32;
 
+/// Bytes that a connection reads before others have their turn.
+const TURN: usize = 256 << 10;
+
 /// Calls without a valid identity that a connection may make at once, and a second.
 const MOST_STRIKES: f64 = 4096.0;
 const STRIKE_RATE: f64 = 512.0;
@@ -48,6 +52,18 @@ pub(super) struct Peer {
     pub(super) state: Arc<State>,
 }
 
+/// An answer that may wait for its reader.
+pub(super) trait Unread: Send + Sync + std::fmt::Debug {
+    /// Is told, some times within `limit`, to end if its reader has done too little for so long.
+    fn look(&self, limit: Duration);
+}
+
+#[derive(Debug, Default)]
+struct Answers {
+    last: u64,
+    open: HashMap<u64, Weak<dyn Unread>>,
+}
+
 /// What a connection does at the moment.
 #[derive(Debug)]
 pub(super) struct State {
@@ -58,6 +74,10 @@ pub(super) struct State {
     /// When the last call ended, or the connection came: milliseconds after `start`.
     idle_since: AtomicU64,
     start: Instant,
+    /// Whether a call has ever been let in.
+    used: AtomicBool,
+    /// Answers that have begun to be read.
+    answers: Mutex<Answers>,
     closed: AtomicBool,
     waker: Mutex<Option<Waker>>,
     /// Calls that may yet come without a valid identity, and when they were counted last.
@@ -72,6 +92,8 @@ impl State {
             stalled: AtomicUsize::new(0),
             idle_since: AtomicU64::new(0),
             start,
+            used: AtomicBool::new(false),
+            answers: Mutex::default(),
             closed: AtomicBool::new(false),
             waker: Mutex::new(None),
             strikes: Mutex::new((MOST_STRIKES, start)),
@@ -119,6 +141,19 @@ impl State {
         std::future::poll_fn(poll).await;
     }
 
+    /// Looks at each answer that may wait for its reader.
+    pub(super) fn look(&self, limit: Duration) {
+        let open: Vec<_> = self.answers.lock().open.values().cloned().collect();
+        for answer in open.iter().filter_map(Weak::upgrade) {
+            answer.look(limit);
+        }
+    }
+
+    /// Whether a call has ever been let in.
+    pub(super) fn is_used(&self) -> bool {
+        self.used.load(Ordering::Relaxed)
+    }
+
     /// How long no call has been under way; none while one is.
     pub(super) fn idle(&self) -> Option<Duration> {
         if self.calls.load(Ordering::Acquire) > 0 {
@@ -140,6 +175,7 @@ impl Peer {
     /// Counts a call until the result is dropped.
     pub(super) fn begin(&self) -> Active {
         self.state.calls.fetch_add(1, Ordering::AcqRel);
+        self.state.used.store(true, Ordering::Relaxed);
         Active {
             state: Arc::clone(&self.state),
             stalled: false,
@@ -147,7 +183,32 @@ impl Peer {
     }
 }
 
+/// An answer that is looked at, until dropped.
+#[derive(Debug)]
+pub(super) struct Followed {
+    state: Arc<State>,
+    id: u64,
+}
+
+impl Drop for Followed {
+    fn drop(&mut self) {
+        self.state.answers.lock().open.remove(&self.id);
+    }
+}
+
 impl Active {
+    /// Has `answer` looked at until the result is dropped.
+    pub(super) fn follow(&self, answer: Weak<dyn Unread>) -> Followed {
+        let mut answers = self.state.answers.lock();
+        answers.last += 1;
+        let id = answers.last;
+        answers.open.insert(id, answer);
+        Followed {
+            state: Arc::clone(&self.state),
+            id,
+        }
+    }
+
     /// The caller has not read its answer in time. A connection with nothing but such calls, or many of them, is closed.
     pub(super) fn stall(&mut self) {
         if self.stalled {
@@ -187,6 +248,8 @@ pub(super) struct Connection {
     /// What was read of it to see that it speaks HTTP/2, as far as HTTP/2 has not read that yet.
     greeting: Greeting,
     meter: Meter,
+    /// Bytes read in this turn.
+    turn: usize,
     metrics: Arc<Metrics>,
     peer: Arc<Peer>,
     /// When it is closed for its age, whatever it does.
@@ -209,6 +272,7 @@ impl Connection {
             stream: Corked::new(stream),
             greeting,
             meter: Meter::new(PREFACE.len(), Instant::now()),
+            turn: 0,
             metrics,
             peer,
             end: aged.then(|| Box::pin(sleep(limits.age + limits.age_grace))),
@@ -262,11 +326,22 @@ impl AsyncRead for Connection {
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
         this.check(context)?;
+        if this.turn >= TURN {
+            this.turn = 0;
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let before = buffer.filled().len();
         if !this.greeting.replay(buffer) {
-            ready!(Pin::new(&mut this.stream).poll_read(context, buffer))?;
+            let read = Pin::new(&mut this.stream).poll_read(context, buffer);
+            if read.is_pending() {
+                this.turn = 0;
+            }
+            ready!(read)?;
         }
-        this.follow(&buffer.filled()[before..])?;
+        let read = &buffer.filled()[before..];
+        this.turn += read.len();
+        this.follow(read)?;
         Poll::Ready(Ok(()))
     }
 }

@@ -85,7 +85,7 @@ impl Guard {
             shared: Arc::new(Shared {
                 auth: auth.transpose()?,
                 quotas: Arc::new(Quotas::new(Arc::clone(&metrics))),
-                places: Places::new(config.transport.calls),
+                places: Places::new(config.transport.calls, config.transport.connections),
                 budget: Budget::new(config.transport.bytes, Arc::clone(&metrics)),
                 metrics,
                 most_bytes: config.max_request_bytes,
@@ -146,7 +146,8 @@ impl Shared {
             (place, Some(eviction))
         } else {
             self.budget.check(&party)?;
-            let place = self.places.enter(&party);
+            let connection = peer.map_or(0, |peer| Arc::as_ptr(&peer.state).addr());
+            let place = self.places.enter(&party, connection);
             let place = place.inspect_err(|_| self.metrics.refused("full"))?;
             (place, None)
         };

@@ -33,6 +33,9 @@ pub(super) enum Framing {
     Stream,
 }
 
+/// Bytes that a piece counts at least: it keeps what it came in, padding included.
+const CRUMB: usize = 1 << 10;
+
 /// What bounds a request's messages.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bounds {
@@ -66,6 +69,8 @@ pub(super) struct Message {
     account: Account,
     /// Bytes that the reader says it keeps of a packed message.
     kept: usize,
+    /// What small pieces of the current message count beyond their bytes.
+    crumbs: usize,
 }
 
 /// Pieces and their bytes.
@@ -113,6 +118,7 @@ impl Message {
             ready: Pieces::default(),
             account,
             kept: 0,
+            crumbs: 0,
         }
     }
 
@@ -172,8 +178,9 @@ impl Message {
     fn end(&mut self) {
         // Its reader still has to unpack it.
         if self.prefix[0] == 1 {
-            self.kept += self.length;
+            self.kept += self.length + self.crumbs;
         }
+        self.crumbs = 0;
         self.prefix_bytes = 0;
         self.messages += 1;
         self.timer = None;
@@ -193,7 +200,7 @@ impl Message {
         } else {
             0
         };
-        own + self.kept
+        own + self.kept + self.crumbs
     }
 
     fn charge(&mut self) -> Result<(), Status> {
@@ -221,6 +228,10 @@ impl Message {
     fn take(&mut self, mut data: Bytes) -> Result<Option<Bytes>, Status> {
         let at_start = self.prefix_bytes == 0;
         let began = self.follow(&data)?;
+        // Pieces of a message that goes on at once are not kept.
+        if self.holds() || self.prefix_bytes == PREFIX && self.prefix[0] == 1 {
+            self.crumbs += CRUMB.saturating_sub(data.len());
+        }
         if self.holds() {
             let rest = data.split_off(began.unwrap_or(0));
             self.held.push(rest);

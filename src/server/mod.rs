@@ -29,6 +29,7 @@ mod packing;
 mod party;
 mod places;
 mod preflight;
+mod quiet;
 mod quota;
 mod refusals;
 mod status;

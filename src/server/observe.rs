@@ -24,6 +24,7 @@ use tracing::Span;
 
 use super::{
     connection::Peer,
+    quiet::Quiet,
     refusals::{Refusals, Refused},
 };
 use crate::{
@@ -307,6 +308,10 @@ impl<R: Body> Body for Observed<R> {
     }
 }
 
+/// Lines about calls that failed, and about those that the server could not take.
+static FAULTS: Quiet = Quiet::new();
+static UNAVAILABLE: Quiet = Quiet::new();
+
 /// Says how a call ended when it is dropped; one that was dropped without a code was cancelled by its caller.
 struct Ending {
     method: Arc<str>,
@@ -370,10 +375,14 @@ impl Drop for Ending {
         }
         match code {
             Code::Unknown | Code::Internal | Code::DataLoss => {
-                tracing::error!(target: "frostline::call", code = name, ms, "ended");
+                if let Some(untold) = FAULTS.may_tell() {
+                    tracing::error!(target: "frostline::call", code = name, ms, untold, "ended");
+                }
             }
             Code::Unavailable => {
-                tracing::warn!(target: "frostline::call", code = name, ms, "ended")
+                if let Some(untold) = UNAVAILABLE.may_tell() {
+                    tracing::warn!(target: "frostline::call", code = name, ms, untold, "ended");
+                }
             }
             _ => tracing::debug!(target: "frostline::call", code = name, ms, "ended"),
         }

@@ -42,6 +42,8 @@ const WAIT_FOR_A_CALL: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(super) struct Places {
     most: usize,
+    /// Connections on which one party may have calls at once.
+    most_connections: usize,
     taken: Mutex<Taken>,
     open: Mutex<Open>,
 }
@@ -49,7 +51,15 @@ pub(super) struct Places {
 #[derive(Debug, Default)]
 struct Taken {
     total: usize,
-    parties: HashMap<Party, usize>,
+    parties: HashMap<Party, Own>,
+}
+
+/// What a party has.
+#[derive(Debug, Default)]
+struct Own {
+    calls: usize,
+    /// Its calls by connection.
+    connections: HashMap<usize, usize>,
 }
 
 #[derive(Debug, Default)]
@@ -67,6 +77,7 @@ pub(super) struct Place {
     party: Party,
     /// Its number, if it is an open call.
     open: Option<u64>,
+    connection: usize,
 }
 
 /// Completes when an open call has to end: to make room, or for its age.
@@ -87,51 +98,67 @@ impl Future for Eviction {
         } else {
             return Poll::Pending;
         };
-        Poll::Ready(Error::new(Kind::Unavailable, why))
+        Poll::Ready(Error::new(Kind::Overloaded, why).retry_after(WAIT_FOR_A_CALL))
     }
 }
 
 impl Places {
-    /// Places for `most` calls, beside those of open ones.
-    pub(super) fn new(most: usize) -> Arc<Self> {
+    /// Places for `most` calls, beside those of open ones, where there may be `connections`: one party has calls on three
+    /// quarters of these, so that the others are idle, and make room.
+    pub(super) fn new(most: usize, connections: usize) -> Arc<Self> {
         Arc::new(Self {
             most,
+            most_connections: (connections - connections / 4).max(1),
             taken: Mutex::default(),
             open: Mutex::default(),
         })
     }
 
-    /// A place for a call of `party`.
+    /// A place for a call of `party` on the connection of this number.
     ///
     /// # Errors
     /// `Overloaded` if there is none, or the party has its share.
-    pub(super) fn enter(self: &Arc<Self>, party: &Party) -> Result<Place> {
+    pub(super) fn enter(self: &Arc<Self>, party: &Party, connection: usize) -> Result<Place> {
+        let full = |message: String| {
+            Err(Error::new(Kind::Overloaded, message).retry_after(WAIT_FOR_A_CALL))
+        };
         let mut taken = self.taken.lock();
         let taken = &mut *taken;
-        let own = taken.parties.get(party).copied().unwrap_or(0);
+        let before = taken.parties.get(party);
+        let own = before.map_or(0, |own| own.calls);
         if taken.total >= self.most {
-            let message = format!(
-                "the server has {} calls under way, which is its limit",
-                taken.total
-            );
-            return Err(Error::new(Kind::Overloaded, message).retry_after(WAIT_FOR_A_CALL));
+            let total = taken.total;
+            return full(format!(
+                "the server has {total} calls under way, which is its limit"
+            ));
         }
         if own >= (SHARE * (self.most - taken.total)).max(1) {
-            let message = format!(
-                "{party} has {own} of the {} calls that may be under way, which is its share",
-                self.most
-            );
-            return Err(Error::new(Kind::Overloaded, message).retry_after(WAIT_FOR_A_CALL));
+            let most = self.most;
+            return full(format!(
+                "{party} has {own} of the {most} calls that may be under way, which is its share"
+            ));
+        }
+        if let Some(own) = before
+            && own.connections.len() >= self.most_connections
+            && !own.connections.contains_key(&connection)
+        {
+            let most = self.most_connections;
+            return full(format!(
+                "{party} has calls on {most} connections, which is its share of server.max_connections: use fewer"
+            ));
         }
         taken.total += 1;
-        match taken.parties.get_mut(party) {
-            Some(own) => *own += 1,
-            None => drop(taken.parties.insert(party.clone(), 1)),
-        }
+        let own = match taken.parties.get_mut(party) {
+            Some(own) => own,
+            None => taken.parties.entry(party.clone()).or_default(),
+        };
+        own.calls += 1;
+        *own.connections.entry(connection).or_default() += 1;
         Ok(Place {
             places: Arc::clone(self),
             party: party.clone(),
             open: None,
+            connection,
         })
     }
 
@@ -157,6 +184,7 @@ impl Places {
             places: Arc::clone(self),
             party: party.clone(),
             open: Some(open.last),
+            connection: 0,
         };
         let eviction = Eviction {
             evicted,
@@ -203,10 +231,16 @@ impl Drop for Place {
         }
         let mut taken = self.places.taken.lock();
         taken.total -= 1;
-        if let Some(own) = taken.parties.get_mut(&self.party) {
-            *own -= 1;
-            if *own == 0 {
-                taken.parties.remove(&self.party);
+        let Some(own) = taken.parties.get_mut(&self.party) else {
+            return;
+        };
+        own.calls -= 1;
+        if own.calls == 0 {
+            taken.parties.remove(&self.party);
+        } else if let Some(calls) = own.connections.get_mut(&self.connection) {
+            *calls -= 1;
+            if *calls == 0 {
+                own.connections.remove(&self.connection);
             }
         }
     }
@@ -229,10 +263,10 @@ mod tests {
 
     #[test]
     fn one_party_leaves_places_to_others() {
-        let places = Places::new(90);
-        let flood: Vec<_> = std::iter::from_fn(|| places.enter(&party(1)).ok()).collect();
+        let places = Places::new(90, 8);
+        let flood: Vec<_> = std::iter::from_fn(|| places.enter(&party(1), 0).ok()).collect();
         assert_eq!(flood.len(), 80);
-        let other = places.enter(&party(2)).unwrap();
+        let other = places.enter(&party(2), 0).unwrap();
         drop((flood, other));
         let taken = places.taken.lock();
         assert_eq!((taken.total, taken.parties.len()), (0, 0));
@@ -240,15 +274,27 @@ mod tests {
 
     #[test]
     fn of_few_places_each_can_be_taken() {
-        let places = Places::new(2);
-        let both = [places.enter(&party(1)), places.enter(&party(1))];
+        let places = Places::new(2, 8);
+        let both = [places.enter(&party(1), 0), places.enter(&party(1), 0)];
         assert!(both.iter().all(Result::is_ok));
-        assert!(places.enter(&party(2)).is_err());
+        assert!(places.enter(&party(2), 0).is_err());
+    }
+
+    #[test]
+    fn one_party_has_calls_on_some_of_the_connections() {
+        let places = Places::new(90, 8);
+        let calls: Vec<_> = (0..10).map(|c| places.enter(&party(1), c)).collect();
+        assert_eq!(calls.iter().filter(|call| call.is_ok()).count(), 6);
+        // More on one of them, and another's on any.
+        let more = [places.enter(&party(1), 5), places.enter(&party(2), 9)];
+        assert!(more.iter().all(Result::is_ok));
+        drop(calls);
+        assert!(places.enter(&party(1), 9).is_ok());
     }
 
     #[tokio::test]
     async fn who_comes_last_gets_in_and_who_has_most_makes_room() {
-        let places = Places::new(1);
+        let places = Places::new(1, 8);
         let steady = places.enter_open(&party(1));
         let mut floods: Vec<_> = (2..5)
             .flat_map(|number| std::iter::repeat_n(number, OPEN))
@@ -269,7 +315,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_open_party_ends_its_own_calls_first() {
-        let places = Places::new(1);
+        let places = Places::new(1, 8);
         let mut own: Vec<_> = (0..OPEN_PARTY + 3)
             .map(|_| places.enter_open(&party(1)))
             .collect();

@@ -10,6 +10,9 @@ const BASE: u64 = 160 << 20;
 /// What a lane takes beside the models: an allowance too.
 const LANE: u64 = 16 << 20;
 
+/// Largest input of a backbone that is counted with, pixels a side.
+const INPUT: u32 = 1024;
+
 /// Bytes by what they are for, and the setting that bounds them.
 #[derive(Debug, Clone)]
 pub struct WorstCase {
@@ -36,6 +39,8 @@ impl Config {
             0 => cores,
             lanes => lanes,
         };
+        let threads = lanes + self.engine.workers;
+        let engine = self.engine().worst_case(threads, [INPUT, INPUT]);
         let server = self.server();
         let transport = &server.transport;
         let headers = u64::from(transport.header_bytes);
@@ -46,13 +51,16 @@ impl Config {
             (
                 "images as they came",
                 "limits.bytes_in_flight",
-                self.limits.bytes_in_flight as u64,
+                engine.images,
             ),
+            ("decoding", "limits.decode_bytes", engine.decoding),
+            ("images for the backbone", "engine.max_batch", engine.ready),
             (
-                "kept features",
-                "engine.cache_bytes",
-                self.engine.cache_bytes as u64,
+                "features and results",
+                "limits.result_bytes",
+                engine.results,
             ),
+            ("kept features", "engine.cache_bytes", engine.cache),
             (
                 "requests in arrival, unread answers",
                 "limits.transport_bytes",

@@ -46,7 +46,7 @@ impl Default for AdmissionLimits {
     fn default() -> Self {
         Self {
             images: 512,
-            bytes: 512 << 20,
+            bytes: 256 << 20,
             decode_bytes: 512 << 20,
             result_bytes: 320 << 20,
             free_pixels: 8_000_000,

@@ -32,6 +32,8 @@ pub(super) struct Content {
     pub(super) entries: usize,
     /// Bytes of text and numbers that are copied out of the message; bytes of images are not, they are shared.
     pub(super) copied: usize,
+    /// Fields beside those entries: each time that one comes, unknown ones as well.
+    pub(super) others: usize,
 }
 
 /// A message that callers send.
@@ -55,7 +57,6 @@ pub(super) fn check(Request(message): Request, bytes: &[u8]) -> Result<Content, 
     let mut walk = Walk {
         schema,
         counts: [0; COUNTERS],
-        others: 0,
         content: Content::default(),
     };
     // What is malformed ends the walk, and the decoder at the same byte.
@@ -89,8 +90,6 @@ enum Stop {
 struct Walk<'a> {
     schema: &'a Schema,
     counts: [usize; COUNTERS],
-    /// Fields that no counter counts.
-    others: usize,
     content: Content,
 }
 
@@ -184,9 +183,8 @@ impl Walk<'_> {
     }
 
     fn others(&mut self, count: usize) -> Result<(), Stop> {
-        self.others += count;
-        self.content.entries += count;
-        match self.others > OTHERS {
+        self.content.others += count;
+        match self.content.others > OTHERS {
             true => Err(Stop::TooManyOthers),
             false => Ok(()),
         }
@@ -251,7 +249,10 @@ mod tests {
     use prost_types::FileDescriptorSet;
 
     use super::{
-        super::{self as proto, FILE_DESCRIPTOR_SET, inference, schema::collect},
+        super::{
+            self as proto, FILE_DESCRIPTOR_SET, inference,
+            schema::{BOUNDS, ENTRIES, NUMBERS, collect},
+        },
         *,
     };
 

@@ -20,6 +20,7 @@ use super::{
 const SLOW: Content = Content {
     entries: 16 << 10,
     copied: 1 << 20,
+    others: 16 << 10,
 };
 
 /// As [`ProstCodec`], and no message with more entries than it may have is made.
@@ -65,7 +66,9 @@ impl<U: Message + Name + Default> Decoder for Bounded<U> {
             return made.map(Some);
         };
         let content = bounds::check(request, buffer.chunk()).map_err(|excess| too_many(&excess))?;
-        let slow = content.entries >= SLOW.entries || content.copied >= SLOW.copied;
+        let slow = content.entries >= SLOW.entries
+            || content.copied >= SLOW.copied
+            || content.others >= SLOW.others;
         let decode = |buffer: &mut DecodeBuf<'_>| {
             U::decode(buffer).map_err(|error| {
                 let message = format!("the message is no {}: {error}", U::NAME);

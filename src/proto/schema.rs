@@ -12,13 +12,13 @@ use prost_types::{
 use super::FILE_DESCRIPTOR_SET;
 
 /// Most numbers of a tensor that is written as numbers (16 MiB of `float`): larger ones belong into `raw_input_contents`.
-const NUMBERS: usize = 4 << 20;
+pub(super) const NUMBERS: usize = 4 << 20;
 
 /// Most entries of a repeated or mapped field of which nothing else is said, in one message, wherever in it they are.
-const ENTRIES: usize = 256;
+pub(super) const ENTRIES: usize = 256;
 
 /// Fields that may have another number of entries than [`ENTRIES`].
-const BOUNDS: &[(&str, usize)] = &[
+pub(super) const BOUNDS: &[(&str, usize)] = &[
     // `limits.frames` is what a configuration allows of these.
     ("frostline.v1.Clip.frames", 4096),
     ("inference.ModelInferRequest.inputs", 16),

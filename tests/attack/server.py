@@ -135,6 +135,8 @@ class Server:
         key, cert = self.folder / "tls.key", self.folder / "tls.crt"
         command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
         command += ["-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+        # An authority's would not do for a server.
+        command += ["-addext", "basicConstraints=critical,CA:FALSE"]
         subprocess.run([*command, "-keyout", key, "-out", cert], check=True, capture_output=True)
         return cert
 

@@ -55,6 +55,8 @@ class Report:
     closed: int = 0
     cpu_seconds: float = 0
     peak_bytes: int = 0
+    # What the server says it takes at most; none if it does not say.
+    stated_bytes: int | None = None
     quiet_p99_s: float = 0
     p50_s: float = 0
     p99_s: float = 0
@@ -162,7 +164,7 @@ def observe(
     ended = time.monotonic()
     report.cpu_seconds = server.cpu() - cpu - (ended - begun) * idle_share
     report.given_back_s, after = given_back(server, before, ended)
-    report.peak_bytes = server.peak()
+    report.peak_bytes, report.stated_bytes = server.peak(), server.stated()
     # Those that are under way are waited for: they are of the attack's time.
     time.sleep(max(0.0, ended + PATIENCE + 0.5 - time.monotonic()))
 
@@ -220,6 +222,8 @@ def judge_server(server: Server, report: Report, internal: float) -> list[str]:
         missed.append(f"the process ended with {server.process.returncode}")
     if report.peak_bytes > MOST_MEMORY:
         missed.append(f"memory {report.peak_bytes >> 20} MiB, at most {MOST_MEMORY >> 20}")
+    if report.stated_bytes and report.peak_bytes > report.stated_bytes:
+        missed.append(f"memory {report.peak_bytes >> 20} MiB, at most {report.stated_bytes >> 20} by its own word")
     if report.given_back_s is None:
         missed.append(f"not given back within {GIVEN_BACK_SECONDS} s: {report.before} before, {report.after} after")
     most = LINES + LINES_A_SECOND * (report.seconds + GIVEN_BACK_SECONDS)

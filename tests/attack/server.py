@@ -140,6 +140,15 @@ class Server:
         subprocess.run([*command, "-keyout", key, "-out", cert], check=True, capture_output=True)
         return cert
 
+    def stated(self) -> int | None:
+        """The most memory that it says it takes with these settings, bytes; none if it does not say."""
+        command = [str(self.binary), "config"]
+        for path, value in self.options.settings.items():
+            command += ["--set", f"{path}={value}"]
+        told = subprocess.run(command, capture_output=True, text=True, env=environment()).stdout
+        found = re.search(r"^\s*([\d.]+)\s+in all\b", told, re.MULTILINE)
+        return round(float(found[1]) * (1 << 20)) if found else None
+
     def _start(self) -> subprocess.Popen[str]:
         entries = "".join(
             f'[[key]]\nname = "{name}"\nsha256 = "{hashlib.sha256(self.tokens[name].encode()).hexdigest()}"\n{grant}'

@@ -1,6 +1,6 @@
 //! BMP: headers of odd shapes are made even, the decoder does the rest.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, io::Cursor};
 
 use image::{
     ColorType, DynamicImage, ImageDecoder, codecs::bmp::BmpDecoder, metadata::Orientation,
@@ -29,8 +29,8 @@ pub(super) fn open<'a>(
     let header =
         Header::read(bytes).ok_or_else(|| Format::Bmp.corrupt("its header is cut short"))?;
     limits.check_size(header.width, header.height)?;
-    let file = Watched::new(header.evened(bytes)?, PIECE, keep);
-    let decoder = BmpDecoder::new(file).map_err(fail)?;
+    let file = header.evened(bytes)?;
+    let decoder = BmpDecoder::new(Cursor::new(&file[..])).map_err(fail)?;
     let direct = decoder.color_type() == ColorType::Rgb8;
     Ok(Opened {
         width: header.width,
@@ -39,6 +39,8 @@ pub(super) fn open<'a>(
         scans: 1,
         held: if direct { 3 } else { 7 },
         read: Box::new(move |out| {
+            let file = Watched::new(&file, PIECE, keep);
+            let decoder = BmpDecoder::new(file).map_err(fail)?;
             if direct {
                 return decoder.read_image(out).map_err(fail);
             }

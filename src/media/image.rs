@@ -6,7 +6,7 @@ use super::error::MediaError;
 const MAX_SCANS: u32 = 100;
 
 /// Scans of a picture that has as many pixels as there may be.
-const SCANS: u64 = 17;
+const SCANS: u64 = 20;
 
 /// Bounds on one encoded or decoded image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,8 +74,8 @@ impl Limits {
 }
 
 impl Limits {
-    /// Checks how often decoding passes over an image's pixels. A picture as large as the limit may have 17 scans, of
-    /// which progressive files have about ten; a smaller one in proportion more.
+    /// Checks how often decoding passes over an image's pixels. A picture as large as the limit may have 20 scans, of
+    /// which progressive files have ten, or 18 where they have four colours; a smaller one in proportion more.
     ///
     /// # Errors
     /// [`MediaError::TooManyScans`].

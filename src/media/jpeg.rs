@@ -180,7 +180,7 @@ fn supported(kind: u8, precision: u8, components: u8) -> Result<(), MediaError> 
 
 /// RGB, row by row: of the pixels no second copy is held.
 fn read(
-    source: Decompress<Watched<'_, &[u8]>>,
+    source: Decompress<Watched<'_>>,
     components: u8,
     out: &mut [u8],
     keep: Keep<'_>,

@@ -20,25 +20,26 @@ pub(super) fn rows_of(width: usize) -> usize {
 }
 
 /// A file that is read as long as its picture is wanted.
-pub(super) struct Watched<'a, B> {
-    bytes: B,
-    at: usize,
-    /// Where the present piece ends.
+pub(super) struct Watched<'a> {
+    bytes: &'a [u8],
+    /// What is left of the present piece.
+    piece: &'a [u8],
+    /// Where it ends.
     end: usize,
-    piece: usize,
+    length: usize,
     /// Where pieces end whatever their length, in order.
     stops: Vec<usize>,
     keep: Keep<'a>,
 }
 
-impl<'a, B: AsRef<[u8]>> Watched<'a, B> {
-    /// In pieces of so many bytes.
-    pub(super) fn new(bytes: B, piece: usize, keep: Keep<'a>) -> Self {
+impl<'a> Watched<'a> {
+    /// In pieces of `length` bytes.
+    pub(super) fn new(bytes: &'a [u8], length: usize, keep: Keep<'a>) -> Self {
         Self {
             bytes,
-            at: 0,
+            piece: &[],
             end: 0,
-            piece,
+            length,
             stops: Vec::new(),
             keep,
         }
@@ -52,13 +53,19 @@ impl<'a, B: AsRef<[u8]>> Watched<'a, B> {
 
     #[cold]
     fn next_piece(&mut self) -> io::Result<()> {
+        let Some(rest) = self.bytes.get(self.end..).filter(|rest| !rest.is_empty()) else {
+            return Ok(());
+        };
         if !(self.keep)() {
             return Err(unwanted());
         }
-        let passed = self.stops.partition_point(|stop| *stop <= self.at);
-        let stop = self.stops.get(passed).copied().unwrap_or(usize::MAX);
-        let length = self.bytes.as_ref().len();
-        self.end = self.at.saturating_add(self.piece).min(stop).min(length);
+        let passed = self.stops.partition_point(|stop| *stop <= self.end);
+        let stop = self
+            .stops
+            .get(passed)
+            .map_or(usize::MAX, |stop| stop - self.end);
+        self.piece = &rest[..rest.len().min(self.length).min(stop)];
+        self.end += self.piece.len();
         Ok(())
     }
 }
@@ -68,45 +75,61 @@ pub(super) fn unwanted() -> io::Error {
     io::Error::other("the picture is not wanted any more")
 }
 
-impl<B: AsRef<[u8]>> BufRead for Watched<'_, B> {
-    #[inline]
+impl BufRead for Watched<'_> {
+    #[inline(always)]
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        if self.at >= self.end && self.at < self.bytes.as_ref().len() {
+        if self.piece.is_empty() {
             self.next_piece()?;
         }
-        let piece = self.bytes.as_ref().get(self.at..self.end);
-        Ok(piece.unwrap_or_default())
+        Ok(self.piece)
+    }
+
+    #[inline(always)]
+    fn consume(&mut self, amount: usize) {
+        self.piece = self.piece.get(amount..).unwrap_or_default();
+    }
+}
+
+impl Read for Watched<'_> {
+    #[inline]
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        if self.piece.is_empty() {
+            self.next_piece()?;
+        }
+        self.piece.read(out)
     }
 
     #[inline]
-    fn consume(&mut self, amount: usize) {
-        self.at = self.at.saturating_add(amount).min(self.end);
+    fn read_exact(&mut self, out: &mut [u8]) -> io::Result<()> {
+        if self.piece.len() >= out.len() {
+            return self.piece.read_exact(out);
+        }
+        let mut out = out;
+        while !out.is_empty() {
+            match self.read(out)? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                read => out = &mut out[read..],
+            }
+        }
+        Ok(())
     }
 }
 
-impl<B: AsRef<[u8]>> Read for Watched<'_, B> {
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        let mut piece = self.fill_buf()?;
-        let amount = piece.read(out)?;
-        self.consume(amount);
-        Ok(amount)
-    }
-}
-
-impl<B: AsRef<[u8]>> Seek for Watched<'_, B> {
+impl Seek for Watched<'_> {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        let length = self.bytes.as_ref().len() as u64;
+        let at = self.end - self.piece.len();
         let place = match to {
             SeekFrom::Start(at) => Some(at),
-            SeekFrom::End(by) => length.checked_add_signed(by),
-            SeekFrom::Current(by) => (self.at as u64).checked_add_signed(by),
+            SeekFrom::End(by) => (self.bytes.len() as u64).checked_add_signed(by),
+            SeekFrom::Current(by) => (at as u64).checked_add_signed(by),
         };
         let before = || io::Error::new(io::ErrorKind::InvalidInput, "a place before the file");
         let place = place.ok_or_else(before)?;
-        self.at = usize::try_from(place).unwrap_or(usize::MAX);
+        let to = usize::try_from(place).unwrap_or(usize::MAX);
         // What of the present piece lies ahead is read on without asking again.
-        if self.at > self.end {
-            self.end = self.at.min(self.bytes.as_ref().len());
+        match to >= at && to <= self.end {
+            true => self.piece = &self.piece[to - at..],
+            false => (self.piece, self.end) = (&[], to),
         }
         Ok(place)
     }

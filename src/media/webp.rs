@@ -60,7 +60,8 @@ fn read(layout: &Layout<'_>, out: &mut [u8], keep: Keep<'_>) -> Result<(), Media
     if layout.stream.kind == *b"VP8L" {
         check_tables(layout.stream.data, layout.frame.0, layout.frame.1)?;
     }
-    let file = Watched::new(layout.stream.alone(), PIECE, keep);
+    let file = layout.stream.alone();
+    let file = Watched::new(&file, PIECE, keep);
     let mut decoder = WebPDecoder::new(file).map_err(|error| fail(&error))?;
     let channels = if decoder.has_alpha() { 4 } else { 3 };
     let whole = layout.frame == (layout.width, layout.height);

@@ -168,7 +168,7 @@ async fn scans_times_pixels_are_bounded() {
         .unwrap_err();
     assert_eq!(refused.kind(), Kind::LimitExceeded);
     assert!(
-        refused.to_string().contains("99 scans, limit is 17"),
+        refused.to_string().contains("99 scans, limit is 20"),
         "{refused}"
     );
     // A small one may have as many, and a large one as many as programs write.

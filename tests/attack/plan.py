@@ -45,7 +45,7 @@ class Target:
 
     @cached_property
     def until(self) -> float:
-        """When it is over: what it takes to make the first message does not count."""
+        """When it is over, from the first look at it on: what it takes to connect and to make messages does not count."""
         return time.monotonic() + self.seconds
 
     @property
@@ -58,7 +58,6 @@ class Target:
 
     def connect(self, source: str = ELSEWHERE, **options: object) -> wire.Connection:
         """A connection from elsewhere."""
-        assert self.until
         made = wire.Connection(self.address, source=source, tls=self.tls, **options)
         self.connections.append(made)
         # Its windows are those that the server gives, once it has.

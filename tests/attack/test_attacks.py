@@ -22,12 +22,15 @@ SHORT = {
     "in-flight": 0.1,
     "made-reset-window": 0.05,
     "narrow": 1,
+    "ping-answers": 0.05,
     "resets": 0.05,
     "shapes": 1,
     "silent": 0.1,
     "stranger-flood": 0.05,
     "toggle": 0.1,
     "unfinished-health": 0.02,
+    "unknown-fields": 0.05,
+    "watch": 0.2,
     "zstd-bombs": 0.05,
 }
 
@@ -68,5 +71,6 @@ def test_a_server_outlives(attacked, name):
     while not good.seen("call", ended, until).took and time.monotonic() < until:
         time.sleep(0.05)
     assert good.seen("call", ended, until).took, "the good caller is not answered any more"
+    # A machine that has no time for it lets its deadlines pass, and nothing else.
     seen = good.seen("call", begun, ended)
-    assert not [error for error in seen.errors if "DEADLINE" not in error], seen.errors
+    assert not [error for error in seen.errors if "deadline" not in error.lower()], seen.errors

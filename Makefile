@@ -125,6 +125,10 @@ soak: runtime ## Put a million requests on a server and compare its memory
 load: build ## Run the ghz loads of tests/load against a server; keeps plots in target/load (needs Go)
 	$(call step,load,tests/load/run.sh target/release/frostline target/load)
 
+.PHONY: drill
+drill: build tests/.venv/ready ## Let go wrong what goes wrong in production, and see which alerts fire (five minutes)
+	$(call step,drill,FROSTLINE_BINARY=$(CURDIR)/target/release/frostline tests/.venv/bin/python tests/drill/drill.py target/drill.log)
+
 .PHONY: release
 release: build tests/.venv/ready ## Make a release dry, in target/release-VERSION; PUBLISH=1 tags, pushes and signs
 	$(call step,release,PYTHON=tests/.venv/bin/python deploy/release/release.sh $(if $(PUBLISH),,--dry))

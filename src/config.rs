@@ -7,13 +7,14 @@
 mod buckets;
 mod device;
 mod limits;
+mod listen;
 mod memory;
 mod repository;
 mod security;
 mod sources;
 mod telemetry;
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -30,6 +31,7 @@ use crate::{
 pub use buckets::Buckets;
 pub use device::Device;
 pub use limits::Limits;
+pub use listen::Listen;
 pub use memory::WorstCase;
 pub use repository::Repository;
 pub use security::{Auth, Tls};
@@ -82,8 +84,9 @@ pub struct Config {
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Server {
-    /// Address and port.
-    pub listen: SocketAddr,
+    /// Address and port, or a list of them; a host's name stands for all its addresses. Counts for nothing where systemd has
+    /// opened the sockets.
+    pub listen: Listen,
     /// Allows an address other than loopback while there is neither TLS nor authorization.
     pub insecure: bool,
     /// Threads that read calls and write answers; 0 for one per four cores: the lanes and workers need the others.
@@ -151,7 +154,7 @@ impl Default for Server {
     fn default() -> Self {
         let server = ServerConfig::default();
         Self {
-            listen: server.listen,
+            listen: Listen::default(),
             insecure: false,
             threads: 0,
             lame_duck_seconds: server.lame_duck.as_secs(),
@@ -244,7 +247,6 @@ impl Config {
     #[must_use]
     pub fn server(&self) -> ServerConfig {
         ServerConfig {
-            listen: self.server.listen,
             max_request_bytes: self.limits.request_bytes,
             max_response_bytes: self.limits.response_bytes,
             drain_timeout: Duration::from_secs(self.server.drain_seconds),
@@ -349,21 +351,30 @@ impl Config {
         }
         self.tls.check()?;
         self.auth.check(&self.tls)?;
-        if !self.server.listen.ip().is_loopback() && !self.server.insecure {
-            let lacks = match (self.tls.cert.is_some(), self.auth.on()) {
-                (true, true) => return Ok(()),
-                (true, false) => "without authorization",
-                (false, true) => "without TLS",
-                (false, false) => "without TLS or authorization",
-            };
-            let detail = format!(
-                "is {}, which others can reach {lacks}: listen on loopback, set [tls] and [auth], or set \
-                 server.insecure",
-                self.server.listen
-            );
-            return Err(("server.listen", detail));
-        }
-        Ok(())
+        let listen = &self.server.listen;
+        let listens = listen.check().and_then(|()| match listen.exposed() {
+            true => self.check_exposed(listen),
+            false => Ok(()),
+        });
+        listens.map_err(|detail| ("server.listen", detail))
+    }
+
+    /// Whether others may reach `address`, as the configuration has it.
+    ///
+    /// # Errors
+    /// Why not, and what to do.
+    pub fn check_exposed(&self, address: &dyn fmt::Display) -> Result<(), String> {
+        let lacks = match (self.tls.cert.is_some(), self.auth.on()) {
+            _ if self.server.insecure => return Ok(()),
+            (true, true) => return Ok(()),
+            (true, false) => "without authorization",
+            (false, true) => "without TLS",
+            (false, false) => "without TLS or authorization",
+        };
+        Err(format!(
+            "is {address}, which others can reach {lacks}: listen on loopback, set [tls] and [auth], or set \
+             server.insecure"
+        ))
     }
 }
 

@@ -54,13 +54,24 @@ pub(super) fn health(config: &Config, command: &Health) -> anyhow::Result<()> {
         let admin = reachable(admin);
         return probe(&admin.to_string(), vec![admin]);
     }
+    // Without an address the one asked is this machine's, which must have one.
+    let own = match &command.addr {
+        Some(_) => String::new(),
+        None => {
+            let listen = &config.server.listen;
+            let addresses = listen.addresses();
+            let first = addresses.map_err(|e| silent(&listen.to_string(), e))?;
+            let nowhere = || silent(&listen.to_string(), io::ErrorKind::NotFound.into());
+            reachable(*first.first().ok_or_else(nowhere)?).to_string()
+        }
+    };
     let target = Target {
         addr: Some(command.addr.clone().unwrap_or_else(|| {
             let scheme = match config.tls.cert {
                 Some(_) => "https",
                 None => "http",
             };
-            format!("{scheme}://{}", reachable(config.server.listen))
+            format!("{scheme}://{own}")
         })),
         credentials: command.credentials.clone(),
     };

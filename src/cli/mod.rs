@@ -29,6 +29,7 @@ mod reference;
 mod room;
 mod serve;
 mod show;
+mod systemd;
 
 use std::{
     io::IsTerminal,
@@ -133,7 +134,7 @@ impl Color {
 enum Command {
     /// Serve until SIGTERM or SIGINT.
     Serve {
-        /// Address and port; port 0 takes a free one.
+        /// Address and port, or a list such as ["a:1", "b:2"]; port 0 takes a free one.
         #[arg(long, value_name = "ADDRESS")]
         listen: Option<String>,
         /// Address and port for probes, metrics and the log's filter; none if unset.

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::Path};
 
 use tokio::net::TcpSocket;
 
-use super::room;
+use super::{room, systemd};
 use crate::{
     backend::Runtime,
     config::{Config, ConfigError, LogFormat},
@@ -29,7 +29,16 @@ fn wrong(config: &Config, strict: bool) -> Vec<(&'static str, String)> {
         let cannot = |error| format!("{}: cannot be written: {error}", file.display());
         note("telemetry.audit", opened.map_err(cannot));
     }
-    note("server.listen", free(config.server.listen));
+    if !systemd::opened() {
+        match config.server.listen.addresses() {
+            Ok(addresses) => {
+                for address in addresses {
+                    note("server.listen", free(address));
+                }
+            }
+            Err(error) => note("server.listen", Err(error.to_string())),
+        }
+    }
     if let Some(admin) = config.telemetry.admin {
         note("telemetry.admin", free(admin));
     }

@@ -1,17 +1,18 @@
 //! `frostline serve`.
 
 use std::{
+    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use tokio::{net::TcpListener, signal::unix};
 
-use super::preflight::refuse as preflight;
+use super::{preflight::refuse as preflight, systemd};
 use crate::{
     COMMIT, VERSION,
-    config::Config,
+    config::{Config, ConfigError},
     descriptors,
     engine::{Engine, EngineConfig},
     memory, metrics,
@@ -77,11 +78,9 @@ pub(super) fn run(
     admin.attach(Arc::clone(&engine));
     hold_against_limit(&engine);
     let served: anyhow::Result<()> = executor.block_on(async {
-        let listen = config.server.listen;
-        let listener = TcpListener::bind(listen)
-            .await
-            .with_context(|| format!("cannot listen on {listen}"))?;
-        if !listen.ip().is_loopback() && config.server.insecure {
+        let (listeners, addresses) = listen(&config).await?;
+        let exposed = addresses.iter().find(|a| !a.ip().to_canonical().is_loopback());
+        if let Some(listen) = exposed {
             let (tls, authorization) = (config.tls.cert.is_some(), config.auth.on());
             if !tls || !authorization {
                 tracing::warn!(%listen, tls, authorization, "insecure: others can reach this server");
@@ -91,6 +90,7 @@ pub(super) fn run(
         let mut interrupt = unix::signal(unix::SignalKind::interrupt())?;
         let shutdown = async move {
             tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+            systemd::notify("STOPPING=1");
             // A second signal ends the process at once, whatever is under way.
             tokio::spawn(async move {
                 tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
@@ -116,7 +116,8 @@ pub(super) fn run(
         };
         bound_connections(&mut server.transport, descriptors)?;
         tracing::info!(
-            address = %listener.local_addr()?,
+            address = %addresses[0],
+            addresses = addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
             backbone = repository.backbone.name,
             heads = heads.join(","),
             failed_heads = faults.join(","),
@@ -127,7 +128,9 @@ pub(super) fn run(
             "{}",
             if lacks.is_none() { "ready" } else { "not ready" }
         );
-        server::serve(listener, Arc::clone(&engine), server, shutdown).await
+        let status = lacks.unwrap_or_else(|| format!("serves {}", heads.join(", ")));
+        systemd::notify(&format!("READY=1\nSTATUS={status}\nMAINPID={}", std::process::id()));
+        server::serve_on(listeners, Arc::clone(&engine), server, shutdown).await
     });
     tracer.stop(LAST_SPANS);
     // A head that is being loaded is not waited for.
@@ -140,6 +143,29 @@ pub(super) fn run(
     engine.stop();
     tracing::info!("stopped");
     Ok(())
+}
+
+/// The sockets to serve on, opened by the service manager or here, and their addresses: at least one.
+async fn listen(config: &Config) -> anyhow::Result<(Vec<TcpListener>, Vec<SocketAddr>)> {
+    let mut listeners = Vec::new();
+    for socket in systemd::sockets().context("a socket of the service manager")? {
+        let address = socket.local_addr()?;
+        if !address.ip().to_canonical().is_loopback() {
+            let exposed = config.check_exposed(&address);
+            exposed.map_err(|detail| ConfigError::settings(&[("server.listen", detail)]))?;
+        }
+        listeners.push(TcpListener::from_std(socket)?);
+    }
+    if listeners.is_empty() {
+        for address in config.server.listen.addresses()? {
+            let listener = TcpListener::bind(address).await;
+            listeners.push(listener.with_context(|| format!("cannot listen on {address}"))?);
+        }
+    }
+    let addresses: Result<Vec<_>, _> = listeners.iter().map(TcpListener::local_addr).collect();
+    let addresses = addresses?;
+    ensure!(!addresses.is_empty(), "server.listen stands for no address");
+    Ok((listeners, addresses))
 }
 
 /// Warns if the models leave little memory for work.

@@ -5,8 +5,11 @@
 //! Every name stands in [`DEFINITIONS`], from which the reference page is made.
 
 mod definitions;
+mod end;
+mod plain;
 mod process;
 mod sample;
+mod stage;
 
 use std::{collections::HashSet, fmt, sync::Arc, time::Duration};
 
@@ -21,45 +24,17 @@ use prometheus_client::{
 };
 
 pub use definitions::{DEFINITIONS, Definition, Kind};
+pub use end::End;
+pub use plain::plain;
 pub use process::{host_memory, memory_limit, resident};
 pub use sample::Sample;
+pub use stage::Stage;
 
 /// The media type of [`Metrics::render`]'s text.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// The media type of [`plain`]'s text.
 pub const PLAIN_CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
-
-/// What a line that may have an exemplar begins with.
-const TRACED: &str = "frostline_call_duration_seconds_bucket{";
-
-/// OpenMetrics as [`Metrics::render`] writes it, in Prometheus' own older text format: counters are called by their whole
-/// name, and there are no units, exemplars and end.
-#[must_use]
-pub fn plain(text: &str) -> String {
-    let counters: HashSet<&str> = text
-        .lines()
-        .filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" counter"))
-        .collect();
-    let mut plain = String::with_capacity(text.len());
-    for line in text.lines() {
-        let mut words = line.splitn(4, ' ');
-        match (words.next(), words.next(), words.next(), words.next()) {
-            (Some("#"), Some("EOF" | "UNIT"), ..) => continue,
-            (Some("#"), Some(what), Some(name), Some(rest)) if counters.contains(name) => {
-                plain.extend(["# ", what, " ", name, "_total ", rest]);
-            }
-            (Some("#"), ..) => plain.push_str(line),
-            // Others have no exemplars, and values of labels that may hold anything.
-            _ if line.starts_with(TRACED) => {
-                plain.push_str(line.split_once(" # {").map_or(line, |(series, _)| series));
-            }
-            _ => plain.push_str(line),
-        }
-        plain.push('\n');
-    }
-    plain
-}
 
 /// Callers' names that become label values; those that come later are counted as `other`.
 pub const MAX_IDENTITIES: usize = 100;
@@ -110,41 +85,6 @@ type Gauges<const N: usize> = Family<Labels<N>, Gauge>;
 type Traced = HistogramWithExemplars<[(&'static str, String); 1]>;
 type Seconds<const N: usize> = Family<Labels<N>, Counter<f64>>;
 
-/// Why a connection ended that its caller did not end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End {
-    /// Its TLS handshake failed, or it went away in it.
-    Handshake,
-    /// It did not say in time what it is.
-    HandshakeTimeout,
-    /// What it speaks is no HTTP/2.
-    NotGrpc,
-    /// It was idle longest when another came.
-    Evicted,
-    /// There was no place for it.
-    Refused,
-}
-
-impl End {
-    const ALL: [Self; 5] = [
-        Self::Handshake,
-        Self::HandshakeTimeout,
-        Self::NotGrpc,
-        Self::Evicted,
-        Self::Refused,
-    ];
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::Handshake => "handshake",
-            Self::HandshakeTimeout => "handshake_timeout",
-            Self::NotGrpc => "not_grpc",
-            Self::Evicted => "evicted",
-            Self::Refused => "refused",
-        }
-    }
-}
-
 /// The metrics of a certificate's times, in the order of [`CertificateTimes`].
 const CERTIFICATE_TIMES: [&str; 2] = [
     "frostline_certificate_not_before_seconds",
@@ -162,48 +102,6 @@ pub struct CertificateTimes {
     pub not_before: i64,
     /// Seconds since 1970.
     pub not_after: i64,
-}
-
-/// A step of a request's way, as the label `stage`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stage {
-    /// Waiting for a lane, decoding left out.
-    Queue,
-    /// Decoding and resizing the image.
-    Decode,
-    /// The backbone's batch.
-    Backbone,
-    /// The head's batch.
-    Head,
-    /// From the head's output to the result.
-    Postprocess,
-    /// From the request's arrival in the engine to its answer.
-    Total,
-}
-
-impl Stage {
-    /// All of them, in order.
-    pub const ALL: [Self; 6] = [
-        Self::Queue,
-        Self::Decode,
-        Self::Backbone,
-        Self::Head,
-        Self::Postprocess,
-        Self::Total,
-    ];
-
-    /// The label's value.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Queue => "queue",
-            Self::Decode => "decode",
-            Self::Backbone => "backbone",
-            Self::Head => "head",
-            Self::Postprocess => "postprocess",
-            Self::Total => "total",
-        }
-    }
 }
 
 /// Names that are label values again and again, so that none is allocated per event.

@@ -142,7 +142,7 @@ impl Drop for Place {
             open.states.remove(&id);
         }
         drop(open);
-        self.registry.left.notify_one();
+        self.registry.left.notify_waiters();
     }
 }
 
@@ -159,7 +159,7 @@ struct Door {
 /// Accepts connections until the stream of them is dropped. Then those that have not finished their handshake are closed:
 /// they hold no call. Those that hold none and do not take their leave have as long as a handshake may take.
 pub(super) fn accept(
-    listener: TcpListener,
+    listeners: Vec<TcpListener>,
     settings: Option<tls::Settings>,
     limits: TransportLimits,
     metrics: Arc<Metrics>,
@@ -185,34 +185,9 @@ pub(super) fn accept(
             door.registry.look(unread);
         }
     });
-    tokio::spawn(async move {
-        let mut complaints = Complaints::default();
-        let next = async || {
-            door.registry.room(door.limits.connections).await;
-            listener.accept().await
-        };
-        loop {
-            let accepting = tokio::select! {
-                accepting = next() => accepting,
-                () = door.ready.closed() => break,
-            };
-            match accepting {
-                Ok((stream, address)) => Arc::clone(&door).open(stream, address),
-                Err(error) => {
-                    // Out of file descriptors, most likely, which a connection that rests then gives back; those with
-                    // calls go on.
-                    complaints.tell(&error);
-                    if door.registry.open.lock().evict() {
-                        door.metrics.connection_ended(End::Evicted);
-                    }
-                    sleep(Duration::from_millis(50)).await;
-                }
-            }
-        }
-        drop(listener);
-        sleep(door.limits.handshake).await;
-        door.registry.close_idle(door.limits.handshake);
-    });
+    for listener in listeners {
+        tokio::spawn(Arc::clone(&door).take_from(listener));
+    }
     ReceiverStream::new(accepted)
 }
 
@@ -236,6 +211,36 @@ impl Complaints {
 }
 
 impl Door {
+    /// Takes connections from `listener` until they are not wanted any more.
+    async fn take_from(self: Arc<Self>, listener: TcpListener) {
+        let mut complaints = Complaints::default();
+        let next = async || {
+            self.registry.room(self.limits.connections).await;
+            listener.accept().await
+        };
+        loop {
+            let accepting = tokio::select! {
+                accepting = next() => accepting,
+                () = self.ready.closed() => break,
+            };
+            match accepting {
+                Ok((stream, address)) => Arc::clone(&self).open(stream, address),
+                Err(error) => {
+                    // Out of file descriptors, most likely, which a connection that rests then gives back; those with
+                    // calls go on.
+                    complaints.tell(&error);
+                    if self.registry.open.lock().evict() {
+                        self.metrics.connection_ended(End::Evicted);
+                    }
+                    sleep(Duration::from_millis(50)).await;
+                }
+            }
+        }
+        drop(listener);
+        sleep(self.limits.handshake).await;
+        self.registry.close_idle(self.limits.handshake);
+    }
+
     /// Follows a connection until HTTP/2 has it.
     fn open(self: Arc<Self>, stream: TcpStream, address: SocketAddr) {
         let mut place = self.registry.open(&self.metrics);

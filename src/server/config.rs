@@ -1,6 +1,6 @@
 //! How the server listens, whom it trusts and what bounds it.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -10,8 +10,6 @@ use super::Readiness;
 /// How the server listens.
 #[derive(Debug, Clone)]
 pub struct ServerConfig {
-    /// Address to listen on; port 0 takes a free one.
-    pub listen: SocketAddr,
     /// Largest request, bytes.
     pub max_request_bytes: usize,
     /// Largest response, bytes.
@@ -39,7 +37,6 @@ pub struct ServerConfig {
 impl Default for ServerConfig {
     fn default() -> Self {
         Self {
-            listen: SocketAddr::from(([127, 0, 0, 1], 8461)),
             max_request_bytes: 64 << 20,
             max_response_bytes: 128 << 20,
             drain_timeout: Duration::from_secs(30),

@@ -79,12 +79,25 @@ pub fn code_name(kind: Kind) -> &'static str {
     observe::name(status::code(kind))
 }
 
-/// Serves `engine` on `listener` until `shutdown` completes, then lets calls under way finish.
+/// As [`serve_on`], on one socket.
+///
+/// # Errors
+/// As [`serve_on`].
+pub async fn serve(
+    listener: TcpListener,
+    engine: Arc<Engine>,
+    config: ServerConfig,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> anyhow::Result<()> {
+    serve_on(vec![listener], engine, config, shutdown).await
+}
+
+/// Serves `engine` on `listeners` until `shutdown` completes, then lets calls under way finish.
 ///
 /// # Errors
 /// The transport's failure, the engine's death, or a drain that took too long.
-pub async fn serve(
-    listener: TcpListener,
+pub async fn serve_on(
+    listeners: Vec<TcpListener>,
     engine: Arc<Engine>,
     config: ServerConfig,
     shutdown: impl Future<Output = ()> + Send + 'static,
@@ -185,7 +198,7 @@ pub async fn serve(
     };
     let limits = config.transport;
     let some = |duration: Duration| (!duration.is_zero()).then_some(duration);
-    let incoming = accept::accept(listener, settings, limits.clone(), Arc::clone(metrics));
+    let incoming = accept::accept(listeners, settings, limits.clone(), Arc::clone(metrics));
     let mut server = Server::builder()
         .max_concurrent_streams(config.max_streams)
         .initial_stream_window_size(1 << 20)

@@ -41,6 +41,8 @@ mod repository;
 mod sharing;
 mod sizes;
 mod support;
+mod systemd;
 mod tls;
 mod tokens;
 mod traces;
+mod uploads;

@@ -35,6 +35,8 @@ pub(crate) struct Process {
     log: mpsc::UnboundedReceiver<Value>,
     pub(crate) address: SocketAddr,
     pub(crate) admin: SocketAddr,
+    /// The line that said that it serves.
+    pub(crate) ready: Value,
 }
 
 impl Process {
@@ -51,10 +53,15 @@ impl Process {
         Self::start_as(shell, arguments).await
     }
 
-    async fn start_as(mut command: Command, arguments: &[&str]) -> Self {
+    pub(crate) async fn start_as(mut command: Command, arguments: &[&str]) -> Self {
+        command.args(["serve", "--listen", "127.0.0.1:0"]);
+        Self::start_with_own(command, arguments).await
+    }
+
+    /// As [`Process::start_as`], of a command that serves already.
+    pub(crate) async fn start_with_own(mut command: Command, arguments: &[&str]) -> Self {
         let mut child = command
-            .args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
-            .args(["--set", "telemetry.format=json"])
+            .args(["--admin", "127.0.0.1:0", "--set", "telemetry.format=json"])
             .args(arguments)
             .stderr(Stdio::piped())
             .spawn()
@@ -76,10 +83,12 @@ impl Process {
             log,
             address: nowhere,
             admin: nowhere,
+            ready: Value::Null,
         };
         let address = |line: &Value| line["address"].as_str().unwrap().parse().unwrap();
         process.admin = address(&process.says("admin port").await);
-        process.address = address(&process.says("ready").await);
+        process.ready = process.says("ready").await;
+        process.address = address(&process.ready);
         process
     }
 

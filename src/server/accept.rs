@@ -39,6 +39,9 @@ const TELLING: Duration = Duration::from_secs(2);
 /// The shortest time between two lines of the log about connections that cannot be accepted.
 const QUIET: Duration = Duration::from_secs(10);
 
+/// Time in which a connection that means to call has done so.
+const TIME_FOR_A_CALL: Duration = Duration::from_secs(2);
+
 /// The open connections.
 #[derive(Debug, Default)]
 struct Registry {
@@ -56,11 +59,15 @@ struct Open {
 }
 
 impl Open {
-    /// Closes the connection that has been idle longest, one that has never had a call before all others; false if none is
-    /// idle.
+    /// Closes the connection that has been idle longest, one that has never had a call, and had time for one, before all
+    /// others; false if none is idle.
     fn evict(&mut self) -> bool {
+        let rank = |state: &State| {
+            let idle = state.idle()?;
+            Some((!state.is_used() && idle >= TIME_FOR_A_CALL, idle))
+        };
         let idle = self.states.iter();
-        let idle = idle.filter_map(|(id, state)| Some((*id, (!state.is_used(), state.idle()?))));
+        let idle = idle.filter_map(|(id, state)| Some((*id, rank(state)?)));
         let Some((id, _)) = idle.max_by_key(|(_, rank)| *rank) else {
             return false;
         };

@@ -66,6 +66,9 @@ use crate::{
 pub use auth::{Grant, KeyEntry, new_token};
 pub use config::{AuthConfig, CertificateName, ServerConfig, TlsConfig, TransportLimits};
 
+/// Streams of a connection that the server may have to reset for their caller's mistakes.
+const MOST_ERRORS: usize = 1024;
+
 /// Bytes of a call that are on no account: what is free of its message and its answer, and a piece in the transport's hands.
 /// Its headers are beside them.
 pub const CALL_BYTES: u64 = (2 * budget::FREE + answer::PIECE) as u64;
@@ -211,7 +214,9 @@ pub async fn serve_on(
         .http2_max_header_list_size(limits.header_bytes.saturating_mul(foreign::HEADER_ROOM))
         // Under overload every call on a connection may pass its deadline, and be reset, before it is looked at: that is
         // no attack, and must not cost the calls beside it their connection. The bound is as many as streams by default.
-        .http2_max_pending_accept_reset_streams(Some(limits.pending_resets));
+        .http2_max_pending_accept_reset_streams(Some(limits.pending_resets))
+        // Streams that the server has to reset for what came on them; one more ends the connection.
+        .http2_max_local_error_reset_streams(Some(MOST_ERRORS));
     if let Some(age) = some(limits.age) {
         // Without tonic's own grace, which would close connections that were never told to go: ours is the connection's.
         server = server.max_connection_age(age);

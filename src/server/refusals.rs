@@ -3,6 +3,7 @@
 
 use std::{
     collections::HashMap,
+    net::IpAddr,
     sync::{Arc, Weak},
     time::Duration,
 };
@@ -17,6 +18,9 @@ const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Callers told apart at once; those beyond count as one.
 const MOST_CALLERS: usize = 1000;
+
+/// Of those, addresses of callers without an identity: there may be thousands of them.
+const MOST_STRANGERS: usize = 8;
 
 /// Methods that change what is served.
 const ADMINISTRATION: [&str; 4] = [
@@ -85,7 +89,14 @@ impl Refusals {
         {
             let mut recent = self.0.recent.lock();
             let known = recent.contains_key(&(reason, caller.to_owned()));
-            let caller = match known || recent.len() < MOST_CALLERS {
+            let strangers = || {
+                recent
+                    .keys()
+                    .filter(|(_, caller)| caller.parse::<IpAddr>().is_ok())
+            };
+            let room = recent.len() < MOST_CALLERS
+                && (!identity.is_empty() || strangers().count() < MOST_STRANGERS);
+            let caller = match known || room {
                 true => caller,
                 false => "others",
             };

@@ -265,15 +265,12 @@ async fn unread_answers_are_bounded_and_given_back() {
     };
     let message = framed(&message, false);
     let (mut sender, _end) = bare(&server, 1024).await;
-    let ask = async |sender: &mut SendRequest<Bytes>| {
-        let call = request(&server, "VisionService/ExtractFeatures");
-        let (answer, mut stream) = send(sender, call.body(()).unwrap()).await;
-        stream.send_data(message.clone(), true).unwrap();
-        answer
-    };
+    let call = || request(&server, "VisionService/ExtractFeatures").body(());
     let mut answers = Vec::new();
     for _ in 0..CALLS {
-        answers.push(ask(&mut sender).await);
+        let (answer, mut stream) = send(&mut sender, call().unwrap()).await;
+        stream.send_data(message.clone(), true).unwrap();
+        answers.push(answer);
     }
     // All have been answered or refused before any of them is read.
     let mut responses = Vec::new();
@@ -292,7 +289,8 @@ async fn unread_answers_are_bounded_and_given_back() {
         "{codes:?}"
     );
     // Once they are read there is room again.
-    let answer = ask(&mut sender).await;
+    let (answer, mut stream) = send(&mut sender, call().unwrap()).await;
+    stream.send_data(message, true).unwrap();
     assert_eq!(status(answer).await.code(), Code::Ok);
     drop((witness, sender));
     server.stop().await;
@@ -354,6 +352,38 @@ async fn frames_that_carry_nothing_end_their_connection() {
             .expect("it goes on");
         assert!(writing.await.unwrap(), "all of a million were taken");
     }
+    witness.sees_nothing(&server).await;
+    drop(witness);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_that_the_server_must_reset_end_their_connection() {
+    let server = bounded(TransportLimits::default()).await;
+    let mut witness = Witness::new(&server).await;
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    stream.write_all(preface).await.unwrap();
+    let (mut read, mut write) = stream.into_split();
+    let writing = tokio::spawn(async move {
+        for stream in (1..40_000_u32).step_by(2) {
+            let [a, b, c, d] = stream.to_be_bytes();
+            // A call (POST, http, / in HPACK's table), and a window that grows by nothing, which resets it.
+            let call = [0, 0, 3, 1, 4, a, b, c, d, 0x83, 0x86, 0x84];
+            let window = [0, 0, 4, 8, 0, a, b, c, d, 0, 0, 0, 0];
+            let frames = [&call[..], &window].concat();
+            if write.write_all(&frames).await.is_err() {
+                return true;
+            }
+        }
+        false
+    });
+    let mut answers = Vec::new();
+    // Closed or reset.
+    let _ = timeout(LIMIT, read.read_to_end(&mut answers))
+        .await
+        .expect("it goes on");
+    assert!(writing.await.unwrap(), "all of twenty thousand were taken");
     witness.sees_nothing(&server).await;
     drop(witness);
     server.stop().await;

@@ -22,7 +22,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .bytes(".")
         .codec_path("crate::proto::codec::Codec")
         .compile_fds_with_config(descriptors, names)?;
-    println!("cargo:rustc-env=FROSTLINE_COMMIT={}", commit());
+    println!("cargo:rustc-env=BUILT_COMMIT={}", commit());
     Ok(())
 }
 

@@ -36,4 +36,4 @@ pub mod trace;
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// The commit that a release build was made of; `unknown` where the build could not tell, `development` for others.
-pub const COMMIT: &str = env!("FROSTLINE_COMMIT");
+pub const COMMIT: &str = env!("BUILT_COMMIT");

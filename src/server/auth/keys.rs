@@ -356,12 +356,12 @@ mod tests {
             ("[[key]]\nname = = 1\n".to_owned(), "key, line 5", true),
             (
                 "[[grant]]\nidentity = \"jwt:b\"\nhead = []\n".to_owned(),
-                "grant[1]: head",
+                "grant[0]: head",
                 true,
             ),
             (
                 "[[grant]]\nidentity = \"b\"\n".to_owned(),
-                "grant[1]: identity",
+                "grant[0]: identity",
                 false,
             ),
             (

@@ -286,9 +286,9 @@ async fn each_of_many_threads_gives_back_what_its_busy_time_took() {
 }
 
 async fn gives_back_at_rest(threads: usize) {
-    // Frames of a large camera, all at once.
-    const SIDE: u32 = 2000;
-    const CALLS: usize = 24;
+    // Frames of a large camera, all at once, and no more than one caller may have under way.
+    const SIDE: u32 = 1600;
+    const CALLS: usize = 10;
     const FRAMES: u64 = (SIDE * SIDE * 3) as u64 * CALLS as u64 / 1024;
     let threads = format!("server.threads={threads}");
     let process = Process::start(&["--set", &threads]).await;

@@ -109,13 +109,13 @@ def values(about: dict):
         yield from ({"no-such-key": "a"}, 1)
 
 
-# What no schema can say: names, hashes and sizes that must be those of another file or folder, or divide one another.
+# What no schema can say: names, hashes and sizes that must be those of another file or folder, or fit one another.
 ELSEWHERE = (
     "but the folder is called",
     "the head was trained on",
     "is not among the backbone's",
     "is named twice",
-    "does not divide the input size",
+    "to the sides of the input size",
     "has no meaning for resize",
     "hashes to",
     "cannot be read",

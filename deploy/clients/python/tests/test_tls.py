@@ -82,7 +82,7 @@ def secure(tmp_path_factory):
     (folder / "token").write_text(made[0].stdout)
     settings = {
         "tls.cert": cert, "tls.key": key, "tls.client_ca": clients.cert, "tls.client_optional": "true",
-        "auth.keys": keys, "auth.certificates": "true",
+        "auth.keys": keys, "auth.certificates": "true", "auth.heads": '["*"]',
     }  # fmt: skip
     running = Server(*(argument for path, value in settings.items() for argument in ("--set", f"{path}={value}")))
     tokens = [one.stdout.strip() for one in made]

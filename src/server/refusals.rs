@@ -20,7 +20,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const MOST_CALLERS: usize = 1000;
 
 /// Of those, addresses of callers without an identity: there may be thousands of them.
-const MOST_STRANGERS: usize = 8;
+const MOST_STRANGERS: usize = 2;
 
 /// Methods that change what is served.
 const ADMINISTRATION: [&str; 4] = [

@@ -1,23 +1,27 @@
 //! The threads: lanes run graphs, workers decode and postprocess; on a CPU the lanes do both.
 
+mod outcome;
+mod pending;
+
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Weak},
     time::{Duration, Instant},
 };
 
+use outcome::{device_died, extracted, fail, land, lost, refuse};
+use pending::{Answer, Call, Parts, Pending, Ran};
+
 use super::{
-    Shared, Timing,
+    Shared,
     busy::Busy,
     decoding::decode,
-    flight::{How, Landed},
-    job::{Done, Finish, Job},
-    observe,
+    job::{Finish, Job},
     queue::{Batch, Ready, Role, Work},
     request::Head,
 };
 use crate::{
-    backend::{BackendError, Fault, FeatureBatch, FeatureRow, HeadBatch, HeadRow},
+    backend::{BackendError, Fault, FeatureBatch, FeatureRow, HeadRow},
     error::{Error, Kind, Result},
     memory,
     metrics::Stage,
@@ -438,154 +442,11 @@ fn finish_together(finishes: impl IntoIterator<Item = Finish>) {
         .for_each(|(job, result)| job.finish(result));
 }
 
-/// How long the parts of a step took.
-#[derive(Debug, Clone, Copy, Default)]
-struct Parts {
-    backbone: Duration,
-    /// Making results.
-    results: Duration,
-}
-
-/// What was enqueued on a device and is not yet done.
-#[derive(Default)]
-struct Pending {
-    /// Whether every lane was busy when it began.
-    crowded: bool,
-    /// How long its parts took, as far as it is known.
-    spent: Parts,
-    runs: Vec<Ran>,
-    features: Vec<(Arc<Job>, FeatureRow)>,
-    answers: Vec<Answer>,
-}
-
-/// A batch of the backbone.
-struct Ran {
-    features: Arc<FeatureBatch>,
-    size: [u32; 2],
-    bucket: usize,
-    begun: Instant,
-}
-
-/// A batch of a head.
-struct Answer {
-    head: Arc<Head>,
-    calls: Vec<Call>,
-    batch: HeadBatch,
-    begun: Instant,
-}
-
-impl Pending {
-    fn is_empty(&self) -> bool {
-        self.runs.is_empty() && self.features.is_empty() && self.answers.is_empty()
-    }
-}
-
-/// One call of a head's batch, and the jobs that want it.
-struct Call {
-    rows: Vec<FeatureRow>,
-    jobs: Vec<Arc<Job>>,
-}
-
 fn size(batch: &[Ready]) -> [u32; 2] {
     batch.first().map_or([0, 0], |ready| {
         let preprocess = &ready.flight.preprocess;
         [preprocess.height, preprocess.width]
     })
-}
-
-/// The answer of a job without a head.
-fn extracted(features: Option<FeatureRow>) -> Done {
-    Done {
-        device_time: features.as_ref().and_then(FeatureRow::device_time),
-        features,
-        outcome: None,
-        head_time: Duration::ZERO,
-        postprocess_time: Duration::ZERO,
-        computed: Instant::now(),
-        postprocess_begun: Instant::now(),
-        batch: Context::default(),
-    }
-}
-
-/// The device is gone: everything that waits is told, and the server ends. Returns what they are told.
-fn lost(shared: &Shared, error: &BackendError) -> Error {
-    tracing::error!(%error, "the device is lost");
-    let failure = Error::new(Kind::Unavailable, "the device is lost");
-    shared.fail(&failure);
-    failure
-}
-
-fn device_died() -> Error {
-    Error::new(Kind::Unavailable, "the device thread died")
-}
-
-fn land(
-    shared: &Shared,
-    batch: &[Ready],
-    features: &Arc<FeatureBatch>,
-    begun: Instant,
-    complete: &mut Vec<Arc<Job>>,
-) {
-    let backbone = begun.elapsed();
-    let served = observe::traces(shared, batch.iter().map(|ready| &ready.flight));
-    let what = [("images", batch.len().into())];
-    let tracer = &shared.config.tracer;
-    let trace = tracer.batch("backbone batch", &served, begun, Instant::now(), &what);
-    let each = backbone / u32::try_from(batch.len()).unwrap_or(u32::MAX).max(1);
-    for (index, ready) in batch.iter().enumerate() {
-        let flight = &ready.flight;
-        let (geometry, decode) = flight.decoded();
-        let landed = Landed {
-            row: FeatureRow::new(features, index),
-            geometry,
-            how: How {
-                timing: Timing {
-                    queue: begun.duration_since(flight.boarded).saturating_sub(decode),
-                    decode,
-                    backbone,
-                    ..Timing::default()
-                },
-                batch_size: batch.len(),
-                begun: Some(begun),
-                batch: trace.clone(),
-            },
-        };
-        let flow = flight.rank().flow;
-        shared
-            .config
-            .metrics
-            .device(Stage::Backbone, &flow.head, &flow.caller, each);
-        shared.cache.put(flight.key, &landed);
-        // Out of the table first: whoever comes later finds the cache or starts anew, never a row about to go.
-        shared.flights.remove(flight);
-        complete.extend(flight.land(landed));
-    }
-}
-
-fn fail(shared: &Shared, batch: &[Ready], error: &BackendError) {
-    tracing::error!(%error, "the backbone failed on an image");
-    let message = format!("the backbone failed on this image: {error}");
-    let failure = match error.fault() {
-        Fault::DeviceLost => Error::new(Kind::Unavailable, "the device is lost"),
-        Fault::OutOfMemory => Error::new(Kind::Overloaded, message).retry_after(FULL),
-        Fault::Graph => Error::new(Kind::BackboneFailed, message),
-    };
-    for ready in batch {
-        shared.flights.remove(&ready.flight);
-        ready.flight.fail(&failure);
-    }
-}
-
-fn refuse(head: &Head, jobs: &[Arc<Job>], error: &BackendError) {
-    let name = &head.manifest.name;
-    tracing::error!(%error, head = name, "a head failed");
-    let message = format!("the head {name:?} failed: {error}");
-    let failure = match error.fault() {
-        Fault::DeviceLost => Error::new(Kind::Unavailable, "the device is lost"),
-        Fault::OutOfMemory => Error::new(Kind::Overloaded, message).retry_after(FULL),
-        Fault::Graph => Error::new(Kind::HeadFailed, message),
-    };
-    jobs.iter().for_each(|job| job.finish(Err(failure.clone())));
 }
 
 #[cfg(all(test, feature = "demo-models"))]

@@ -3,6 +3,10 @@
 //! Bounded by admission (every entry holds a place at the door), for decoded pixels by `ready_limit`, and for what is
 //! being decoded by `decode_bytes`.
 
+mod ahead;
+mod choose;
+mod state;
+
 use std::{
     sync::Arc,
     time::{Duration, Instant},
@@ -12,14 +16,17 @@ use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::watch;
 
+use choose::Look;
+use state::State;
+
 use super::{
     Source,
     cost::{Costs, Plan, WAKING},
-    estimate::{self, Load, Stage, Steps},
+    estimate::Load,
     flight::Flight,
     job::{Finish, Job},
-    schedule::{Place, Rank, Schedule, Verdict},
-    turns::{self, Turns},
+    schedule::{Place, Rank},
+    turns,
 };
 use crate::{error::Error, memory};
 
@@ -103,90 +110,6 @@ pub(super) struct Queue {
     for_close: Condvar,
     options: QueueOptions,
     failed: watch::Sender<Option<Error>>,
-}
-
-#[derive(Default)]
-struct State {
-    encoded: Schedule<Arc<Flight>>,
-    ready: Schedule<Ready>,
-    jobs: Schedule<Arc<Job>>,
-    finishes: Schedule<Finish>,
-    /// Since when decoded images wait.
-    ready_since: Option<Instant>,
-    decoding: usize,
-    /// Bytes that those hold.
-    decoding_bytes: u64,
-    turns: Turns,
-    /// Decoded images that wait.
-    decoded: usize,
-    lanes_busy: usize,
-    /// What each thread is about, the lanes first.
-    threads: Vec<Option<Doing>>,
-    lanes: Waiters,
-    workers: Waiters,
-    /// Jobs and batches take turns where both wait.
-    batch_next: bool,
-    closed: bool,
-}
-
-/// A thread's present step.
-#[derive(Debug, Clone, Copy)]
-struct Doing {
-    /// When it is thought to be done.
-    until: Instant,
-    /// Whether it holds a lane's device.
-    device: bool,
-    /// Whether it is long, and cannot be called back.
-    long: bool,
-}
-
-/// Threads of one kind that wait for work.
-#[derive(Default)]
-struct Waiters {
-    idle: usize,
-    /// Those that have been woken and have not yet looked.
-    woken: usize,
-}
-
-impl Waiters {
-    fn wake(&mut self, condition: &Condvar, most: usize) {
-        for _ in 0..most.min(self.idle) {
-            // One whose time is up has woken by itself.
-            if condition.notify_one() {
-                self.idle -= 1;
-                self.woken += 1;
-            }
-        }
-    }
-
-    fn wake_all(&mut self, condition: &Condvar) {
-        let woken = condition.notify_all();
-        self.idle -= woken;
-        self.woken += woken;
-    }
-}
-
-impl State {
-    /// Notes that a thread is about something that is thought to take so many seconds.
-    fn begin(&mut self, index: usize, takes: f64, device: bool) {
-        if let Some(doing) = self.threads.get_mut(index) {
-            let until = Instant::now() + Duration::from_secs_f64(takes.clamp(0.0, 3600.0));
-            let long = !device && takes >= turns::LONG;
-            self.turns.begin(long);
-            *doing = Some(Doing {
-                until,
-                device,
-                long,
-            });
-        }
-    }
-
-    fn waiters(&mut self, role: Role) -> &mut Waiters {
-        match role.device {
-            true => &mut self.lanes,
-            false => &mut self.workers,
-        }
-    }
 }
 
 fn group([height, width]: [u32; 2]) -> u64 {
@@ -383,11 +306,17 @@ impl Queue {
             workers => workers,
         };
         loop {
-            let mut wait_until = None;
+            let mut look = Look {
+                role,
+                costs,
+                long: false,
+                dropped: &mut *dropped,
+                wait_until: None,
+            };
             let looks_for = state.turns.looks_for(threads, was_long, Instant::now());
             for &long in looks_for {
-                let found = self.work(&mut state, role, costs, long, dropped, &mut wait_until);
-                let Some(work) = found else {
+                look.long = long;
+                let Some(work) = self.work(&mut state, &mut look) else {
                     continue;
                 };
                 let takes = match &work {
@@ -406,6 +335,7 @@ impl Queue {
                 }
                 return Some(work);
             }
+            let wait_until = look.wait_until;
             if !dropped.is_empty() {
                 return Some(Work::Nothing);
             }
@@ -430,86 +360,6 @@ impl Queue {
                 return Some(Work::Nothing);
             }
         }
-    }
-
-    /// What there is to do for a thread of this role: results first, then the device, then decoding; of results and
-    /// pictures the `long` ones too, or only the others.
-    fn work(
-        &self,
-        state: &mut State,
-        role: Role,
-        costs: &Costs,
-        long: bool,
-        dropped: &mut Vec<Arc<Flight>>,
-        wait_until: &mut Option<Instant>,
-    ) -> Option<Work> {
-        if role.cpu
-            && let Some(finish) = state
-                .finishes
-                .pop(of_length(long), |_| true, &mut Vec::new())
-        {
-            return Some(Work::Finish(finish));
-        }
-        if role.device {
-            let work = self.device_work(state, role, costs, long, dropped, wait_until);
-            if work.is_some() {
-                return work;
-            }
-        }
-        if !role.cpu || !self.may_decode(state, long) {
-            return None;
-        }
-        let flight = self.next_encoded(state, costs, long, dropped)?;
-        flight.set_waiting(None);
-        state.decoding += 1;
-        state.decoding_bytes += flight.cost.held;
-        Some(Work::Decode(flight))
-    }
-
-    /// What comes before an image of this rank that came now.
-    pub(super) fn ahead(&self, rank: &Rank) -> Ahead {
-        let state = self.state.lock();
-        let (encoded, ready) = (state.encoded.ahead(rank), state.ready.ahead(rank));
-        let jobs = state.jobs.ahead(rank).load.rest;
-        let finishing = state.finishes.ahead(rank).load.rest;
-        let load = encoded.load + ready.load;
-        Ahead {
-            images: encoded.images + ready.images,
-            wait: self.wait(&state, load, jobs, finishing),
-        }
-    }
-
-    /// About how long it is until everything that waits is done.
-    pub(super) fn backlog(&self) -> Duration {
-        let state = self.state.lock();
-        let load = state.encoded.load() + state.ready.load();
-        if load == Load::default() {
-            return Duration::ZERO;
-        }
-        let (jobs, finishing) = (state.jobs.load().rest, state.finishes.load().rest);
-        self.wait(&state, load, jobs, finishing)
-    }
-
-    /// How long it is until the threads are free for somebody before whom `load`, complete `jobs` and results go, with
-    /// what they are about already.
-    fn wait(&self, state: &State, load: Load, jobs: f64, finishing: f64) -> Duration {
-        let (now, lanes) = (Instant::now(), self.options.lanes);
-        let busy = |doing: &Option<Doing>| {
-            let left = doing.map(|doing| doing.until.saturating_duration_since(now));
-            left.unwrap_or_default().as_secs_f64()
-        };
-        let (on_lanes, on_workers) = state.threads.split_at(lanes.min(state.threads.len()));
-        let (on_lanes, on_workers) = (on_lanes.iter().map(busy), on_workers.iter().map(busy));
-        let seconds = match self.options.workers {
-            0 => estimate::wait(on_lanes, load.total() + jobs + finishing),
-            // One decodes the next images while the other computes.
-            _ => {
-                let decoded = estimate::wait(on_workers, load.decode + finishing);
-                decoded.max(estimate::wait(on_lanes, load.rest + jobs))
-            }
-        };
-        // No thread is an hour behind.
-        Duration::from_secs_f64(seconds.clamp(0.0, 3600.0))
     }
 
     /// Images that wait, decoded or not.
@@ -567,158 +417,6 @@ impl Queue {
             .unwrap_or_else(super::stopped)
     }
 
-    fn may_decode(&self, state: &State, long: bool) -> bool {
-        if state.encoded.is_empty() || state.decoded + state.decoding >= self.options.ready_limit {
-            return false;
-        }
-        let next = state.encoded.peek(of_length(long));
-        next.is_some_and(|flight| self.has_room(state.decoding_bytes, flight))
-    }
-
-    /// Whether an image can be decoded beside those that hold so many bytes.
-    fn has_room(&self, held: u64, flight: &Flight) -> bool {
-        held == 0 || held + flight.cost.held <= self.options.decode_bytes
-    }
-
-    fn next_encoded(
-        &self,
-        state: &mut State,
-        costs: &Costs,
-        long: bool,
-        dropped: &mut Vec<Arc<Flight>>,
-    ) -> Option<Arc<Flight>> {
-        let (now, held) = (Instant::now(), state.decoding_bytes);
-        let waiting = state.encoded.len() + state.ready.len();
-        let keep = |flight: &Arc<Flight>| {
-            if !self.has_room(held, flight) {
-                return Verdict::Wait;
-            }
-            let (work, preprocess) = (flight.cost.work, &flight.preprocess);
-            let size = [preprocess.height, preprocess.width];
-            let caller = flight.rank().flow.caller;
-            let steps = Steps {
-                decode: costs.decoding(work).most(&caller, work.size),
-                batch: costs.joined(size, waiting, self.options.lanes),
-                ..steps(costs)
-            };
-            flight.wanted(now, steps.from(Stage::Encoded)).into()
-        };
-        state.encoded.pop(of_length(long), keep, dropped)
-    }
-
-    fn device_work(
-        &self,
-        state: &mut State,
-        role: Role,
-        costs: &Costs,
-        long: bool,
-        dropped: &mut Vec<Arc<Flight>>,
-        wait_until: &mut Option<Instant>,
-    ) -> Option<Work> {
-        let jobs_first = !state.batch_next || state.ready.is_empty();
-        if jobs_first && let Some(group) = state.jobs.next_group() {
-            state.batch_next = true;
-            let (now, steps) = (Instant::now(), steps(costs).from(Stage::Features));
-            let keep = |job: &Arc<Job>| job.wanted(now, steps);
-            let most = self.options.max_batch;
-            let jobs = std::iter::from_fn(|| state.jobs.pop(Some(group), keep, &mut Vec::new()));
-            return Some(Work::Jobs(jobs.take(most).collect()));
-        }
-        state.batch_next = false;
-        let group = state.ready.next_group()?;
-        let (size, waiting) = (size(group), state.ready.count(group));
-        // Who lets a batch wait wants it large.
-        let patient = !self.options.max_delay.is_zero();
-        // A lane that decodes fills a batch before it runs one: whoever waits gains from the faster batch, where it is
-        // faster. And it decodes although raw images would fill one: they must not keep encoded ones out.
-        let more = role.cpu && self.may_decode(state, long);
-        let crowd = waiting + state.encoded.len();
-        let fair = costs.fair(size, crowd, self.options.lanes);
-        let lasting = costs.lasting(size);
-        let enough = match patient {
-            true => costs.most_rows(size),
-            false => costs.plan(size, fair, lasting).bucket,
-        };
-        if more && state.decoded < enough {
-            return None;
-        }
-        if patient && waiting < enough && !state.closed {
-            let until = self.patience(state, group, costs);
-            if Instant::now() < until {
-                *wait_until = Some(until);
-                return None;
-            }
-        }
-        let free = match costs.is_quick(size) {
-            // To share it would take longer than to do it.
-            true => 1,
-            false => self.options.lanes.saturating_sub(state.lanes_busy).max(1),
-        };
-        let share = if more {
-            waiting
-        } else {
-            waiting.div_ceil(free)
-        };
-        costs.waited(size, crowd);
-        let mut plan = match patient {
-            true => costs.filled(size, waiting),
-            false => costs.plan(size, share.min(fair), lasting),
-        };
-        let steps = Steps {
-            batch: costs.batch(size, plan.bucket),
-            ..steps(costs)
-        };
-        let (now, ahead) = (Instant::now(), steps.from(Stage::Ready));
-        let mut left_out = Vec::new();
-        let mut batch = Vec::with_capacity(plan.rows);
-        while batch.len() < plan.rows
-            && let Some(ready) = state.ready.pop(
-                Some(group),
-                |ready: &Ready| ready.flight.wanted(now, ahead),
-                &mut left_out,
-            )
-        {
-            ready.flight.set_waiting(None);
-            batch.push(ready);
-        }
-        let gone = batch.iter().chain(&left_out);
-        state.decoded -= gone.filter(|ready| ready.decoded).count();
-        dropped.extend(left_out.into_iter().map(|ready| ready.flight));
-        state.ready_since = (!state.ready.is_empty()).then_some(now);
-        if batch.is_empty() {
-            return (!dropped.is_empty()).then_some(Work::Nothing);
-        }
-        if batch.len() < plan.rows {
-            plan = Plan {
-                rows: batch.len(),
-                bucket: costs.fit(size, batch.len()),
-            };
-        }
-        Some(Work::Batch(Batch {
-            images: batch,
-            plan,
-            crowded: state.lanes.idle == 0,
-        }))
-    }
-
-    /// Until when decoded images may wait for others: for the whole delay, unless one of them would then come too late.
-    fn patience(&self, state: &mut State, group: u64, costs: &Costs) -> Instant {
-        let since = *state.ready_since.get_or_insert_with(Instant::now);
-        let until = since + self.options.max_delay;
-        let Some((due, ready)) = state.ready.first_due(group) else {
-            return until;
-        };
-        let size = size(group);
-        let steps = Steps {
-            batch: costs.batch(size, costs.most_rows(size)),
-            head: ready.flight.most(),
-            ..steps(costs)
-        };
-        // With some time for the thread to wake, and for what varies.
-        let needed = steps.from(Stage::Ready).mul_f64(1.5) + 20 * WAKING;
-        until.min(due.checked_sub(needed).unwrap_or(since))
-    }
-
     /// Wakes threads for `count` new entries.
     fn wake(&self, state: &mut State, count: usize) {
         state.workers.wake(&self.for_workers, count);
@@ -739,19 +437,6 @@ fn push_ready(state: &mut State, ready: Ready) {
     let load = Load::rest(flight.cost.load.rest);
     let place = state.ready.push(flight.rank(), group, load, ready);
     flight.set_waiting(Some(Waiting::Ready(place)));
-}
-
-/// The group of steps that a thread looks for.
-fn of_length(long: bool) -> Option<u64> {
-    (!long).then_some(turns::SHORT)
-}
-
-/// The steps that are the same for everybody. The heads' are each job's own.
-fn steps(costs: &Costs) -> Steps {
-    Steps {
-        delivery: costs.delivery.most(),
-        ..Steps::default()
-    }
 }
 
 /// What it takes to make a result, in seconds.

@@ -8,6 +8,7 @@
 
 mod answer;
 mod input;
+mod outputs;
 mod parameters;
 mod service;
 mod tensor;
@@ -134,8 +135,8 @@ impl Inference {
         let request = request.into_inner();
         let (name, version) = (&request.model_name, &request.model_version);
         let (model, version) = self.model(&call.identity, name, version, "model_")?;
-        let outputs = answer::outputs(&model, &self.engine);
-        let wanted = answer::wanted(&request.outputs, &outputs)?;
+        let outputs = outputs::outputs(&model, &self.engine);
+        let wanted = outputs::wanted(&request.outputs, &outputs)?;
         let parameters = Parameters::read(&request.parameters, &model)?;
         call.priority = parameters.priority;
         if let Some(timeout) = parameters.timeout {
@@ -163,7 +164,7 @@ impl Inference {
             Model::Head(head) => {
                 let fields = ["parameters[max_detections]", "parameters[top_k]"];
                 convert::check_bounds(&options, std::slice::from_ref(head), fields)?;
-                let wants = |name| answer::wants(&wanted, name);
+                let wants = |name| outputs::wants(&wanted, name);
                 options.omit_masks = !wants("masks") && !wants("masks_dense");
                 let manifest = &head.manifest;
                 top_k = options
@@ -176,7 +177,7 @@ impl Inference {
                 }
             }
         }
-        let sizes = if answer::needs_sizes(&wanted) {
+        let sizes = if outputs::needs_sizes(&wanted) {
             rows.iter()
                 .map(|row| size(row, &config.media))
                 .collect::<Result<_>>()?

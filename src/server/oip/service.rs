@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
 
-use super::{Inference, Model, answer, parameters::shown, tensor::Datatype};
+use super::{Inference, Model, outputs, parameters::shown, tensor::Datatype};
 use crate::{
     error::{Error, Kind, Result},
     proto::inference::{
@@ -62,7 +62,7 @@ impl Inference {
         let identity = Identity::of(request.extensions());
         let (model, version) = self.model(&identity, name, version, "")?;
         let (input, shape) = Self::takes(&model);
-        let outputs = answer::outputs(&model, &self.engine);
+        let outputs = outputs::outputs(&model, &self.engine);
         let outputs = outputs.into_iter().map(|output| TensorMetadata {
             name: output.name,
             datatype: output.datatype.name().to_owned(),
@@ -86,7 +86,7 @@ impl Inference {
         let identity = Identity::of(request.extensions());
         let (model, _) = self.model(&identity, name, version, "")?;
         let (input, dims) = Self::takes(&model);
-        let outputs = answer::outputs(&model, &self.engine);
+        let outputs = outputs::outputs(&model, &self.engine);
         let output = outputs.into_iter().map(|output| ModelOutput {
             name: output.name,
             data_type: output.datatype.config().into(),

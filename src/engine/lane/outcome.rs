@@ -1,0 +1,116 @@
+//! What a step's end means for those who wait: features land, and what failed is told.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::FULL;
+use crate::{
+    backend::{BackendError, Fault, FeatureBatch, FeatureRow},
+    engine::{
+        Head, Shared, Timing,
+        flight::{How, Landed},
+        job::{Done, Job},
+        observe,
+        queue::Ready,
+    },
+    error::{Error, Kind},
+    metrics::Stage,
+    trace::Context,
+};
+
+/// The answer of a job without a head.
+pub(super) fn extracted(features: Option<FeatureRow>) -> Done {
+    Done {
+        device_time: features.as_ref().and_then(FeatureRow::device_time),
+        features,
+        outcome: None,
+        head_time: Duration::ZERO,
+        postprocess_time: Duration::ZERO,
+        computed: Instant::now(),
+        postprocess_begun: Instant::now(),
+        batch: Context::default(),
+    }
+}
+
+/// The device is gone: everything that waits is told, and the server ends. Returns what they are told.
+pub(super) fn lost(shared: &Shared, error: &BackendError) -> Error {
+    tracing::error!(%error, "the device is lost");
+    let failure = Error::new(Kind::Unavailable, "the device is lost");
+    shared.fail(&failure);
+    failure
+}
+
+pub(super) fn device_died() -> Error {
+    Error::new(Kind::Unavailable, "the device thread died")
+}
+
+pub(super) fn land(
+    shared: &Shared,
+    batch: &[Ready],
+    features: &Arc<FeatureBatch>,
+    begun: Instant,
+    complete: &mut Vec<Arc<Job>>,
+) {
+    let backbone = begun.elapsed();
+    let served = observe::traces(shared, batch.iter().map(|ready| &ready.flight));
+    let what = [("images", batch.len().into())];
+    let tracer = &shared.config.tracer;
+    let trace = tracer.batch("backbone batch", &served, begun, Instant::now(), &what);
+    let each = backbone / u32::try_from(batch.len()).unwrap_or(u32::MAX).max(1);
+    for (index, ready) in batch.iter().enumerate() {
+        let flight = &ready.flight;
+        let (geometry, decode) = flight.decoded();
+        let landed = Landed {
+            row: FeatureRow::new(features, index),
+            geometry,
+            how: How {
+                timing: Timing {
+                    queue: begun.duration_since(flight.boarded).saturating_sub(decode),
+                    decode,
+                    backbone,
+                    ..Timing::default()
+                },
+                batch_size: batch.len(),
+                begun: Some(begun),
+                batch: trace.clone(),
+            },
+        };
+        let flow = flight.rank().flow;
+        shared
+            .config
+            .metrics
+            .device(Stage::Backbone, &flow.head, &flow.caller, each);
+        shared.cache.put(flight.key, &landed);
+        // Out of the table first: whoever comes later finds the cache or starts anew, never a row about to go.
+        shared.flights.remove(flight);
+        complete.extend(flight.land(landed));
+    }
+}
+
+pub(super) fn fail(shared: &Shared, batch: &[Ready], error: &BackendError) {
+    tracing::error!(%error, "the backbone failed on an image");
+    let message = format!("the backbone failed on this image: {error}");
+    let failure = match error.fault() {
+        Fault::DeviceLost => Error::new(Kind::Unavailable, "the device is lost"),
+        Fault::OutOfMemory => Error::new(Kind::Overloaded, message).retry_after(FULL),
+        Fault::Graph => Error::new(Kind::BackboneFailed, message),
+    };
+    for ready in batch {
+        shared.flights.remove(&ready.flight);
+        ready.flight.fail(&failure);
+    }
+}
+
+pub(super) fn refuse(head: &Head, jobs: &[Arc<Job>], error: &BackendError) {
+    let name = &head.manifest.name;
+    tracing::error!(%error, head = name, "a head failed");
+    let message = format!("the head {name:?} failed: {error}");
+    let failure = match error.fault() {
+        Fault::DeviceLost => Error::new(Kind::Unavailable, "the device is lost"),
+        Fault::OutOfMemory => Error::new(Kind::Overloaded, message).retry_after(FULL),
+        Fault::Graph => Error::new(Kind::HeadFailed, message),
+    };
+    jobs.iter().for_each(|job| job.finish(Err(failure.clone())));
+}

@@ -27,6 +27,7 @@ pub mod metrics;
 pub mod proto;
 pub mod repository;
 pub mod server;
+mod shares;
 pub mod slice;
 pub mod task;
 pub mod telemetry;

@@ -1,7 +1,10 @@
 //! The most memory that a server with these settings takes, from bounds that it keeps.
 
 use super::Config;
-use crate::server::{CALL_BYTES, CONNECTION_BYTES};
+use crate::{
+    cores,
+    server::{CALL_BYTES, CONNECTION_BYTES},
+};
 
 /// The program, ONNX Runtime, its threads and what the allocator keeps of freed memory: an allowance, measured on the demo
 /// models.
@@ -34,9 +37,8 @@ impl Config {
     /// count twice: a new version is loaded before the old one goes.
     #[must_use]
     pub fn worst_case(&self, model_bytes: u64) -> WorstCase {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let lanes = match self.engine.lanes {
-            0 => cores,
+            0 => cores::count(self.engine.cores),
             lanes => lanes,
         };
         let threads = lanes + self.engine.workers;
@@ -89,5 +91,16 @@ mod tests {
     fn the_defaults_fit_the_memory_that_the_deployments_give() {
         let worst = Config::default().worst_case(64 << 20);
         assert!(worst.total() < 2 << 30, "{worst:#?}");
+    }
+
+    #[test]
+    fn lanes_are_counted_as_a_pod_asks_for_them() {
+        let mut config = Config::default();
+        config.engine.cores = 1;
+        let parts = config.worst_case(0).parts;
+        let lanes = parts
+            .iter()
+            .find(|(_, setting, _)| *setting == "engine.lanes");
+        assert_eq!(lanes.map(|(.., bytes)| *bytes), Some(LANE));
     }
 }

@@ -1,11 +1,7 @@
 //! Room for results: bytes that a call's features and results take, known before any of it is done from the images'
-//! headers and the heads' manifests.
-//!
-//! As at the door, nobody can fill it: who has some may come to hold at most `SHARE` times what is then free, so that one
-//! caller alone gets two thirds, and one that comes anew finds the rest.
+//! headers and the heads' manifests. Callers share it.
 
 use std::{
-    collections::HashMap,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -13,33 +9,21 @@ use std::{
     time::Duration,
 };
 
-use parking_lot::Mutex;
-
-use crate::error::{Error, Kind, Result};
-
-/// What a caller of weight 1 may hold, over what is free.
-const SHARE: f64 = 2.0;
-
-#[derive(Debug, Default)]
-struct Held {
-    bytes: u64,
-    callers: HashMap<Arc<str>, u64>,
-}
+use crate::{
+    error::{Error, Kind, Result},
+    shares::{Refused, Shares},
+};
 
 /// Counts what is held.
 #[derive(Debug)]
-pub(super) struct Rooms {
-    limit: u64,
-    held: Arc<Mutex<Held>>,
-}
+pub(super) struct Rooms(Arc<Shares<Arc<str>>>);
 
 /// Room for a call's results, given back when dropped.
 #[derive(Debug)]
 pub struct Room {
     caller: Arc<str>,
     bytes: AtomicU64,
-    limit: u64,
-    held: Arc<Mutex<Held>>,
+    shares: Arc<Shares<Arc<str>>>,
 }
 
 /// When to come again after a result found no room.
@@ -51,16 +35,15 @@ impl Room {
     /// # Errors
     /// `Overloaded` where there is none.
     pub(super) fn grow(&self, bytes: u64) -> Result<()> {
-        let mut held = self.held.lock();
-        if bytes > self.limit - held.bytes {
-            let limit = self.limit;
+        // What it holds already is no matter: this part is new.
+        let taken = self.shares.change(&self.caller, None, 0, bytes);
+        taken.map_err(|_| {
+            let limit = self.shares.limit();
             let message = format!(
                 "the room for results is full: {bytes} bytes more are needed of the {limit} that there are (limits.result_bytes)"
             );
-            return Err(Error::new(Kind::Overloaded, message).retry_after(FULL));
-        }
-        held.bytes += bytes;
-        *held.callers.entry(Arc::clone(&self.caller)).or_default() += bytes;
+            Error::new(Kind::Overloaded, message).retry_after(FULL)
+        })?;
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
         Ok(())
     }
@@ -68,15 +51,12 @@ impl Room {
 
 impl Rooms {
     pub(super) fn new(limit: u64) -> Self {
-        Self {
-            limit,
-            held: Arc::default(),
-        }
+        Self(Arc::new(Shares::new(limit)))
     }
 
     /// Bytes held.
     pub(super) fn held(&self) -> u64 {
-        self.held.lock().bytes
+        self.0.held()
     }
 
     /// Takes `bytes` for `caller`, or refuses at once; `wait` tells about how long what is inside takes.
@@ -90,38 +70,28 @@ impl Rooms {
         bytes: u64,
         wait: impl FnOnce() -> Duration,
     ) -> Result<Arc<Room>> {
-        let limit = self.limit;
+        let limit = self.0.limit();
         if bytes > limit {
             let message = format!(
                 "its results may take {bytes} bytes, more than the {limit} that the server has for results (limits.result_bytes): send smaller or fewer images, or ask for less"
             );
             return Err(Error::new(Kind::LimitExceeded, message));
         }
-        let mut held = self.held.lock();
-        let own = held.callers.get(caller).copied().unwrap_or(0);
-        let free = limit - held.bytes;
-        // Of what is then free.
-        let share = SHARE * weight * free.saturating_sub(bytes) as f64;
-        let message = if bytes > free {
-            format!(
-                "the room for results is full: {free} of {limit} bytes are free, {bytes} are needed (limits.result_bytes)"
-            )
-        } else if own > 0 && (own + bytes) as f64 > share {
-            format!(
-                "{own} bytes of results are under way already, which is this caller's share of the {limit} that there are (limits.result_bytes)"
-            )
-        } else {
-            held.bytes += bytes;
-            *held.callers.entry(Arc::clone(caller)).or_default() += bytes;
+        let Err(why) = self.0.change(caller, Some(weight), 0, bytes) else {
             return Ok(Arc::new(Room {
                 caller: Arc::clone(caller),
                 bytes: bytes.into(),
-                limit,
-                held: Arc::clone(&self.held),
+                shares: Arc::clone(&self.0),
             }));
         };
-        // Free for others before anything else is asked.
-        drop(held);
+        let message = match why {
+            Refused::Full(free) => format!(
+                "the room for results is full: {free} of {limit} bytes are free, {bytes} are needed (limits.result_bytes)"
+            ),
+            Refused::Share(own) => format!(
+                "{own} bytes of results are under way already, which is this caller's share of the {limit} that there are (limits.result_bytes)"
+            ),
+        };
         let delay = wait().clamp(Duration::from_millis(10), Duration::from_secs(5));
         Err(Error::new(Kind::Overloaded, message).retry_after(delay))
     }
@@ -129,76 +99,30 @@ impl Rooms {
 
 impl Drop for Room {
     fn drop(&mut self) {
-        let mut held = self.held.lock();
         let bytes = self.bytes.load(Ordering::Relaxed);
-        held.bytes -= bytes;
-        if let Some(own) = held.callers.get_mut(&self.caller) {
-            *own -= bytes;
-            if *own == 0 {
-                held.callers.remove(&self.caller);
-            }
-        }
+        // Less is never refused.
+        let _ = self.shares.change(&self.caller, None, bytes, 0);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
 
-    const LIMIT: u64 = 1000;
-
-    proptest! {
-        /// Whatever comes and goes: never more than the limit, no caller more than its share of what was free, whoever has
-        /// nothing gets what fits, and all is given back.
-        #[test]
-        fn nobody_fills_it(steps in proptest::collection::vec((0..4_u8, 0..1100_u64, 0..6_u8), 1..80)) {
-            let rooms = Rooms::new(LIMIT);
-            let mut taken: Vec<(u8, Arc<Room>)> = Vec::new();
-            for (who, bytes, leave) in steps {
-                let which = bytes as usize % taken.len().max(1);
-                if leave < 2 && !taken.is_empty() {
-                    taken.swap_remove(which);
-                    continue;
-                }
-                if leave == 2 && !taken.is_empty() {
-                    let free = LIMIT - rooms.held();
-                    prop_assert_eq!(taken[which].1.grow(bytes).is_ok(), bytes <= free);
-                    continue;
-                }
-                let caller: Arc<str> = who.to_string().into();
-                let bytes_of = |(_, room): &(u8, Arc<Room>)| room.bytes.load(Ordering::Relaxed);
-                let own: u64 = taken.iter().filter(|(w, _)| *w == who).map(bytes_of).sum();
-                let all: u64 = taken.iter().map(bytes_of).sum();
-                prop_assert_eq!(rooms.held(), all);
-                let free = LIMIT - all;
-                match rooms.take(&caller, 1.0, bytes, || Duration::ZERO) {
-                    Ok(room) => {
-                        prop_assert!(bytes <= free && (own == 0 || own + bytes <= 2 * (free - bytes)));
-                        taken.push((who, room));
-                    }
-                    Err(error) if bytes > LIMIT => prop_assert_eq!(error.kind(), Kind::LimitExceeded),
-                    Err(error) => {
-                        prop_assert!(bytes > free || own > 0);
-                        prop_assert_eq!(error.kind(), Kind::Overloaded);
-                        prop_assert!(error.retry_delay().is_some());
-                    }
-                }
-            }
-            drop(taken);
-            prop_assert_eq!(rooms.held(), 0);
-            prop_assert!(rooms.held.lock().callers.is_empty());
-        }
-    }
-
     #[test]
-    fn one_alone_gets_two_thirds_and_another_finds_the_rest() {
-        let rooms = Rooms::new(900);
-        let take = |who: &str| rooms.take(&who.into(), 1.0, 10, || Duration::ZERO).ok();
-        let flood: Vec<_> = (0..100).map_while(|_| take("flood")).collect();
-        assert_eq!(flood.len(), 60);
-        let other: Vec<_> = (0..100).map_while(|_| take("other")).collect();
-        assert_eq!(other.len(), 20);
+    fn a_room_grows_within_what_is_free_and_is_given_back_whole() {
+        let rooms = Rooms::new(1000);
+        let take = |bytes| rooms.take(&"caller".into(), 1.0, bytes, || Duration::ZERO);
+        let kind = |taken: Result<Arc<Room>>| taken.unwrap_err().kind();
+        assert_eq!(kind(take(1001)), Kind::LimitExceeded);
+        let room = take(600).unwrap();
+        let refused = take(100).unwrap_err();
+        assert!(refused.kind() == Kind::Overloaded && refused.retry_delay().is_some());
+        room.grow(400).unwrap();
+        assert_eq!(room.grow(1).unwrap_err().kind(), Kind::Overloaded);
+        assert_eq!(rooms.held(), 1000);
+        drop(room);
+        assert_eq!(rooms.held(), 0);
+        assert!(take(1000).is_ok());
     }
 }

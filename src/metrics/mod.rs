@@ -249,7 +249,7 @@ impl Metrics {
     }
 
     /// Requests in arrival and unread answers hold `bytes` now.
-    pub fn transport_bytes(&self, bytes: usize) {
+    pub fn transport_bytes(&self, bytes: u64) {
         self.transport_bytes.set(bytes as i64);
     }
 

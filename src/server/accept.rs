@@ -1,13 +1,6 @@
 //! Connections as they come: counted, given a time to say what they are, and told so if there is no place for them.
 
-use std::{
-    collections::HashMap,
-    future::Future,
-    io,
-    net::SocketAddr,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::HashMap, future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use tokio::{
@@ -23,6 +16,7 @@ use super::{
     answer::LOOKS,
     connection::{Connection, Peer, State, Stream},
     greeting::{self, Begun},
+    quiet::Quiet,
     tls,
 };
 use crate::metrics::{End, InFlight, Metrics};
@@ -36,8 +30,8 @@ const TOLD: usize = 16;
 /// Time that being told may take.
 const TELLING: Duration = Duration::from_secs(2);
 
-/// The shortest time between two lines of the log about connections that cannot be accepted.
-const QUIET: Duration = Duration::from_secs(10);
+/// Lines of the log about connections that cannot be accepted: they are tried again at once.
+static CANNOT_ACCEPT: Quiet = Quiet::new(1, 10);
 
 /// Time in which a connection that means to call has done so.
 const TIME_FOR_A_CALL: Duration = Duration::from_secs(2);
@@ -198,29 +192,9 @@ pub(super) fn accept(
     ReceiverStream::new(accepted)
 }
 
-/// Tells the log that connections cannot be accepted, but seldom: they are tried again at once.
-#[derive(Default)]
-struct Complaints {
-    last: Option<Instant>,
-    untold: u64,
-}
-
-impl Complaints {
-    fn tell(&mut self, error: &io::Error) {
-        if self.last.is_some_and(|last| last.elapsed() < QUIET) {
-            self.untold += 1;
-            return;
-        }
-        self.last = Some(Instant::now());
-        let untold = std::mem::take(&mut self.untold);
-        tracing::warn!(%error, untold, "cannot accept a connection");
-    }
-}
-
 impl Door {
     /// Takes connections from `listener` until they are not wanted any more.
     async fn take_from(self: Arc<Self>, listener: TcpListener) {
-        let mut complaints = Complaints::default();
         let next = async || {
             self.registry.room(self.limits.connections).await;
             listener.accept().await
@@ -235,7 +209,9 @@ impl Door {
                 Err(error) => {
                     // Out of file descriptors, most likely, which a connection that rests then gives back; those with
                     // calls go on.
-                    complaints.tell(&error);
+                    if let Some(untold) = CANNOT_ACCEPT.may_tell() {
+                        tracing::warn!(%error, untold, "cannot accept a connection");
+                    }
                     if self.registry.open.lock().evict() {
                         self.metrics.connection_ended(End::Evicted);
                     }

@@ -309,8 +309,8 @@ impl<R: Body> Body for Observed<R> {
 }
 
 /// Lines about calls that failed, and about those that the server could not take.
-static FAULTS: Quiet = Quiet::new();
-static UNAVAILABLE: Quiet = Quiet::new();
+static FAULTS: Quiet = Quiet::new(10, 1);
+static UNAVAILABLE: Quiet = Quiet::new(10, 1);
 
 /// Says how a call ended when it is dropped; one that was dropped without a code was cancelled by its caller.
 struct Ending {

@@ -10,7 +10,7 @@ use frostline::{
     server::{AuthConfig, Grant, ServerConfig, new_token},
 };
 use tempfile::TempDir;
-use tonic::{Code, Status, transport::Channel};
+use tonic::{Code, Status};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use tonic_types::StatusExt;
 
@@ -229,6 +229,16 @@ async fn identities_do_not_share_what_was_computed_for_one_of_them() {
     server.stop().await;
 }
 
+/// The time after which a call that was over its caller's quota may be made.
+fn wait_of(status: &Status) -> Duration {
+    assert_eq!(
+        kind(status),
+        (Code::ResourceExhausted, "RATE_LIMITED".to_owned())
+    );
+    let details = status.get_error_details();
+    details.retry_info().unwrap().retry_delay.unwrap()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn each_identity_has_its_own_rate() {
     let slow = Grant {
@@ -242,12 +252,7 @@ async fn each_identity_has_its_own_rate() {
     slow.detect(png(32, 32, 0)).await.unwrap();
     slow.detect(png(32, 32, 0)).await.unwrap();
     let status = slow.detect(png(32, 32, 0)).await.unwrap_err();
-    assert_eq!(
-        kind(&status),
-        (Code::ResourceExhausted, "RATE_LIMITED".to_owned())
-    );
-    let details = status.get_error_details();
-    let delay = details.retry_info().unwrap().retry_delay.unwrap();
+    let delay = wait_of(&status);
     assert!(
         delay > Duration::from_secs(50) && delay <= Duration::from_secs(100),
         "{delay:?}"
@@ -273,12 +278,7 @@ async fn each_identity_pays_for_its_pixels() {
     // A second's worth and more: 192,000 pixels, and what a PNG costs beyond a JPEG.
     camera.detect(png(480, 400, 0)).await.unwrap();
     let status = camera.detect(png(8, 8, 0)).await.unwrap_err();
-    assert_eq!(
-        kind(&status),
-        (Code::ResourceExhausted, "RATE_LIMITED".to_owned())
-    );
-    let details = status.get_error_details();
-    let delay = details.retry_info().unwrap().retry_delay.unwrap();
+    let delay = wait_of(&status);
     assert!(
         delay > Duration::from_secs(150) && delay < Duration::from_secs(500),
         "{delay:?}"
@@ -340,9 +340,9 @@ async fn each_identity_has_its_own_number_of_calls_at_once() {
     let mut request = tonic::Request::new(HealthCheckRequest::default());
     let value = format!("Bearer {}", tokens[0]).parse().unwrap();
     request.metadata_mut().insert("authorization", value);
-    let channel = Channel::from_shared(format!("http://{}", server.address)).unwrap();
-    let channel = channel.connect().await.unwrap();
-    let watched = HealthClient::new(channel).watch(request).await;
+    let watched = HealthClient::new(server.channel().await)
+        .watch(request)
+        .await;
     let mut watched = watched.unwrap().into_inner();
     watched.message().await.unwrap().unwrap();
     let status = one.detect(png(32, 32, 0)).await.unwrap_err();
@@ -459,9 +459,7 @@ async fn probes_have_no_rate_and_what_there_is_not_is_told_to_those_let_in() {
         (None, Code::Unauthenticated),
         (Some(&tokens[0]), Code::Unimplemented),
     ] {
-        let address = format!("http://{}", server.address);
-        let channel = Channel::from_shared(address).unwrap();
-        let mut raw = tonic::client::Grpc::new(channel.connect().await.unwrap());
+        let mut raw = tonic::client::Grpc::new(server.channel().await);
         raw.ready().await.unwrap();
         let mut request = tonic::Request::new(proto::GetHeadRequest::default());
         if let Some(token) = token {

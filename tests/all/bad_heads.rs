@@ -18,7 +18,7 @@ use frostline::{
 };
 use sha2::{Digest, Sha256};
 use tokio::net::TcpListener;
-use tonic::{Code, transport::Channel};
+use tonic::Code;
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
@@ -81,18 +81,9 @@ pub(crate) async fn serve(root: &Path, required: &[&str]) -> Running {
     Running::start_of(&repository, config).await
 }
 
-async fn channel(server: &Running) -> Channel {
-    let address = format!("http://{}", server.address);
-    Channel::from_shared(address)
-        .unwrap()
-        .connect()
-        .await
-        .unwrap()
-}
-
 async fn health(server: &Running, service: &str) -> ServingStatus {
     let service = service.to_owned();
-    let mut client = HealthClient::new(channel(server).await);
+    let mut client = HealthClient::new(server.channel().await);
     let answer = client.check(HealthCheckRequest { service }).await;
     answer.unwrap().into_inner().status()
 }
@@ -150,7 +141,7 @@ async fn one_bad_head_stops_nobody_and_says_why() {
         assert_eq!(current_of(&server, "bad"), Some(false));
         assert_eq!(current_of(&server, "good"), Some(true));
 
-        let mut oip = GrpcInferenceServiceClient::new(channel(&server).await);
+        let mut oip = GrpcInferenceServiceClient::new(server.channel().await);
         let index = oip
             .repository_index(RepositoryIndexRequest::default())
             .await;
@@ -245,7 +236,7 @@ async fn a_server_is_ready_once_the_heads_that_must_serve_do() {
     assert!(!scraped);
     let started = http(address, "GET", "/startedz", "").await;
     assert_eq!(started.0, 200, "a restart would bring no head");
-    let mut oip = GrpcInferenceServiceClient::new(channel(&server).await);
+    let mut oip = GrpcInferenceServiceClient::new(server.channel().await);
     assert!(
         !oip.server_ready(ServerReadyRequest {})
             .await

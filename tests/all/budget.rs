@@ -322,57 +322,15 @@ async fn each_method_has_its_own_size() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn frames_that_carry_nothing_end_their_connection() {
-    let server = bounded(TransportLimits::default()).await;
-    let mut witness = Witness::new(&server).await;
-    let ping = [0, 0, 8, 6, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8];
-    // Windows of all streams, smaller and larger in turns.
-    let window = |size: u8| [0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 4, 0, 0, size, 0];
-    let settings = [window(1), window(2)].concat();
-    let priority = [0, 0, 5, 2, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1];
-    for flood in [&ping[..], &settings, &priority] {
-        let mut stream = TcpStream::connect(server.address).await.unwrap();
-        let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
-        stream.write_all(preface).await.unwrap();
-        let (mut read, mut write) = stream.into_split();
-        let flood = flood.repeat(1000);
-        let writing = tokio::spawn(async move {
-            for _ in 0..1000 {
-                if write.write_all(&flood).await.is_err() {
-                    return true;
-                }
-            }
-            false
-        });
-        let mut answers = Vec::new();
-        // Closed or reset.
-        let _ = timeout(LIMIT, read.read_to_end(&mut answers))
-            .await
-            .expect("it goes on");
-        assert!(writing.await.unwrap(), "all of a million were taken");
-    }
-    witness.sees_nothing(&server).await;
-    drop(witness);
-    server.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn streams_that_the_server_must_reset_end_their_connection() {
-    let server = bounded(TransportLimits::default()).await;
-    let mut witness = Witness::new(&server).await;
+/// Whether a connection on which these frames come is ended before they have all been sent.
+async fn ends(server: &Running, frames: impl Iterator<Item = Vec<u8>> + Send + 'static) -> bool {
     let mut stream = TcpStream::connect(server.address).await.unwrap();
     let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
     stream.write_all(preface).await.unwrap();
     let (mut read, mut write) = stream.into_split();
     let writing = tokio::spawn(async move {
-        for stream in (1..40_000_u32).step_by(2) {
-            let [a, b, c, d] = stream.to_be_bytes();
-            // A call (POST, http, / in HPACK's table), and a window that grows by nothing, which resets it.
-            let call = [0, 0, 3, 1, 4, a, b, c, d, 0x83, 0x86, 0x84];
-            let window = [0, 0, 4, 8, 0, a, b, c, d, 0, 0, 0, 0];
-            let frames = [&call[..], &window].concat();
-            if write.write_all(&frames).await.is_err() {
+        for frame in frames {
+            if write.write_all(&frame).await.is_err() {
                 return true;
             }
         }
@@ -383,7 +341,39 @@ async fn streams_that_the_server_must_reset_end_their_connection() {
     let _ = timeout(LIMIT, read.read_to_end(&mut answers))
         .await
         .expect("it goes on");
-    assert!(writing.await.unwrap(), "all of twenty thousand were taken");
+    writing.await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn frames_that_carry_nothing_end_their_connection() {
+    let server = bounded(TransportLimits::default()).await;
+    let mut witness = Witness::new(&server).await;
+    let ping = [0, 0, 8, 6, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8];
+    // Windows of all streams, smaller and larger in turns.
+    let window = |size: u8| [0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 4, 0, 0, size, 0];
+    let settings = [window(1), window(2)].concat();
+    let priority = [0, 0, 5, 2, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1];
+    for flood in [&ping[..], &settings, &priority] {
+        let flood = flood.repeat(1000);
+        assert!(ends(&server, std::iter::repeat_n(flood, 1000)).await);
+    }
+    witness.sees_nothing(&server).await;
+    drop(witness);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_that_the_server_must_reset_end_their_connection() {
+    let server = bounded(TransportLimits::default()).await;
+    let mut witness = Witness::new(&server).await;
+    let frames = (1..40_000_u32).step_by(2).map(|stream| {
+        let [a, b, c, d] = stream.to_be_bytes();
+        // A call (POST, http, / in HPACK's table), and a window that grows by nothing, which resets it.
+        let call = [0, 0, 3, 1, 4, a, b, c, d, 0x83, 0x86, 0x84];
+        let window = [0, 0, 4, 8, 0, a, b, c, d, 0, 0, 0, 0];
+        [&call[..], &window].concat()
+    });
+    assert!(ends(&server, frames).await);
     witness.sees_nothing(&server).await;
     drop(witness);
     server.stop().await;

@@ -2,22 +2,13 @@
 
 use frostline::proto;
 use tokio_stream::StreamExt;
-use tonic::{Code, transport::Channel};
+use tonic::Code;
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
 use tonic_reflection::pb::{v1, v1alpha};
 
 use crate::support::{Running, one_lane};
-
-async fn channel(server: &Running) -> Channel {
-    let address = format!("http://{}", server.address);
-    Channel::from_shared(address)
-        .unwrap()
-        .connect()
-        .await
-        .unwrap()
-}
 
 fn of(service: &str) -> HealthCheckRequest {
     HealthCheckRequest {
@@ -28,7 +19,7 @@ fn of(service: &str) -> HealthCheckRequest {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_server_its_services_and_its_heads_are_checked_by_name() {
     let server = Running::start(one_lane()).await;
-    let mut health = HealthClient::new(channel(&server).await);
+    let mut health = HealthClient::new(server.channel().await);
     for name in [
         "",
         "frostline.v1.VisionService",
@@ -53,7 +44,7 @@ async fn the_server_its_services_and_its_heads_are_checked_by_name() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_watch_follows_a_head_and_ends_with_the_drain() {
     let server = Running::start(one_lane()).await;
-    let mut health = HealthClient::new(channel(&server).await);
+    let mut health = HealthClient::new(server.channel().await);
     let mut client = server.client().await;
     let mut head = health
         .watch(of("frostline.head.scene"))
@@ -95,7 +86,7 @@ async fn a_watch_follows_a_head_and_ends_with_the_drain() {
 #[tokio::test(flavor = "multi_thread")]
 async fn reflection_lists_the_services_to_new_and_old_tools() {
     let server = Running::start(one_lane()).await;
-    let channel = channel(&server).await;
+    let channel = server.channel().await;
     let request = v1::ServerReflectionRequest {
         message_request: Some(v1::server_reflection_request::MessageRequest::ListServices(
             String::new(),
@@ -167,7 +158,7 @@ async fn reflection_lists_the_services_to_new_and_old_tools() {
 async fn the_details_of_errors_are_found_by_reflection() {
     let server = Running::start(one_lane()).await;
     let mut client =
-        v1::server_reflection_client::ServerReflectionClient::new(channel(&server).await);
+        v1::server_reflection_client::ServerReflectionClient::new(server.channel().await);
     for name in ["ErrorInfo", "BadRequest", "RetryInfo"] {
         let symbol = format!("google.rpc.{name}");
         let request = v1::ServerReflectionRequest {

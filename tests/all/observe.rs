@@ -395,13 +395,7 @@ async fn health_can_be_asked_of_an_admin_port_by_name() {
 #[tokio::test(flavor = "multi_thread")]
 async fn paths_that_do_not_exist_become_no_labels() {
     let observed = Observed::start(one_lane()).await;
-    let channel =
-        tonic::transport::Channel::from_shared(format!("http://{}", observed.server.address))
-            .unwrap()
-            .connect()
-            .await
-            .unwrap();
-    let mut raw = tonic::client::Grpc::new(channel);
+    let mut raw = tonic::client::Grpc::new(observed.server.channel().await);
     for path in ["/a.b/C", "/frostline.v1.VisionService/Nothing"] {
         raw.ready().await.unwrap();
         let codec =

@@ -14,7 +14,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair, SanType,
 };
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
-use tonic::Status;
+use tonic::{Status, transport::Channel};
 use tonic_types::StatusExt;
 
 /// A running server. Stop it to see that it drains.
@@ -103,6 +103,13 @@ impl Running {
         // The name that the tests' certificates have.
         let address = format!("{scheme}://localhost:{}", self.address.port());
         Client::connect_with(&address, credentials).await
+    }
+
+    /// A bare connection, for clients that are made from the protocol.
+    pub(crate) async fn channel(&self) -> Channel {
+        let address = format!("http://{}", self.address);
+        let channel = Channel::from_shared(address).unwrap();
+        channel.connect().await.unwrap()
     }
 
     pub(crate) async fn client(&self) -> Client {

@@ -28,9 +28,9 @@ method=frostline.v1.VisionService/Detect
 
 echo '# grpcurl, reflection'
 grpcurl -cacert "$ca" "${bearer[@]}" "$address" list
-grpcurl -cacert "$ca" "${bearer[@]}" -d @ "$address" "$method" <"$work/detect.json" | grep '"name"'
+grpcurl -cacert "$ca" "${bearer[@]}" -d @ "$address" "$method" <"$work/detect.json" | grep '"label"'
 echo '# grpcurl, protoset'
-grpcurl -cacert "$ca" "${bearer[@]}" -protoset "$protoset" -d @ "$address" "$method" <"$work/detect.json" | grep '"name"'
+grpcurl -cacert "$ca" "${bearer[@]}" -protoset "$protoset" -d @ "$address" "$method" <"$work/detect.json" | grep '"label"'
 echo '# grpcurl, no token'
 grpcurl -cacert "$ca" -protoset "$protoset" -d @ "$address" "$method" <"$work/detect.json" 2>&1 | grep -E 'Code|Message' || true
 

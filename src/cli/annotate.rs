@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::{
     media::{self, Filter, Image, Preprocess, ResizeMode, draw},
-    proto::{self, head_result::Result as Answer},
+    proto::{self, head_result::Outcome as Answer},
     task::Rle,
 };
 
@@ -72,11 +72,11 @@ impl Colors {
         };
         for result in answers(answer) {
             match result {
-                Answer::Detection(found) => found.detections.iter().for_each(|d| add(&d.name)),
+                Answer::Detection(found) => found.detections.iter().for_each(|d| add(&d.label)),
                 Answer::Segmentation(map) => {
                     shares(map)
                         .iter()
-                        .for_each(|(segment, _)| add(&segment.name));
+                        .for_each(|(segment, _)| add(&segment.label));
                 }
                 _ => {}
             }
@@ -103,7 +103,7 @@ fn tint(image: &mut Image, answer: &proto::AnalyzeResponse, colors: &Colors) -> 
                 .collect();
             let colors = shares(map)
                 .iter()
-                .map(|(segment, _)| (segment.label as u16, colors.of(&segment.name)))
+                .map(|(segment, _)| (segment.class_index as u16, colors.of(&segment.label)))
                 .collect();
             draw::tint_labels(image, &labels, &colors, 0.30);
         }
@@ -112,8 +112,8 @@ fn tint(image: &mut Image, answer: &proto::AnalyzeResponse, colors: &Colors) -> 
         if let Some(mask) = &detection.mask
             && (mask.width, mask.height) == (image.width(), image.height())
         {
-            let rle = Rle::from_coco_string(mask.height, mask.width, &mask.counts)?;
-            draw::tint(image, &rle.to_rows(), colors.of(&detection.name), 0.45);
+            let rle = Rle::from_coco_string(mask.height, mask.width, mask.counts.as_bytes())?;
+            draw::tint(image, &rle.to_rows(), colors.of(&detection.label), 0.45);
         }
     }
     Ok(())
@@ -121,11 +121,11 @@ fn tint(image: &mut Image, answer: &proto::AnalyzeResponse, colors: &Colors) -> 
 
 fn outline(image: &mut Image, answer: &proto::AnalyzeResponse, scale: f32, colors: &Colors) {
     for detection in answers(answer).filter_map(detections).flatten().rev() {
-        let color = colors.of(&detection.name);
+        let color = colors.of(&detection.label);
         let b = detection.bbox.unwrap_or_default();
         let sides = [b.x_min, b.y_min, b.x_max, b.y_max].map(|side| side * scale);
         draw::outline(image, sides, 2, color);
-        let text = format!("{} {:.2}", detection.name, detection.score);
+        let text = format!("{} {:.2}", detection.label, detection.score);
         let above = sides[1] as i64 - (TEXT * 1.35) as i64;
         draw::tag(image, (sides[0] as i64, above), &text, TEXT, color);
     }
@@ -136,7 +136,7 @@ fn legend(canvas: &mut Image, left: i64, answer: &proto::AnalyzeResponse, colors
     let line = (TEXT * 1.6) as i64;
     let mut top = 12;
     for result in &answer.results {
-        let Some(found) = &result.result else {
+        let Some(found) = &result.outcome else {
             continue;
         };
         draw::text(canvas, (left, top), &result.head, TEXT * 1.1, INK);
@@ -150,7 +150,7 @@ fn legend(canvas: &mut Image, left: i64, answer: &proto::AnalyzeResponse, colors
             Answer::Detection(found) => {
                 let mut counts = std::collections::BTreeMap::new();
                 for d in &found.detections {
-                    *counts.entry(d.name.as_str()).or_insert(0) += 1;
+                    *counts.entry(d.label.as_str()).or_insert(0) += 1;
                 }
                 for (name, count) in counts {
                     entry(name, &format!("{count} x {name}"));
@@ -159,8 +159,8 @@ fn legend(canvas: &mut Image, left: i64, answer: &proto::AnalyzeResponse, colors
             Answer::Segmentation(map) => {
                 for (segment, share) in shares(map).into_iter().take(10) {
                     entry(
-                        &segment.name,
-                        &format!("{} {:.0} %", segment.name, 100.0 * share),
+                        &segment.label,
+                        &format!("{} {:.0} %", segment.label, 100.0 * share),
                     );
                 }
             }
@@ -174,17 +174,17 @@ fn legend(canvas: &mut Image, left: i64, answer: &proto::AnalyzeResponse, colors
                         draw::color(0),
                         0.35,
                     );
-                    let text = format!("{} {:.2}", scored.name, scored.probability);
+                    let text = format!("{} {:.2}", scored.label, scored.probability);
                     draw::text(canvas, (left + 4, top), &text, TEXT, INK);
                     top += line;
                 }
             }
-            Answer::Tensors(_) | Answer::Error(_) => {}
+            Answer::Tensor(_) | Answer::Error(_) => {}
         }
         top += line / 2;
     }
     if let Some(made) = &answer.provenance {
-        let total = made.timing.unwrap_or_default().total_us as f64 / 1e3;
+        let total = f64::from(made.timing.unwrap_or_default().total_us) / 1e3;
         let text = format!("{} backbone run(s), {total:.0} ms", made.backbone_rows);
         draw::text(canvas, (left, top), &text, TEXT * 0.85, [110, 113, 118]);
     }
@@ -194,7 +194,7 @@ fn answers(answer: &proto::AnalyzeResponse) -> impl DoubleEndedIterator<Item = &
     answer
         .results
         .iter()
-        .filter_map(|result| result.result.as_ref())
+        .filter_map(|result| result.outcome.as_ref())
 }
 
 fn detections(answer: &Answer) -> Option<std::slice::Iter<'_, proto::Detection>> {

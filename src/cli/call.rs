@@ -24,7 +24,7 @@ use crate::{
     config::Config,
     engine::Engine,
     media,
-    proto::{self, head_result::Result as Answer},
+    proto::{self, head_result::Outcome as Answer},
     repository::OnBadHead,
     server,
 };
@@ -98,14 +98,14 @@ pub(super) fn heads(config: &Config, target: &Target) -> anyhow::Result<()> {
     with_client(config, target, async |mut client| {
         let answer = client
             .model
-            .list_heads(proto::ListHeadsRequest {})
+            .list_heads(proto::ListHeadsRequest::default())
             .await?
             .into_inner();
         for head in answer.heads {
             let task = head
                 .task()
                 .as_str_name()
-                .trim_start_matches("TASK_")
+                .trim_start_matches("HEAD_TASK_")
                 .to_lowercase();
             let labels = head.labels.len();
             say!(
@@ -115,9 +115,9 @@ pub(super) fn heads(config: &Config, target: &Target) -> anyhow::Result<()> {
             );
         }
         for head in answer.failed {
-            let serves = match head.serving_version.as_str() {
-                "" => "does not serve".to_owned(),
-                version => format!("serves {version} still"),
+            let serves = match head.serving_version {
+                None => "does not serve".to_owned(),
+                Some(version) => format!("serves {version} still"),
             };
             say!("{:16} {serves}: {}", head.name, head.reason);
         }
@@ -329,13 +329,13 @@ async fn one(
 fn single(
     head: String,
     version: String,
-    result: Option<Answer>,
+    outcome: Option<Answer>,
     provenance: Option<proto::Provenance>,
 ) -> proto::AnalyzeResponse {
     let results = vec![proto::HeadResult {
         head,
         version,
-        result,
+        outcome,
     }];
     proto::AnalyzeResponse {
         results,

@@ -2,20 +2,20 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::proto::{self, head_result::Result as Answer};
+use crate::proto::{self, head_result::Outcome as Answer};
 
 /// Lines for a person.
 pub(super) fn text(name: &str, answer: &proto::AnalyzeResponse) -> String {
     let mut out = format!("{name}\n");
     for result in &answer.results {
         let mut table = Vec::new();
-        match &result.result {
+        match &result.outcome {
             Some(Answer::Detection(found)) => {
                 for d in &found.detections {
                     let b = d.bbox.unwrap_or_default();
                     let sides =
                         [b.x_min, b.y_min, b.x_max, b.y_max].map(|side| format!("{side:7.1}"));
-                    table.push((format!("{:.2}", d.score), d.name.clone(), sides.join(" ")));
+                    table.push((format!("{:.2}", d.score), d.label.clone(), sides.join(" ")));
                 }
                 if table.is_empty() {
                     table.push(("-".to_owned(), "nothing found".to_owned(), String::new()));
@@ -24,20 +24,20 @@ pub(super) fn text(name: &str, answer: &proto::AnalyzeResponse) -> String {
             Some(Answer::Segmentation(map)) => {
                 for (segment, share) in shares(map) {
                     let percent = format!("{:.1} %", 100.0 * share);
-                    table.push((percent, segment.name.clone(), String::new()));
+                    table.push((percent, segment.label.clone(), String::new()));
                 }
             }
             Some(Answer::Classification(top)) => {
                 for scored in &top.top {
                     table.push((
                         format!("{:.2}", scored.probability),
-                        scored.name.clone(),
+                        scored.label.clone(),
                         String::new(),
                     ));
                 }
             }
-            Some(Answer::Tensors(tensors)) => {
-                for tensor in &tensors.tensors {
+            Some(Answer::Tensor(found)) => {
+                for tensor in &found.outputs {
                     table.push((
                         String::new(),
                         tensor.name.clone(),
@@ -62,7 +62,7 @@ pub(super) fn text(name: &str, answer: &proto::AnalyzeResponse) -> String {
     }
     if let Some(made) = &answer.provenance {
         let t = made.timing.unwrap_or_default();
-        let ms = |us: u64| us as f64 / 1e3;
+        let ms = |us: u32| f64::from(us) / 1e3;
         let heads = answer.results.len();
         out += &format!(
             "  {} backbone pass{} for {heads} head{}; ms: queue {:.1}, decode {:.1}, backbone {:.1}, heads {:.1}, \
@@ -87,7 +87,7 @@ pub(super) fn shares(map: &proto::SegmentationResult) -> Vec<(&proto::Segment, f
     let mut segments: Vec<_> = map
         .segments
         .iter()
-        .map(|s| (s, s.pixels as f64 / all))
+        .map(|s| (s, f64::from(s.pixels) / all))
         .collect();
     segments.sort_by_key(|(segment, _)| std::cmp::Reverse(segment.pixels));
     segments
@@ -119,17 +119,15 @@ pub(super) fn json(name: &str, answer: &proto::AnalyzeResponse) -> Value {
 }
 
 fn head(result: &proto::HeadResult) -> Value {
-    let mask = |mask: &proto::Mask| {
-        let counts = String::from_utf8_lossy(&mask.counts).into_owned();
-        json!({ "size": [mask.height, mask.width], "counts": counts })
-    };
-    let mut value = match &result.result {
+    let mask =
+        |mask: &proto::Mask| json!({ "size": [mask.height, mask.width], "counts": mask.counts });
+    let mut value = match &result.outcome {
         Some(Answer::Detection(found)) => {
             let detection = |d: &proto::Detection| {
                 let b = d.bbox.unwrap_or_default();
                 json!({
-                    "name": d.name,
                     "label": d.label,
+                    "class_index": d.class_index,
                     "score": d.score,
                     "box": [b.x_min, b.y_min, b.x_max, b.y_max],
                     "mask": d.mask.as_ref().map(mask),
@@ -138,7 +136,7 @@ fn head(result: &proto::HeadResult) -> Value {
             json!({ "detections": found.detections.iter().map(detection).collect::<Vec<_>>() })
         }
         Some(Answer::Segmentation(map)) => {
-            let segment = |s: &proto::Segment| json!({ "name": s.name, "label": s.label, "pixels": s.pixels });
+            let segment = |s: &proto::Segment| json!({ "label": s.label, "class_index": s.class_index, "pixels": s.pixels });
             json!({
                 "width": map.width,
                 "height": map.height,
@@ -146,12 +144,12 @@ fn head(result: &proto::HeadResult) -> Value {
             })
         }
         Some(Answer::Classification(top)) => {
-            let scored = |s: &proto::ScoredLabel| json!({ "name": s.name, "label": s.label, "probability": s.probability });
+            let scored = |s: &proto::ScoredLabel| json!({ "label": s.label, "class_index": s.class_index, "probability": s.probability });
             json!({ "top": top.top.iter().map(scored).collect::<Vec<_>>() })
         }
-        Some(Answer::Tensors(tensors)) => {
+        Some(Answer::Tensor(found)) => {
             let tensor = |t: &proto::Tensor| json!({ "name": t.name, "shape": t.shape });
-            json!({ "tensors": tensors.tensors.iter().map(tensor).collect::<Vec<_>>() })
+            json!({ "outputs": found.outputs.iter().map(tensor).collect::<Vec<_>>() })
         }
         Some(Answer::Error(error)) => {
             json!({ "error": { "code": error.code, "reason": error.reason, "message": error.message } })

@@ -13,7 +13,7 @@ use crate::{
     },
     error::{Error, Result},
     proto::{self, LabelMapFormat},
-    repository::{BackboneManifest, HeadManifest, Layout, Task},
+    repository::{BackboneManifest, HeadManifest, Layout, Resize, Task},
     task::{Detection, Rle, ScoredLabel},
 };
 
@@ -156,18 +156,18 @@ pub(super) fn label_map_format(
 // === answers ===
 
 pub(super) fn head_result(head: &Head, outcome: Result<Outcome>) -> proto::HeadResult {
-    use proto::head_result::Result as Answer;
+    use proto::head_result::Outcome as Answer;
     let converted = outcome.and_then(|outcome| {
         Ok(match outcome {
             Outcome::Detection(found) => Answer::Detection(detections(found, head)),
             Outcome::Segmentation(found) => Answer::Segmentation(label_map(found, head)?),
             Outcome::Classification(top) => Answer::Classification(classification(&top, head)),
-            Outcome::Tensors(row) => Answer::Tensors(proto::TensorResult {
-                tensors: row.tensors().map(tensor).collect(),
+            Outcome::Tensors(row) => Answer::Tensor(proto::TensorResult {
+                outputs: row.tensors().map(tensor).collect(),
             }),
         })
     });
-    let result = converted.unwrap_or_else(|error| {
+    let outcome = converted.unwrap_or_else(|error| {
         Answer::Error(proto::HeadError {
             code: code(error.kind()) as i32,
             reason: error.kind().reason().to_owned(),
@@ -177,7 +177,7 @@ pub(super) fn head_result(head: &Head, outcome: Result<Outcome>) -> proto::HeadR
     proto::HeadResult {
         head: head.manifest.name.clone(),
         version: head.manifest.version.clone(),
-        result: Some(result),
+        outcome: Some(outcome),
     }
 }
 
@@ -187,15 +187,15 @@ pub(super) fn detections(found: Vec<Detection>, head: &Head) -> proto::Detection
         .map(|detection| {
             let [x_min, y_min, x_max, y_max] = detection.bbox;
             proto::Detection {
-                bbox: Some(proto::Box {
+                bbox: Some(proto::BoundingBox {
                     x_min,
                     y_min,
                     x_max,
                     y_max,
                 }),
                 score: detection.score,
-                label: detection.label,
-                name: name(&head.manifest, detection.label),
+                class_index: detection.label,
+                label: label(&head.manifest, detection.label),
                 mask: detection.mask.as_ref().map(mask),
             }
         })
@@ -213,13 +213,13 @@ pub(super) fn label_map(found: Segmentation, head: &Head) -> Result<proto::Segme
     let segments = found
         .counts
         .into_iter()
-        .map(|(label, pixels)| proto::Segment {
-            label,
-            name: name(&head.manifest, label),
-            pixels,
+        .map(|(class_index, pixels)| proto::Segment {
+            class_index,
+            label: label(&head.manifest, class_index),
+            pixels: u32::try_from(pixels).unwrap_or(u32::MAX),
             // Both are in the order of their labels.
             mask: masks
-                .next_if(|(other, _)| *other == label)
+                .next_if(|(other, _)| *other == class_index)
                 .map(|(_, rle)| mask(&rle)),
         })
         .collect();
@@ -235,8 +235,8 @@ pub(super) fn classification(top: &[ScoredLabel], head: &Head) -> proto::Classif
     let top = top
         .iter()
         .map(|scored| proto::ScoredLabel {
-            label: scored.label,
-            name: name(&head.manifest, scored.label),
+            class_index: scored.label,
+            label: label(&head.manifest, scored.label),
             probability: scored.probability,
         })
         .collect();
@@ -258,7 +258,7 @@ pub(super) fn tensor(row: TensorRow<'_>) -> proto::Tensor {
         shape: row
             .shape
             .iter()
-            .map(|&d| i64::try_from(d).unwrap_or(i64::MAX))
+            .map(|&d| u32::try_from(d).unwrap_or(u32::MAX))
             .collect(),
         data: Bytes::copy_from_slice(row.bytes()),
     }
@@ -270,7 +270,7 @@ pub(super) fn provenance(made: &engine::Provenance, backbone: &str) -> proto::Pr
         FeatureSource::Shared => proto::FeatureSource::Shared,
         FeatureSource::Cached => proto::FeatureSource::Cached,
     };
-    let micros = |duration: Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+    let micros = |duration: Duration| u32::try_from(duration.as_micros()).unwrap_or(u32::MAX);
     let timing = proto::Timing {
         queue_us: micros(made.timing.queue),
         decode_us: micros(made.timing.decode),
@@ -281,55 +281,66 @@ pub(super) fn provenance(made: &engine::Provenance, backbone: &str) -> proto::Pr
     };
     proto::Provenance {
         backbone: backbone.to_owned(),
-        features: source.into(),
+        feature_source: source.into(),
         backbone_rows: u32::try_from(made.backbone_rows).unwrap_or(u32::MAX),
-        batch_size: u32::try_from(made.batch_size).unwrap_or(u32::MAX),
+        batch_size: u32::try_from(made.batch_size).ok().filter(|&size| size > 0),
         timing: Some(timing),
     }
 }
 
 pub(super) fn backbone(manifest: &BackboneManifest) -> proto::Backbone {
-    let size = |&[height, width]: &[u32; 2]| proto::Size { height, width };
-    let features = manifest.features.iter().map(|feature| proto::FeatureMap {
+    let feature_maps = manifest.features.iter().map(|feature| proto::FeatureMap {
         name: feature.name.clone(),
         stride: feature.stride,
         channels: feature.channels,
         layout: match feature.layout {
-            Layout::Nchw => "NCHW".to_owned(),
-            Layout::Nhwc => "NHWC".to_owned(),
+            Layout::Nchw => proto::TensorLayout::Nchw.into(),
+            Layout::Nhwc => proto::TensorLayout::Nhwc.into(),
         },
     });
+    // The manifest's check knows no other.
+    let precision = match manifest.precision.as_str() {
+        "fp32" => proto::Precision::Fp32,
+        "fp16" => proto::Precision::Fp16,
+        "bf16" => proto::Precision::Bf16,
+        "int8" => proto::Precision::Int8,
+        _ => proto::Precision::Unspecified,
+    };
+    let resize = match manifest.input.resize {
+        Resize::Letterbox => proto::ResizeMode::Letterbox,
+        Resize::Stretch => proto::ResizeMode::Stretch,
+        Resize::CenterCrop => proto::ResizeMode::CenterCrop,
+    };
     proto::Backbone {
         name: manifest.name.clone(),
         version: manifest.version.clone(),
         fingerprint: manifest.sha256.clone(),
         architecture: manifest.source.architecture.clone(),
         checkpoint: manifest.source.checkpoint.clone(),
-        licence: manifest.source.licence.clone(),
-        precision: manifest.precision.clone(),
-        sizes: manifest.input.sizes.iter().map(size).collect(),
-        resize: manifest.input.resize.to_string(),
-        features: features.collect(),
+        license: manifest.source.licence.clone(),
+        input_sizes: manifest.input.sizes.iter().map(size).collect(),
+        feature_maps: feature_maps.collect(),
+        precision: precision.into(),
+        resize: resize.into(),
     }
 }
 
 pub(super) fn head(manifest: &HeadManifest) -> proto::Head {
     let task = match manifest.task {
-        Task::Detection => proto::Task::Detection,
-        Task::Segmentation => proto::Task::Segmentation,
-        Task::Action => proto::Task::Action,
-        Task::Classification => proto::Task::Classification,
-        Task::Embedding => proto::Task::Embedding,
-        Task::Tensor => proto::Task::Tensor,
+        Task::Detection => proto::HeadTask::Detection,
+        Task::Segmentation => proto::HeadTask::Segmentation,
+        Task::Action => proto::HeadTask::Action,
+        Task::Classification => proto::HeadTask::Classification,
+        Task::Embedding => proto::HeadTask::Embedding,
+        Task::Tensor => proto::HeadTask::Tensor,
     };
-    let [height, width] = manifest.input_size;
     proto::Head {
         name: manifest.name.clone(),
         version: manifest.version.clone(),
         task: task.into(),
         fingerprint: manifest.sha256.clone(),
-        input_size: Some(proto::Size { height, width }),
-        features: manifest.features.clone(),
+        input_size: Some(size(&manifest.input_size)),
+        reads: manifest.features.clone(),
         labels: manifest.labels.clone(),
         frames: u32::try_from(manifest.frames()).unwrap_or(u32::MAX),
         trained: manifest.trained.clone().into_iter().collect(),
@@ -337,23 +348,26 @@ pub(super) fn head(manifest: &HeadManifest) -> proto::Head {
         frame_stride: manifest
             .postprocess
             .frame_stride
-            .and_then(|stride| u32::try_from(stride).ok())
-            .unwrap_or(0),
+            .and_then(|stride| u32::try_from(stride).ok()),
     }
 }
 
-fn name(manifest: &HeadManifest, label: u32) -> String {
+fn size(&[height, width]: &[u32; 2]) -> proto::ImageSize {
+    proto::ImageSize { height, width }
+}
+
+fn label(manifest: &HeadManifest, class_index: u32) -> String {
     manifest
         .labels
-        .get(label as usize)
+        .get(class_index as usize)
         .cloned()
-        .unwrap_or_else(|| label.to_string())
+        .unwrap_or_else(|| class_index.to_string())
 }
 
 fn mask(rle: &Rle) -> proto::Mask {
     proto::Mask {
         height: rle.height(),
         width: rle.width(),
-        counts: rle.to_coco_string().into_bytes().into(),
+        counts: rle.to_coco_string(),
     }
 }

@@ -66,7 +66,7 @@ impl ModelService for Model {
         let failed = faults
             .filter(|(name, _)| identity.may_use(name))
             .map(|(name, reason)| proto::FailedHead {
-                serving_version: version(&name).unwrap_or_default(),
+                serving_version: version(&name),
                 reason: reason.to_string(),
                 name,
             });

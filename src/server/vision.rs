@@ -185,29 +185,29 @@ impl Vision {
         let request = request.into_inner();
         let backbone = self.engine.backbone();
         // As by the Open Inference Protocol, where it is a model of its name.
-        call.identity.check_head(&backbone.name, "features")?;
-        let size = match (request.height, request.width) {
-            (0, 0) => backbone.input.sizes[0],
-            (height, width) => [height, width],
+        call.identity.check_head(&backbone.name, "map_names")?;
+        let size = match request.input_size {
+            None => backbone.input.sizes[0],
+            Some(proto::ImageSize { height, width }) => [height, width],
         };
         if !backbone.input.sizes.contains(&size) {
             let sizes = &backbone.input.sizes;
             let message = format!("{size:?} is not among the backbone's sizes {sizes:?}");
-            return Err(Error::invalid("height", message));
+            return Err(Error::invalid("input_size", message));
         }
-        for (index, name) in request.features.iter().enumerate() {
+        for (index, name) in request.map_names.iter().enumerate() {
             if !backbone
                 .features
                 .iter()
                 .any(|feature| feature.name == *name)
             {
                 let known: Vec<_> = backbone.features.iter().map(|f| f.name.as_str()).collect();
-                let message = format!("is not among the backbone's features {known:?}");
-                return Err(Error::invalid(format!("features[{index}]"), message));
+                let message = format!("is not among the backbone's feature maps {known:?}");
+                return Err(Error::invalid(format!("map_names[{index}]"), message));
             }
-            if request.features[..index].contains(name) {
+            if request.map_names[..index].contains(name) {
                 return Err(Error::invalid(
-                    format!("features[{index}]"),
+                    format!("map_names[{index}]"),
                     "is named twice",
                 ));
             }
@@ -221,17 +221,17 @@ impl Vision {
             })
             .await?;
         let row = analysis.features.ok_or_else(mixed_up)?;
-        let features = if request.features.is_empty() {
+        let maps = if request.map_names.is_empty() {
             row.maps().map(convert::tensor).collect()
         } else {
             let named = |name: &String| {
                 let map = row.maps().find(|map| map.name == name);
                 map.map(convert::tensor).ok_or_else(mixed_up)
             };
-            request.features.iter().map(named).collect::<Result<_>>()?
+            request.map_names.iter().map(named).collect::<Result<_>>()?
         };
         Ok(proto::ExtractFeaturesResponse {
-            features,
+            maps,
             provenance: self.provenance(&analysis.provenance),
         })
     }

@@ -120,7 +120,7 @@ async fn a_key_opens_what_it_was_made_for_and_nothing_else() {
     );
     let listed = scenes
         .model
-        .list_heads(proto::ListHeadsRequest {})
+        .list_heads(proto::ListHeadsRequest::default())
         .await
         .unwrap();
     let listed: Vec<_> = listed
@@ -222,7 +222,7 @@ async fn identities_do_not_share_what_was_computed_for_one_of_them() {
     for token in [&tokens[0], &tokens[0], &tokens[1]] {
         let mut client = bearer(&server, token).await;
         let answer = client.detect(png(40, 40, 9)).await.unwrap();
-        sources.push(answer.provenance.unwrap().features());
+        sources.push(answer.provenance.unwrap().feature_source());
     }
     use proto::FeatureSource::{Cached, Computed};
     assert_eq!(sources, [Computed, Cached, Computed]);

@@ -292,11 +292,11 @@ async fn features_come_in_the_order_that_was_asked_for() {
     let mut extract = async |names: &[&str]| {
         let request = proto::ExtractFeaturesRequest {
             image: Some(encoded(png(32, 32, 0))),
-            features: names.iter().map(|name| (*name).to_owned()).collect(),
+            map_names: names.iter().map(|name| (*name).to_owned()).collect(),
             ..Default::default()
         };
         let answer = client.vision.extract_features(request).await?;
-        Ok::<_, tonic::Status>(answer.into_inner().features)
+        Ok::<_, tonic::Status>(answer.into_inner().maps)
     };
     let all = extract(&[]).await.unwrap();
     let names: Vec<_> = all.iter().map(|tensor| tensor.name.as_str()).collect();
@@ -307,7 +307,7 @@ async fn features_come_in_the_order_that_was_asked_for() {
     let asked = extract(&two).await.unwrap();
     assert!(asked.iter().eq([&all[2], &all[0]]));
     let status = extract(&[names[0], names[0]]).await.unwrap_err();
-    assert_eq!(field(&status), "features[1]");
+    assert_eq!(field(&status), "map_names[1]");
     server.stop().await;
 }
 

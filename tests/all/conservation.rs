@@ -13,7 +13,7 @@ use std::{
 use frostline::{
     client::raw,
     engine::{self, EngineConfig, Source},
-    proto::{self, head_result::Result as Answer},
+    proto::{self, head_result::Outcome as Answer},
     repository::Repository,
 };
 use tonic::{Code, Request};
@@ -104,7 +104,7 @@ async fn under_cancellations_deadlines_refusals_failures_and_reloads_nothing_is_
                             let results = answer.into_inner().results;
                             assert_eq!(results.len(), names.len());
                             let whole = |r: &proto::HeadResult| {
-                                matches!(r.result, Some(Answer::Tensors(_) | Answer::Error(_)))
+                                matches!(r.outcome, Some(Answer::Tensor(_) | Answer::Error(_)))
                             };
                             assert!(results.iter().all(whole), "{results:?}");
                             "answered"

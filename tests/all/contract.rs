@@ -9,7 +9,7 @@ use frostline::{
     backend::Runtime,
     client::raw,
     engine::Engine,
-    proto::{self, head_result::Result as Answer},
+    proto::{self, head_result::Outcome as Answer},
     repository::Repository,
 };
 use sha2::{Digest, Sha256};
@@ -341,7 +341,7 @@ async fn analyze(server: &Running, head: &str, clip: bool, poisonous: bool) -> p
     let answer = client.vision.analyze(request).await.unwrap().into_inner();
     // The other head of the call has its answer, whatever became of this one.
     let good = &answer.results[1];
-    assert!(matches!(good.result, Some(Answer::Tensors(_))), "{good:?}");
+    assert!(matches!(good.outcome, Some(Answer::Tensor(_))), "{good:?}");
     answer.results[0].clone()
 }
 
@@ -369,11 +369,11 @@ async fn values_that_no_output_may_hold_fail_the_head_and_no_other() {
         let head = name(index);
         let sound = analyze(&server, &head, clip, false).await;
         assert!(
-            !matches!(sound.result, None | Some(Answer::Error(_))),
+            !matches!(sound.outcome, None | Some(Answer::Error(_))),
             "{task}, {output}: {sound:?}"
         );
         let failed = analyze(&server, &head, clip, true).await;
-        let Some(Answer::Error(error)) = failed.result else {
+        let Some(Answer::Error(error)) = failed.outcome else {
             panic!("{task}, {output}, {poison:?}: {failed:?}")
         };
         assert_eq!(error.reason, "HEAD_FAILED", "{error:?}");

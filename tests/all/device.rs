@@ -107,7 +107,7 @@ async fn a_clip_whose_frames_come_from_several_batches_is_put_together_on_the_de
         answer
             .results
             .into_iter()
-            .map(|r| (r.head, r.result))
+            .map(|r| (r.head, r.outcome))
             .collect()
     };
     let want = strip(answers(Runtime::load(None).unwrap()).await);
@@ -244,8 +244,8 @@ async fn out_of_memory_halves_batches_and_loses_no_request() {
         assert_eq!(results.len(), 2);
         let answered = |result: &proto::HeadResult| {
             !matches!(
-                result.result,
-                None | Some(proto::head_result::Result::Error(_))
+                result.outcome,
+                None | Some(proto::head_result::Outcome::Error(_))
             )
         };
         assert!(results.iter().all(answered), "{results:?}");

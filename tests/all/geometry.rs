@@ -239,17 +239,17 @@ async fn what_a_centre_crop_cuts_away_has_no_label() {
     let told: HashMap<u32, u64> = answer
         .segments
         .iter()
-        .map(|s| (s.label, s.pixels))
+        .map(|s| (s.class_index, u64::from(s.pixels)))
         .collect();
     assert_eq!(told, counts);
     let masks = segmented(&mut client, image, LabelMapFormat::Rle)
         .await
         .segments;
-    assert_eq!(masks.iter().map(|s| s.pixels).sum::<u64>(), 160 * 160);
+    assert_eq!(masks.iter().map(|s| s.pixels).sum::<u32>(), 160 * 160);
     assert!(
         masks
             .iter()
-            .all(|segment| segment.label < 27 && segment.mask.is_some())
+            .all(|segment| segment.class_index < 27 && segment.mask.is_some())
     );
     server.stop().await;
 }
@@ -273,7 +273,7 @@ async fn recognized(client: &mut frostline::client::Client, frames: Vec<Bytes>) 
         .into_inner();
     let mut chances = vec![0.0; 10];
     for scored in answer.result.unwrap().top {
-        chances[scored.label as usize] = scored.probability;
+        chances[scored.class_index as usize] = scored.probability;
     }
     chances
 }
@@ -287,12 +287,12 @@ async fn a_clip_is_read_at_the_heads_stride() {
     let mut client = server.client().await;
     let listed = client
         .model
-        .list_heads(proto::ListHeadsRequest {})
+        .list_heads(proto::ListHeadsRequest::default())
         .await
         .unwrap();
     let heads = listed.into_inner().heads;
     let head = heads.iter().find(|head| head.name == "motion").unwrap();
-    assert_eq!((head.frames, head.frame_stride), (8, 3));
+    assert_eq!((head.frames, head.frame_stride), (8, Some(3)));
     for (count, read) in [
         (30, [4, 7, 10, 13, 16, 19, 22, 25]),
         (22, [0, 3, 6, 9, 12, 15, 18, 21]),

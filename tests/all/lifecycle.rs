@@ -12,7 +12,7 @@ use std::{
 use frostline::{
     client::{Client, raw},
     metrics::Sample,
-    proto::{self, head_result::Result as Answer},
+    proto::{self, head_result::Outcome as Answer},
     repository::Repository,
 };
 use tempfile::TempDir;
@@ -72,10 +72,10 @@ pub(crate) async fn ask(client: &mut Client, head: &str, level: u8) -> Result<u3
     };
     let answer = client.vision.analyze(request).await?.into_inner();
     let result = &answer.results[0];
-    let Some(Answer::Tensors(tensors)) = &result.result else {
+    let Some(Answer::Tensor(tensors)) = &result.outcome else {
         panic!("no tensors: {result:?}")
     };
-    let got = f32::from_le_bytes(tensors.tensors[0].data.as_ref().try_into().unwrap());
+    let got = f32::from_le_bytes(tensors.outputs[0].data.as_ref().try_into().unwrap());
     let version: u32 = result.version.parse().unwrap();
     let mean = expected_mean(SIZE, [level, 0, level], level);
     let want = mean * version as f32;

@@ -36,6 +36,7 @@ mod packing;
 mod poison;
 mod preflight;
 mod process;
+mod protocol;
 mod reloads;
 mod repository;
 mod sharing;

@@ -183,7 +183,7 @@ async fn calls_that_come_packed_are_answered_as_plain_ones() {
             assert_eq!(answer.headers["grpc-encoding"], encoding);
             let (got, is_packed) = answer.message::<proto::ExtractFeaturesResponse>();
             assert!(is_packed, "{encoding}");
-            assert_eq!(got.features, plain.features, "{encoding} {pieces}");
+            assert_eq!(got.maps, plain.maps, "{encoding} {pieces}");
         }
         let bytes = send(detect.encode_to_vec());
         let answer = ask(&mut sender, DETECT, &headers, bytes, 7).await;
@@ -203,7 +203,7 @@ async fn calls_that_come_packed_are_answered_as_plain_ones() {
         let bytes = framed(&features, false);
         let answer = ask(&mut sender, FEATURES, &headers, bytes.clone(), 3).await;
         let (got, _) = answer.message::<proto::ExtractFeaturesResponse>();
-        assert_eq!(got.features, plain.features);
+        assert_eq!(got.maps, plain.maps);
         let asked = [("grpc-accept-encoding", encoding)];
         let answer = ask(&mut sender, FEATURES, &asked, bytes.clone(), 1).await;
         assert!(answer.message::<proto::ExtractFeaturesResponse>().1);

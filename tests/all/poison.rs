@@ -6,7 +6,7 @@ use frostline::{
     client::{Client, raw},
     engine::{self, EngineConfig},
     error::Kind,
-    proto::{self, AnalyzeResponse, head_result::Result as Answer},
+    proto::{self, AnalyzeResponse, head_result::Outcome as Answer},
     repository::Repository,
 };
 use tokio::sync::Barrier;
@@ -62,10 +62,10 @@ async fn analyze(
 
 /// The one number that a mean head answers.
 fn number(answer: &proto::HeadResult) -> f32 {
-    let Some(Answer::Tensors(tensors)) = &answer.result else {
+    let Some(Answer::Tensor(tensors)) = &answer.outcome else {
         panic!("no tensors: {answer:?}")
     };
-    let bytes = tensors.tensors[0].data.as_ref();
+    let bytes = tensors.outputs[0].data.as_ref();
     f32::from_le_bytes(bytes.try_into().unwrap())
 }
 
@@ -134,17 +134,17 @@ async fn an_image_on_which_a_head_fails_costs_only_that_heads_answer() {
     let answers = at_once(&server, reds, &["fragile", "small"]).await;
     for (red, answer) in reds.into_iter().zip(answers) {
         let results = answer.unwrap().results;
-        match (&results[0].result, red) {
+        match (&results[0].outcome, red) {
             (Some(Answer::Error(error)), BAD_FOR_HEAD) => {
                 assert_eq!(error.reason, "HEAD_FAILED");
                 assert!(error.message.contains("fragile"), "{error:?}");
             }
-            (Some(Answer::Tensors(_)), _) if red != BAD_FOR_HEAD => {
+            (Some(Answer::Tensor(_)), _) if red != BAD_FOR_HEAD => {
                 assert!((number(&results[0]) - number(&results[1])).abs() < 1e-3);
             }
             other => panic!("red {red}: {other:?}"),
         }
-        assert!(matches!(results[1].result, Some(Answer::Tensors(_))));
+        assert!(matches!(results[1].outcome, Some(Answer::Tensor(_))));
     }
     let counters = server.engine.counters();
     assert_eq!((counters.backbone_rows, counters.backbone_batches), (8, 1));

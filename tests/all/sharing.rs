@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use frostline::{
     engine::EngineConfig,
-    proto::{self, FeatureSource, head_result::Result as Answer},
+    proto::{self, FeatureSource, head_result::Outcome as Answer},
 };
 use tokio::sync::Barrier;
 
@@ -26,7 +26,7 @@ async fn three_heads_on_a_clip_cost_one_pass_for_each_frame_and_equal_the_single
     assert_eq!(server.engine.counters().backbone_rows, 8);
     let made = all.provenance.clone().unwrap();
     assert_eq!(made.backbone_rows, 8);
-    assert_eq!(made.features(), FeatureSource::Computed);
+    assert_eq!(made.feature_source(), FeatureSource::Computed);
 
     let last = frames[7].clone();
     let detected = client.detect(last.clone()).await.unwrap().result.unwrap();
@@ -34,10 +34,10 @@ async fn three_heads_on_a_clip_cost_one_pass_for_each_frame_and_equal_the_single
     let recognized = client.recognize(frames).await.unwrap().result.unwrap();
     assert_eq!(all.results.len(), 3);
     for result in &all.results {
-        match result.result.as_ref().unwrap() {
+        match result.outcome.as_ref().unwrap() {
             Answer::Classification(top) => {
                 for (got, want) in top.top.iter().zip(&recognized.top) {
-                    assert_eq!(got.label, want.label);
+                    assert_eq!(got.class_index, want.class_index);
                     assert!((got.probability - want.probability).abs() < 1e-4);
                 }
             }
@@ -45,13 +45,13 @@ async fn three_heads_on_a_clip_cost_one_pass_for_each_frame_and_equal_the_single
                 assert_eq!(found.detections.len(), detected.detections.len());
                 for (got, want) in found.detections.iter().zip(&detected.detections) {
                     assert!((got.score - want.score).abs() < 1e-4);
-                    assert_eq!(got.label, want.label);
+                    assert_eq!(got.class_index, want.class_index);
                 }
             }
             Answer::Segmentation(map) => {
                 assert_eq!((map.width, map.height), (160, 120));
                 assert_eq!(
-                    map.segments.iter().map(|s| s.pixels).sum::<u64>(),
+                    map.segments.iter().map(|s| s.pixels).sum::<u32>(),
                     160 * 120
                 );
                 let same =
@@ -100,7 +100,7 @@ async fn the_cache_answers_an_equal_image_without_a_pass_and_with_the_same_resul
     let second = client.analyze_image(png(200, 300, 9), &[]).await.unwrap();
     assert_eq!(second.results, first.results);
     let made = second.provenance.unwrap();
-    assert_eq!(made.features(), FeatureSource::Cached);
+    assert_eq!(made.feature_source(), FeatureSource::Cached);
     assert_eq!(made.backbone_rows, 0);
     assert_eq!(server.engine.counters().backbone_rows, 1);
     server.stop().await;

@@ -104,11 +104,11 @@ async fn the_weights_that_were_hashed_are_those_that_serve() {
     };
     let answer = client.vision.analyze(request).await.unwrap().into_inner();
     let values = |index: usize| -> Vec<f32> {
-        let Some(proto::head_result::Result::Tensors(tensors)) = &answer.results[index].result
+        let Some(proto::head_result::Outcome::Tensor(tensors)) = &answer.results[index].outcome
         else {
             panic!("{:?}", answer.results[index]);
         };
-        let bytes = tensors.tensors[0].data.chunks_exact(4);
+        let bytes = tensors.outputs[0].data.chunks_exact(4);
         bytes
             .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
             .collect()

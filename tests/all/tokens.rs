@@ -392,7 +392,7 @@ async fn a_token_without_a_grant_may_use_no_head_unless_the_setting_says_so() {
             assert_eq!(scene.is_ok(), may, "{subject}: {scene:?}");
             let listed = client
                 .model
-                .list_heads(frostline::proto::ListHeadsRequest {})
+                .list_heads(frostline::proto::ListHeadsRequest::default())
                 .await;
             assert_eq!(
                 listed.unwrap().into_inner().heads.is_empty(),

@@ -64,8 +64,8 @@ pub(crate) fn request(head: &str, image: proto::Image) -> proto::AnalyzeRequest 
 
 /// Whether the head has answered.
 pub(crate) fn check(answer: &proto::AnalyzeResponse) -> Result<(), Status> {
-    match answer.results.first().and_then(|r| r.result.as_ref()) {
-        Some(proto::head_result::Result::Error(error)) => {
+    match answer.results.first().and_then(|r| r.outcome.as_ref()) {
+        Some(proto::head_result::Outcome::Error(error)) => {
             Err(Status::new(Code::from(error.code), error.message.clone()))
         }
         Some(_) => Ok(()),

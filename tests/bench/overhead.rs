@@ -81,7 +81,7 @@ pub(crate) async fn backbone(report: &mut Report) -> anyhow::Result<()> {
             async move {
                 let request = proto::ExtractFeaturesRequest {
                     image: Some(raw(SIDE, SIDE, pixels())),
-                    features: vec!["stride32".to_owned()],
+                    map_names: vec!["stride32".to_owned()],
                     ..Default::default()
                 };
                 Ok(client.extract_features(&request).await?)

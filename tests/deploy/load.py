@@ -131,7 +131,7 @@ class Load:
         self.tally.seconds.append(time.monotonic() - started)
 
     def _count(self, response: object, metadata: dict[str, str]) -> None:
-        upstream, source = metadata.get("x-frostline-replica", ""), SOURCES[response.provenance.features]
+        upstream, source = metadata.get("x-frostline-replica", ""), SOURCES[response.provenance.feature_source]
         self.tally.by_replica[upstream] += 1
         self.tally.hits_by_replica[upstream] += source != "computed"
         self.tally.sources[source] += 1

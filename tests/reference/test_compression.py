@@ -29,7 +29,7 @@ def test_a_channel_that_packs(server, proto, vision, image, method):
             return
         answer, call = packed.ExtractFeatures.with_call(request)
         assert dict(call.initial_metadata()).get("x-request-id")
-        assert answer.features == plain.features
+        assert answer.maps == plain.maps
         found = packed.Detect(proto.vision.DetectRequest(image=image))
         assert found.result == vision.Detect(proto.vision.DetectRequest(image=image)).result
 

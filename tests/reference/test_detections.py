@@ -101,7 +101,7 @@ def postprocess(raw: dict, resize: str, width: int, height: int, threshold: floa
 def raw_outputs(vision, proto, image) -> dict[str, np.ndarray]:
     answer = vision.Analyze(proto.vision.AnalyzeRequest(image=image, heads=["raw"]))
     kinds = {"boxes": np.float32, "scores": np.float32, "labels": np.int64}
-    tensors = {t.name: t for t in answer.results[0].tensors.tensors}
+    tensors = {t.name: t for t in answer.results[0].tensor.outputs}
     return {n: np.frombuffer(tensors[n].data, kind).reshape(tensors[n].shape) for n, kind in kinds.items()}
 
 
@@ -120,10 +120,10 @@ def test_answers_are_torchvisions(size, resize, vision, proto):
                 request = proto.vision.DetectRequest(image=image, head="objects", options=options)
                 found = vision.Detect(request).result.detections
                 boxes = [np.array([d.bbox.x_min, d.bbox.y_min, d.bbox.x_max, d.bbox.y_max]) for d in found]
-                assert [(d.label, d.score) for d in found] == [(label, score) for label, score, _ in wanted]
+                assert [(d.class_index, d.score) for d in found] == [(label, score) for label, score, _ in wanted]
                 for box, (_, _, right) in zip(boxes, wanted):
                     np.testing.assert_allclose(box, right, rtol=1e-6, atol=1e-5)
-                pairs = [(i, j) for i in range(len(found)) for j in range(i) if found[i].label == found[j].label]
+                pairs = [(i, j) for i in range(len(found)) for j in range(i) if found[i].class_index == found[j].class_index]
                 assert all(box_iou(boxes[i], boxes[j]) <= NMS_IOU for i, j in pairs)
                 if threshold == 0:
                     dropped += len(raw["scores"]) - visible

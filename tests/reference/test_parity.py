@@ -86,7 +86,7 @@ def test_detections_equal(name, vision, proto, reference):
     sure = [e for e in expected if e["score"] > threshold + near]
     assert len(sure) <= len(found) <= len(expected) + sum(f.score < threshold + near for f in found)
     for want in sure:
-        same = [f for f in found if f.label == want["label"] and abs(f.score - want["score"]) <= near]
+        same = [f for f in found if f.class_index == want["label"] and abs(f.score - want["score"]) <= near]
         boxes = np.array([[f.bbox.x_min, f.bbox.y_min, f.bbox.x_max, f.bbox.y_max] for f in same])
         assert len(same), f"no {want['label']} of score {want['score']:.4f}"
         errors = np.abs(boxes - want["box"]).max(axis=1)
@@ -99,7 +99,7 @@ def test_detections_equal(name, vision, proto, reference):
             overlap = coco_mask.iou([rle], [want["rle"]], [0])[0, 0]
             assert overlap >= 0.99
         # What the server encoded is what pycocotools encodes from the same pixels, byte for byte.
-        assert coco_mask.encode(np.asfortranarray(coco_mask.decode(rle)))["counts"] == got.counts
+        assert coco_mask.encode(np.asfortranarray(coco_mask.decode(rle)))["counts"] == got.counts.encode()
 
 
 @pytest.mark.parametrize("name", IMAGES)
@@ -111,7 +111,7 @@ def test_label_maps_equal(name, vision, proto, reference):
     assert got.shape == expected.shape
     share = (got == expected).mean()
     assert share >= 0.999, share
-    counts = {segment.label: segment.pixels for segment in answer.result.segments}
+    counts = {segment.class_index: segment.pixels for segment in answer.result.segments}
     assert counts == dict(zip(*(a.tolist() for a in np.unique(got, return_counts=True))))
     rle = vision.Segment(
         proto.vision.SegmentRequest(
@@ -121,7 +121,7 @@ def test_label_maps_equal(name, vision, proto, reference):
     )
     for segment in rle.result.segments:
         mask = coco_mask.decode({"size": [segment.mask.height, segment.mask.width], "counts": segment.mask.counts})
-        assert (mask.astype(bool) == (got == segment.label)).all()
+        assert (mask.astype(bool) == (got == segment.class_index)).all()
 
 
 CLIPS = sorted((DEMO / "samples").glob("clip-*"))
@@ -140,7 +140,7 @@ def test_actions_equal(clip, take, vision, proto, reference):
     top = vision.RecognizeAction(request).result.top
     got = np.zeros(len(expected))
     for scored in top:
-        got[scored.label] = scored.probability
+        got[scored.class_index] = scored.probability
     assert np.abs(got - expected).max() <= 1e-3
     assert [s.probability for s in top] == sorted((s.probability for s in top), reverse=True)
 
@@ -149,8 +149,8 @@ def test_features_equal(vision, proto, reference):
     data = IMAGES["png 127x129"]
     expected, _ = reference.features(decode(data))
     answer = vision.ExtractFeatures(proto.vision.ExtractFeaturesRequest(image=message(proto, data)))
-    assert {tensor.name for tensor in answer.features} == set(expected)
-    for tensor in answer.features:
+    assert {tensor.name for tensor in answer.maps} == set(expected)
+    for tensor in answer.maps:
         got = np.frombuffer(tensor.data, np.float32).reshape(tensor.shape)
         scale = np.abs(expected[tensor.name]).max()
         assert np.abs(got - expected[tensor.name][0]).max() <= 1e-3 * scale

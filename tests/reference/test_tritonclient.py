@@ -71,8 +71,8 @@ def test_detections_agree_with_the_own_api(count, client, vision, proto):
         for slot, want in enumerate(own):
             box = [want.bbox.x_min, want.bbox.y_min, want.bbox.x_max, want.bbox.y_max]
             assert boxes[row, slot].tolist() == box
-            assert (scores[row, slot], labels[row, slot]) == (np.float32(want.score), want.label)
-            assert names[row, slot].decode() == want.name
+            assert (scores[row, slot], labels[row, slot]) == (np.float32(want.score), want.class_index)
+            assert names[row, slot].decode() == want.label
             mask = json.loads(masks[row, slot])
             theirs = {"size": [want.mask.height, want.mask.width], "counts": want.mask.counts}
             assert (coco_mask.decode(mask) == coco_mask.decode(theirs)).all()
@@ -122,16 +122,16 @@ def test_actions_agree_with_the_own_api(client, vision, proto):
         options = proto.vision.ClassificationOptions(top_k=chances.shape[1])
         top = vision.RecognizeAction(proto.vision.RecognizeActionRequest(clip=clip, options=options)).result.top
         for scored in top:
-            assert chances[row, scored.label] == np.float32(scored.probability)
-        assert labels[row].tolist() == [scored.label for scored in top[:5]]
+            assert chances[row, scored.class_index] == np.float32(scored.probability)
+        assert labels[row].tolist() == [scored.class_index for scored in top[:5]]
         probability, label, name = classes.as_numpy("probabilities")[row, 0].decode().split(":")
-        assert (int(label), name) == (top[0].label, top[0].name)
+        assert (int(label), name) == (top[0].class_index, top[0].label)
         assert abs(float(probability) - top[0].probability) < 1e-5
 
 
 def test_features_agree_with_the_own_api(client, backbone, vision, proto):
     image = proto.types.Image(encoded=SCENES[2].read_bytes())
-    own = vision.ExtractFeatures(proto.vision.ExtractFeaturesRequest(image=image)).features
+    own = vision.ExtractFeatures(proto.vision.ExtractFeaturesRequest(image=image)).maps
     answer = client.infer(backbone, [files("image", [SCENES[2]], [1, 1])])
     for want in own:
         got = answer.as_numpy(want.name)

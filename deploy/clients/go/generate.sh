@@ -14,14 +14,8 @@ go version -m "$plugins/protoc-gen-go" 2>/dev/null | grep -q 'v1\.36\.12' \
 go version -m "$plugins/protoc-gen-go-grpc" 2>/dev/null | grep -q 'v1\.6\.0' \
     || GOBIN=$plugins go install google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.0
 
-package=frostline.example/client/frostlinev1
-set --
-for name in types vision model; do
-    file=frostline/v1/$name.proto
-    set -- "$@" "--go_opt=M$file=$package" "--go-grpc_opt=M$file=$package"
-done
 mkdir -p "$here/frostlinev1"
-PATH=$plugins:$PATH "$python" -m grpc_tools.protoc "-I$root/proto" "$@" \
+PATH=$plugins:$PATH "$python" -m grpc_tools.protoc "-I$root/proto" \
     --go_out="$here" --go_opt=module=frostline.example/client \
     --go-grpc_out="$here" --go-grpc_opt=module=frostline.example/client \
-    frostline/v1/types.proto frostline/v1/vision.proto frostline/v1/model.proto
+    $(cd "$root/proto" && echo frostline/v1/*.proto)

@@ -55,7 +55,7 @@ func detect(ctx context.Context, address, path string) error {
 	}
 	for _, found := range answer.GetResult().GetDetections() {
 		box := found.GetBbox()
-		fmt.Printf("%s %.2f at %.0f,%.0f,%.0f,%.0f\n", found.GetName(), found.GetScore(),
+		fmt.Printf("%s %.2f at %.0f,%.0f,%.0f,%.0f\n", found.GetLabel(), found.GetScore(),
 			box.GetXMin(), box.GetYMin(), box.GetXMax(), box.GetYMax())
 	}
 	return nil

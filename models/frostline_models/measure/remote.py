@@ -127,9 +127,9 @@ class Remote:
             box = np.array([d.bbox.x_min, d.bbox.y_min, d.bbox.x_max, d.bbox.y_max])
             mask = None
             if d.HasField("mask"):
-                code = {"size": [d.mask.height, d.mask.width], "counts": bytes(d.mask.counts)}
+                code = {"size": [d.mask.height, d.mask.width], "counts": d.mask.counts}
                 mask = rle.decode(code).astype(bool)
-            found.append(Detection(d.label, d.score, box, mask))
+            found.append(Detection(d.class_index, d.score, box, mask))
         return found
 
     def segment(self, image: np.ndarray | Path) -> np.ndarray:
@@ -145,7 +145,7 @@ class Remote:
         answer = self._answer(self.stub.RecognizeAction, request, self.name)
         chances = np.zeros(len(self.labels))
         for entry in answer.result.top:
-            chances[entry.label] = entry.probability
+            chances[entry.class_index] = entry.probability
         return chances
 
     def _analyze(self, image: np.ndarray | Path):
@@ -161,7 +161,7 @@ class Remote:
         """A probability for each label."""
         chances = np.zeros(len(self.labels))
         for entry in self._analyze(image).classification.top:
-            chances[entry.label] = entry.probability
+            chances[entry.class_index] = entry.probability
         return chances
 
     def tensors(self, image: np.ndarray | Path) -> dict[str, np.ndarray]:
@@ -169,7 +169,7 @@ class Remote:
         kinds = {1: np.float32, 2: np.float16, 3: np.int64, 4: np.int32, 5: np.uint8}
         return {
             t.name: np.frombuffer(t.data, kinds[t.data_type]).reshape(tuple(t.shape))
-            for t in self._analyze(image).tensors.tensors
+            for t in self._analyze(image).tensor.outputs
         }
 
     def embed(self, image: np.ndarray | Path) -> np.ndarray:
@@ -183,5 +183,5 @@ class Remote:
         answer = self._answer(self.stub.ExtractFeatures, request, "ExtractFeatures")
         return {
             t.name: np.frombuffer(t.data, kinds[t.data_type]).reshape(tuple(t.shape))
-            for t in answer.features
+            for t in answer.maps
         }

@@ -273,7 +273,10 @@ fn made(rows: &[Analysis], backbone: &str) -> std::collections::HashMap<String, 
             "backbone",
             ParameterChoice::StringParam(backbone.to_owned()),
         ),
-        ("features", ParameterChoice::StringParam(source.to_owned())),
+        (
+            "feature_source",
+            ParameterChoice::StringParam(source.to_owned()),
+        ),
         ("backbone_rows", number(i64::try_from(computed))),
         ("total_us", number(i64::try_from(micros))),
     ]

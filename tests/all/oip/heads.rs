@@ -60,11 +60,11 @@ async fn a_tensor_head_gives_its_outputs_as_they_are() {
     let mut own = server.client().await;
     for (file, row) in files.iter().zip(all.chunks_exact(all.len() / 2)) {
         let answer = own.analyze_image(file.clone(), &["logits"]).await.unwrap();
-        let Some(proto::head_result::Result::Tensors(tensors)) = answer.results[0].result.clone()
+        let Some(proto::head_result::Outcome::Tensor(tensors)) = answer.results[0].outcome.clone()
         else {
             panic!("{answer:?}");
         };
-        assert_eq!(numbers(&tensors.tensors[0].data, f32::from_le_bytes), row);
+        assert_eq!(numbers(&tensors.outputs[0].data, f32::from_le_bytes), row);
     }
     server.stop().await;
 }

@@ -337,13 +337,13 @@ async fn detections_equal_those_of_the_own_api() {
                 );
                 assert_eq!(
                     (scores[at], labels[at]),
-                    (want.score, i64::from(want.label))
+                    (want.score, i64::from(want.class_index))
                 );
-                assert_eq!(names[at], want.name);
+                assert_eq!(names[at], want.label);
                 let mask = want.mask.as_ref().unwrap();
                 let json: serde_json::Value = serde_json::from_slice(&masks[at]).unwrap();
                 assert_eq!(json["size"], serde_json::json!([mask.height, mask.width]));
-                assert_eq!(json["counts"].as_str().unwrap().as_bytes(), mask.counts);
+                assert_eq!(json["counts"].as_str().unwrap(), mask.counts);
             }
         }
     }
@@ -369,7 +369,8 @@ async fn detections_equal_those_of_the_own_api() {
     let area = (width * height) as usize;
     for (mask, found) in dense.chunks_exact(area).zip(&expected[0]) {
         let coded = found.mask.as_ref().unwrap();
-        let rle = Rle::from_coco_string(coded.height, coded.width, &coded.counts).unwrap();
+        let rle =
+            Rle::from_coco_string(coded.height, coded.width, coded.counts.as_bytes()).unwrap();
         let rows: Vec<_> = rle.to_rows().into_iter().map(u8::from).collect();
         assert_eq!(mask, rows);
     }
@@ -412,7 +413,7 @@ async fn label_maps_actions_and_features_equal_those_of_the_own_api() {
     let answer = client.model_infer(request).await.unwrap().into_inner();
     // One frozen backbone for both protocols.
     let cached = Some(ParameterChoice::StringParam("cached".to_owned()));
-    assert_eq!(answer.parameters["features"].parameter_choice, cached);
+    assert_eq!(answer.parameters["feature_source"].parameter_choice, cached);
     let none = Some(ParameterChoice::Int64Param(0));
     assert_eq!(answer.parameters["backbone_rows"].parameter_choice, none);
     assert_eq!(output(&answer, "label_map_png").strings()[0], map.png);
@@ -447,15 +448,15 @@ async fn label_maps_actions_and_features_equal_those_of_the_own_api() {
     assert_eq!(chances.shape, [2, 10]);
     for row in chances.f32().chunks_exact(10) {
         for scored in &top {
-            assert_eq!(row[scored.label as usize], scored.probability);
+            assert_eq!(row[scored.class_index as usize], scored.probability);
         }
     }
-    let first: Vec<_> = top[..3].iter().map(|s| i64::from(s.label)).collect();
+    let first: Vec<_> = top[..3].iter().map(|s| i64::from(s.class_index)).collect();
     assert_eq!(
         output(&answer, "labels").i64(),
         [first.clone(), first].concat()
     );
-    assert_eq!(output(&answer, "label_names").strings()[0], top[0].name);
+    assert_eq!(output(&answer, "label_names").strings()[0], top[0].label);
 
     let mut request = raw("motion", input("clip", "BYTES", &[1, 16]), prefixed(&files));
     request.outputs = vec![InferRequestedOutputTensor {
@@ -486,14 +487,15 @@ async fn label_maps_actions_and_features_equal_those_of_the_own_api() {
         .await
         .unwrap()
         .into_inner()
-        .features;
+        .maps;
     let backbone = server.engine.backbone().name.clone();
     let request = raw(&backbone, input("image", "BYTES", &[1]), prefixed(&[file]));
     let answer = client.model_infer(request).await.unwrap().into_inner();
     assert_eq!(answer.outputs.len(), features.len());
     for want in features {
         let got = output(&answer, &want.name);
-        assert_eq!(got.shape[1..], want.shape);
+        let shape: Vec<i64> = want.shape.iter().map(|&side| side.into()).collect();
+        assert_eq!(got.shape[1..], shape);
         assert_eq!(got.raw.unwrap(), want.data);
     }
     server.stop().await;

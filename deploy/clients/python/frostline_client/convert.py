@@ -39,7 +39,7 @@ def _provenance(made: types_pb2.Provenance) -> results.Provenance:
     stages = ("queue", "decode", "backbone", "head", "postprocess", "total")
     return results.Provenance(
         backbone=made.backbone,
-        feature_source=_text(types_pb2.FeatureSource, made.features, "FEATURE_SOURCE_"),
+        feature_source=_text(types_pb2.FeatureSource, made.feature_source, "FEATURE_SOURCE_"),
         backbone_rows=made.backbone_rows,
         batch_size=made.batch_size,
         seconds={stage: getattr(made.timing, f"{stage}_us") / 1e6 for stage in stages},
@@ -47,12 +47,12 @@ def _provenance(made: types_pb2.Provenance) -> results.Provenance:
 
 
 def _mask(mask: types_pb2.Mask) -> results.Mask:
-    return results.Mask(mask.height, mask.width, mask.counts)
+    return results.Mask(mask.height, mask.width, mask.counts.encode())
 
 
 def _detection(d: types_pb2.Detection) -> results.Detection:
     box = (d.bbox.x_min, d.bbox.y_min, d.bbox.x_max, d.bbox.y_max)
-    return results.Detection(box, d.score, d.name, d.label, _mask(d.mask) if d.HasField("mask") else None)
+    return results.Detection(box, d.score, d.label, d.class_index, _mask(d.mask) if d.HasField("mask") else None)
 
 
 def _tensors(tensors: Any) -> dict[str, results.Tensor]:
@@ -69,7 +69,7 @@ def _detections(of: Any, result: types_pb2.DetectionResult, made: results.Proven
 
 
 def _segmentation(of: Any, result: types_pb2.SegmentationResult, made: results.Provenance, about: About) -> Segmentation:
-    segments = tuple(results.Segment(s.name, s.label, s.pixels) for s in result.segments)
+    segments = tuple(results.Segment(s.label, s.class_index, s.pixels) for s in result.segments)
     size = (result.height, result.width)
     return Segmentation(of.head, of.version, size, segments, result.png, made, about.request_id, about.image)
 
@@ -77,7 +77,7 @@ def _segmentation(of: Any, result: types_pb2.SegmentationResult, made: results.P
 def _classification(
     of: Any, result: types_pb2.ClassificationResult, made: results.Provenance, about: About
 ) -> Classification:
-    top = tuple(results.ScoredLabel(s.name, s.label, s.probability) for s in result.top)
+    top = tuple(results.ScoredLabel(s.label, s.class_index, s.probability) for s in result.top)
     return Classification(of.head, of.version, top, result.frames, made, about.request_id, about.image)
 
 
@@ -94,22 +94,22 @@ def classification(answer: vision_pb2.RecognizeActionResponse, about: About) -> 
 
 
 def features(answer: vision_pb2.ExtractFeaturesResponse, about: About) -> Features:
-    return Features(_tensors(answer.features), _provenance(answer.provenance), about.request_id)
+    return Features(_tensors(answer.maps), _provenance(answer.provenance), about.request_id)
 
 
 def analysis(answer: vision_pb2.AnalyzeResponse, about: About) -> Analysis:
     made = _provenance(answer.provenance)
 
     def one(result: vision_pb2.HeadResult) -> HeadResult:
-        kind = result.WhichOneof("result")
+        kind = result.WhichOneof("outcome")
         if kind == "detection":
             return _detections(result, result.detection, made, about)
         if kind == "segmentation":
             return _segmentation(result, result.segmentation, made, about)
         if kind == "classification":
             return _classification(result, result.classification, made, about)
-        if kind == "tensors":
-            return Tensors(result.head, result.version, _tensors(result.tensors.tensors), made, about.request_id)
+        if kind == "tensor":
+            return Tensors(result.head, result.version, _tensors(result.tensor.outputs), made, about.request_id)
         if kind == "error":
             error = result.error
             code, reason, message = _code(error.code), error.reason, error.message
@@ -129,11 +129,11 @@ def head(message: model_pb2.Head) -> results.Head:
     return results.Head(
         name=message.name,
         version=message.version,
-        task=_text(model_pb2.Task, message.task, "TASK_"),
+        task=_text(model_pb2.HeadTask, message.task, "HEAD_TASK_"),
         labels=tuple(message.labels),
         frames=message.frames,
         input_size=(message.input_size.height, message.input_size.width),
-        reads=tuple(message.features),
+        reads=tuple(message.reads),
         fingerprint=message.fingerprint,
         trained=dict(message.trained),
         metrics=dict(message.metrics),
@@ -147,9 +147,14 @@ def backbone(message: model_pb2.Backbone) -> results.Backbone:
         fingerprint=message.fingerprint,
         architecture=message.architecture,
         checkpoint=message.checkpoint,
-        license=message.licence,
-        precision=message.precision,
-        sizes=tuple((size.height, size.width) for size in message.sizes),
-        resize=message.resize,
-        maps=tuple(results.FeatureMap(m.name, m.stride, m.channels, m.layout) for m in message.features),
+        license=message.license,
+        precision=_text(model_pb2.Precision, message.precision, "PRECISION_"),
+        sizes=tuple((size.height, size.width) for size in message.input_sizes),
+        resize=_text(model_pb2.ResizeMode, message.resize, "RESIZE_MODE_"),
+        maps=tuple(
+            results.FeatureMap(
+                m.name, m.stride, m.channels, _text(model_pb2.TensorLayout, m.layout, "TENSOR_LAYOUT_").upper()
+            )
+            for m in message.feature_maps
+        ),
     )

@@ -167,12 +167,14 @@ def features(
 ) -> Call[results.Features]:
     if size is not None and (not isinstance(size, (tuple, list)) or len(size) != 2):
         raise TypeError(f"size is height and width, not {size!r}")
-    height, width = (_count(side, "size") for side in size or (0, 0))
+    input_size = None
+    if size is not None:
+        height, width = (_count(side, "size") for side in size)
+        input_size = types_pb2.ImageSize(height=height, width=width)
     request = vision_pb2.ExtractFeaturesRequest(
         image=images.image(source),
-        features=names(wanted, "names"),
-        height=height,
-        width=width,
+        map_names=names(wanted, "names"),
+        input_size=input_size,
         priority=priority(urgency),
     )
     return Call("vision", "ExtractFeatures", request, convert.features)

@@ -305,11 +305,11 @@ def test_answers_that_a_server_may_give_one_day():
             vision_pb2.HeadResult(head="a", version="1", error=vision_pb2.HeadError(code=13, reason="HEAD_FAILED", message="NaN")),
             vision_pb2.HeadResult(head="b", version="1"),
             vision_pb2.HeadResult(
-                head="c", version="1", tensors=types_pb2.TensorResult(
-                    tensors=[types_pb2.Tensor(name="t", data_type=99, shape=[1], data=b"1234"),
+                head="c", version="1", tensor=types_pb2.TensorResult(
+                    outputs=[types_pb2.Tensor(name="t", data_type=99, shape=[1], data=b"1234"),
                              types_pb2.Tensor(name="v", data_type=types_pb2.DATA_TYPE_FLOAT32, shape=[1], data=b"\0\0\x80?")])),
         ],
-        provenance=types_pb2.Provenance(features=77),
+        provenance=types_pb2.Provenance(feature_source=77),
     )  # fmt: skip
     read = convert.analysis(answer, convert.About("id"))
     assert read.provenance.feature_source == "unknown_77"

@@ -202,7 +202,7 @@ def test_tools(secure):
     services = said["grpcurl, reflection"]
     assert "frostline.v1.VisionService" in services and "inference.GRPCInferenceService" in services
     assert "grpc.reflection.v1.ServerReflection" in services
-    found = [line for line in services.splitlines() if '"name"' in line]
+    found = [line for line in services.splitlines() if '"label"' in line]
     assert found and found == said["grpcurl, protoset"].splitlines()
     assert "Unauthenticated" in said["grpcurl, no token"]
     for descriptors in ("reflection", "protoset"):

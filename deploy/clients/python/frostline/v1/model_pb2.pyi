@@ -1,3 +1,4 @@
+from frostline.v1 import types_pb2 as _types_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
@@ -7,30 +8,55 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
-class Task(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+class HeadTask(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
-    TASK_UNSPECIFIED: _ClassVar[Task]
-    TASK_DETECTION: _ClassVar[Task]
-    TASK_SEGMENTATION: _ClassVar[Task]
-    TASK_ACTION: _ClassVar[Task]
-    TASK_CLASSIFICATION: _ClassVar[Task]
-    TASK_EMBEDDING: _ClassVar[Task]
-    TASK_TENSOR: _ClassVar[Task]
-TASK_UNSPECIFIED: Task
-TASK_DETECTION: Task
-TASK_SEGMENTATION: Task
-TASK_ACTION: Task
-TASK_CLASSIFICATION: Task
-TASK_EMBEDDING: Task
-TASK_TENSOR: Task
+    HEAD_TASK_UNSPECIFIED: _ClassVar[HeadTask]
+    HEAD_TASK_DETECTION: _ClassVar[HeadTask]
+    HEAD_TASK_SEGMENTATION: _ClassVar[HeadTask]
+    HEAD_TASK_ACTION: _ClassVar[HeadTask]
+    HEAD_TASK_CLASSIFICATION: _ClassVar[HeadTask]
+    HEAD_TASK_EMBEDDING: _ClassVar[HeadTask]
+    HEAD_TASK_TENSOR: _ClassVar[HeadTask]
 
-class Size(_message.Message):
-    __slots__ = ("height", "width")
-    HEIGHT_FIELD_NUMBER: _ClassVar[int]
-    WIDTH_FIELD_NUMBER: _ClassVar[int]
-    height: int
-    width: int
-    def __init__(self, height: _Optional[int] = ..., width: _Optional[int] = ...) -> None: ...
+class TensorLayout(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    TENSOR_LAYOUT_UNSPECIFIED: _ClassVar[TensorLayout]
+    TENSOR_LAYOUT_NCHW: _ClassVar[TensorLayout]
+    TENSOR_LAYOUT_NHWC: _ClassVar[TensorLayout]
+
+class Precision(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    PRECISION_UNSPECIFIED: _ClassVar[Precision]
+    PRECISION_FP32: _ClassVar[Precision]
+    PRECISION_FP16: _ClassVar[Precision]
+    PRECISION_BF16: _ClassVar[Precision]
+    PRECISION_INT8: _ClassVar[Precision]
+
+class ResizeMode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    RESIZE_MODE_UNSPECIFIED: _ClassVar[ResizeMode]
+    RESIZE_MODE_LETTERBOX: _ClassVar[ResizeMode]
+    RESIZE_MODE_STRETCH: _ClassVar[ResizeMode]
+    RESIZE_MODE_CENTER_CROP: _ClassVar[ResizeMode]
+HEAD_TASK_UNSPECIFIED: HeadTask
+HEAD_TASK_DETECTION: HeadTask
+HEAD_TASK_SEGMENTATION: HeadTask
+HEAD_TASK_ACTION: HeadTask
+HEAD_TASK_CLASSIFICATION: HeadTask
+HEAD_TASK_EMBEDDING: HeadTask
+HEAD_TASK_TENSOR: HeadTask
+TENSOR_LAYOUT_UNSPECIFIED: TensorLayout
+TENSOR_LAYOUT_NCHW: TensorLayout
+TENSOR_LAYOUT_NHWC: TensorLayout
+PRECISION_UNSPECIFIED: Precision
+PRECISION_FP32: Precision
+PRECISION_FP16: Precision
+PRECISION_BF16: Precision
+PRECISION_INT8: Precision
+RESIZE_MODE_UNSPECIFIED: ResizeMode
+RESIZE_MODE_LETTERBOX: ResizeMode
+RESIZE_MODE_STRETCH: ResizeMode
+RESIZE_MODE_CENTER_CROP: ResizeMode
 
 class FeatureMap(_message.Message):
     __slots__ = ("name", "stride", "channels", "layout")
@@ -41,35 +67,35 @@ class FeatureMap(_message.Message):
     name: str
     stride: int
     channels: int
-    layout: str
-    def __init__(self, name: _Optional[str] = ..., stride: _Optional[int] = ..., channels: _Optional[int] = ..., layout: _Optional[str] = ...) -> None: ...
+    layout: TensorLayout
+    def __init__(self, name: _Optional[str] = ..., stride: _Optional[int] = ..., channels: _Optional[int] = ..., layout: _Optional[_Union[TensorLayout, str]] = ...) -> None: ...
 
 class Backbone(_message.Message):
-    __slots__ = ("name", "version", "fingerprint", "architecture", "checkpoint", "licence", "precision", "sizes", "resize", "features")
+    __slots__ = ("name", "version", "fingerprint", "architecture", "checkpoint", "license", "input_sizes", "feature_maps", "precision", "resize")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     ARCHITECTURE_FIELD_NUMBER: _ClassVar[int]
     CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
-    LICENCE_FIELD_NUMBER: _ClassVar[int]
+    LICENSE_FIELD_NUMBER: _ClassVar[int]
+    INPUT_SIZES_FIELD_NUMBER: _ClassVar[int]
+    FEATURE_MAPS_FIELD_NUMBER: _ClassVar[int]
     PRECISION_FIELD_NUMBER: _ClassVar[int]
-    SIZES_FIELD_NUMBER: _ClassVar[int]
     RESIZE_FIELD_NUMBER: _ClassVar[int]
-    FEATURES_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: str
     fingerprint: str
     architecture: str
     checkpoint: str
-    licence: str
-    precision: str
-    sizes: _containers.RepeatedCompositeFieldContainer[Size]
-    resize: str
-    features: _containers.RepeatedCompositeFieldContainer[FeatureMap]
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., fingerprint: _Optional[str] = ..., architecture: _Optional[str] = ..., checkpoint: _Optional[str] = ..., licence: _Optional[str] = ..., precision: _Optional[str] = ..., sizes: _Optional[_Iterable[_Union[Size, _Mapping]]] = ..., resize: _Optional[str] = ..., features: _Optional[_Iterable[_Union[FeatureMap, _Mapping]]] = ...) -> None: ...
+    license: str
+    input_sizes: _containers.RepeatedCompositeFieldContainer[_types_pb2.ImageSize]
+    feature_maps: _containers.RepeatedCompositeFieldContainer[FeatureMap]
+    precision: Precision
+    resize: ResizeMode
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., fingerprint: _Optional[str] = ..., architecture: _Optional[str] = ..., checkpoint: _Optional[str] = ..., license: _Optional[str] = ..., input_sizes: _Optional[_Iterable[_Union[_types_pb2.ImageSize, _Mapping]]] = ..., feature_maps: _Optional[_Iterable[_Union[FeatureMap, _Mapping]]] = ..., precision: _Optional[_Union[Precision, str]] = ..., resize: _Optional[_Union[ResizeMode, str]] = ...) -> None: ...
 
 class Head(_message.Message):
-    __slots__ = ("name", "version", "task", "fingerprint", "input_size", "features", "labels", "frames", "trained", "metrics", "frame_stride")
+    __slots__ = ("name", "version", "task", "fingerprint", "input_size", "reads", "labels", "frames", "trained", "metrics", "frame_stride")
     class TrainedEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -89,7 +115,7 @@ class Head(_message.Message):
     TASK_FIELD_NUMBER: _ClassVar[int]
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     INPUT_SIZE_FIELD_NUMBER: _ClassVar[int]
-    FEATURES_FIELD_NUMBER: _ClassVar[int]
+    READS_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
     FRAMES_FIELD_NUMBER: _ClassVar[int]
     TRAINED_FIELD_NUMBER: _ClassVar[int]
@@ -97,16 +123,16 @@ class Head(_message.Message):
     FRAME_STRIDE_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: str
-    task: Task
+    task: HeadTask
     fingerprint: str
-    input_size: Size
-    features: _containers.RepeatedScalarFieldContainer[str]
+    input_size: _types_pb2.ImageSize
+    reads: _containers.RepeatedScalarFieldContainer[str]
     labels: _containers.RepeatedScalarFieldContainer[str]
     frames: int
     trained: _containers.ScalarMap[str, str]
     metrics: _containers.ScalarMap[str, float]
     frame_stride: int
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., task: _Optional[_Union[Task, str]] = ..., fingerprint: _Optional[str] = ..., input_size: _Optional[_Union[Size, _Mapping]] = ..., features: _Optional[_Iterable[str]] = ..., labels: _Optional[_Iterable[str]] = ..., frames: _Optional[int] = ..., trained: _Optional[_Mapping[str, str]] = ..., metrics: _Optional[_Mapping[str, float]] = ..., frame_stride: _Optional[int] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., task: _Optional[_Union[HeadTask, str]] = ..., fingerprint: _Optional[str] = ..., input_size: _Optional[_Union[_types_pb2.ImageSize, _Mapping]] = ..., reads: _Optional[_Iterable[str]] = ..., labels: _Optional[_Iterable[str]] = ..., frames: _Optional[int] = ..., trained: _Optional[_Mapping[str, str]] = ..., metrics: _Optional[_Mapping[str, float]] = ..., frame_stride: _Optional[int] = ...) -> None: ...
 
 class FailedHead(_message.Message):
     __slots__ = ("name", "reason", "serving_version")

@@ -53,6 +53,14 @@ FEATURE_SOURCE_COMPUTED: FeatureSource
 FEATURE_SOURCE_SHARED: FeatureSource
 FEATURE_SOURCE_CACHED: FeatureSource
 
+class ImageSize(_message.Message):
+    __slots__ = ("height", "width")
+    HEIGHT_FIELD_NUMBER: _ClassVar[int]
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
+    height: int
+    width: int
+    def __init__(self, height: _Optional[int] = ..., width: _Optional[int] = ...) -> None: ...
+
 class Image(_message.Message):
     __slots__ = ("encoded", "raw")
     ENCODED_FIELD_NUMBER: _ClassVar[int]
@@ -77,7 +85,7 @@ class Clip(_message.Message):
     frames: _containers.RepeatedCompositeFieldContainer[Image]
     def __init__(self, frames: _Optional[_Iterable[_Union[Image, _Mapping]]] = ...) -> None: ...
 
-class Box(_message.Message):
+class BoundingBox(_message.Message):
     __slots__ = ("x_min", "y_min", "x_max", "y_max")
     X_MIN_FIELD_NUMBER: _ClassVar[int]
     Y_MIN_FIELD_NUMBER: _ClassVar[int]
@@ -96,22 +104,22 @@ class Mask(_message.Message):
     COUNTS_FIELD_NUMBER: _ClassVar[int]
     height: int
     width: int
-    counts: bytes
-    def __init__(self, height: _Optional[int] = ..., width: _Optional[int] = ..., counts: _Optional[bytes] = ...) -> None: ...
+    counts: str
+    def __init__(self, height: _Optional[int] = ..., width: _Optional[int] = ..., counts: _Optional[str] = ...) -> None: ...
 
 class Detection(_message.Message):
-    __slots__ = ("bbox", "score", "label", "name", "mask")
+    __slots__ = ("bbox", "score", "class_index", "label", "mask")
     BBOX_FIELD_NUMBER: _ClassVar[int]
     SCORE_FIELD_NUMBER: _ClassVar[int]
+    CLASS_INDEX_FIELD_NUMBER: _ClassVar[int]
     LABEL_FIELD_NUMBER: _ClassVar[int]
-    NAME_FIELD_NUMBER: _ClassVar[int]
     MASK_FIELD_NUMBER: _ClassVar[int]
-    bbox: Box
+    bbox: BoundingBox
     score: float
-    label: int
-    name: str
+    class_index: int
+    label: str
     mask: Mask
-    def __init__(self, bbox: _Optional[_Union[Box, _Mapping]] = ..., score: _Optional[float] = ..., label: _Optional[int] = ..., name: _Optional[str] = ..., mask: _Optional[_Union[Mask, _Mapping]] = ...) -> None: ...
+    def __init__(self, bbox: _Optional[_Union[BoundingBox, _Mapping]] = ..., score: _Optional[float] = ..., class_index: _Optional[int] = ..., label: _Optional[str] = ..., mask: _Optional[_Union[Mask, _Mapping]] = ...) -> None: ...
 
 class DetectionResult(_message.Message):
     __slots__ = ("detections",)
@@ -120,16 +128,16 @@ class DetectionResult(_message.Message):
     def __init__(self, detections: _Optional[_Iterable[_Union[Detection, _Mapping]]] = ...) -> None: ...
 
 class Segment(_message.Message):
-    __slots__ = ("label", "name", "pixels", "mask")
+    __slots__ = ("class_index", "label", "pixels", "mask")
+    CLASS_INDEX_FIELD_NUMBER: _ClassVar[int]
     LABEL_FIELD_NUMBER: _ClassVar[int]
-    NAME_FIELD_NUMBER: _ClassVar[int]
     PIXELS_FIELD_NUMBER: _ClassVar[int]
     MASK_FIELD_NUMBER: _ClassVar[int]
-    label: int
-    name: str
+    class_index: int
+    label: str
     pixels: int
     mask: Mask
-    def __init__(self, label: _Optional[int] = ..., name: _Optional[str] = ..., pixels: _Optional[int] = ..., mask: _Optional[_Union[Mask, _Mapping]] = ...) -> None: ...
+    def __init__(self, class_index: _Optional[int] = ..., label: _Optional[str] = ..., pixels: _Optional[int] = ..., mask: _Optional[_Union[Mask, _Mapping]] = ...) -> None: ...
 
 class SegmentationResult(_message.Message):
     __slots__ = ("width", "height", "png", "segments")
@@ -144,14 +152,14 @@ class SegmentationResult(_message.Message):
     def __init__(self, width: _Optional[int] = ..., height: _Optional[int] = ..., png: _Optional[bytes] = ..., segments: _Optional[_Iterable[_Union[Segment, _Mapping]]] = ...) -> None: ...
 
 class ScoredLabel(_message.Message):
-    __slots__ = ("label", "name", "probability")
+    __slots__ = ("class_index", "label", "probability")
+    CLASS_INDEX_FIELD_NUMBER: _ClassVar[int]
     LABEL_FIELD_NUMBER: _ClassVar[int]
-    NAME_FIELD_NUMBER: _ClassVar[int]
     PROBABILITY_FIELD_NUMBER: _ClassVar[int]
-    label: int
-    name: str
+    class_index: int
+    label: str
     probability: float
-    def __init__(self, label: _Optional[int] = ..., name: _Optional[str] = ..., probability: _Optional[float] = ...) -> None: ...
+    def __init__(self, class_index: _Optional[int] = ..., label: _Optional[str] = ..., probability: _Optional[float] = ...) -> None: ...
 
 class ClassificationResult(_message.Message):
     __slots__ = ("top", "frames")
@@ -174,10 +182,10 @@ class Tensor(_message.Message):
     def __init__(self, name: _Optional[str] = ..., data_type: _Optional[_Union[DataType, str]] = ..., shape: _Optional[_Iterable[int]] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class TensorResult(_message.Message):
-    __slots__ = ("tensors",)
-    TENSORS_FIELD_NUMBER: _ClassVar[int]
-    tensors: _containers.RepeatedCompositeFieldContainer[Tensor]
-    def __init__(self, tensors: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ...) -> None: ...
+    __slots__ = ("outputs",)
+    OUTPUTS_FIELD_NUMBER: _ClassVar[int]
+    outputs: _containers.RepeatedCompositeFieldContainer[Tensor]
+    def __init__(self, outputs: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ...) -> None: ...
 
 class Timing(_message.Message):
     __slots__ = ("queue_us", "decode_us", "backbone_us", "head_us", "postprocess_us", "total_us")
@@ -196,15 +204,15 @@ class Timing(_message.Message):
     def __init__(self, queue_us: _Optional[int] = ..., decode_us: _Optional[int] = ..., backbone_us: _Optional[int] = ..., head_us: _Optional[int] = ..., postprocess_us: _Optional[int] = ..., total_us: _Optional[int] = ...) -> None: ...
 
 class Provenance(_message.Message):
-    __slots__ = ("backbone", "features", "backbone_rows", "batch_size", "timing")
+    __slots__ = ("backbone", "feature_source", "backbone_rows", "batch_size", "timing")
     BACKBONE_FIELD_NUMBER: _ClassVar[int]
-    FEATURES_FIELD_NUMBER: _ClassVar[int]
+    FEATURE_SOURCE_FIELD_NUMBER: _ClassVar[int]
     BACKBONE_ROWS_FIELD_NUMBER: _ClassVar[int]
     BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
     TIMING_FIELD_NUMBER: _ClassVar[int]
     backbone: str
-    features: FeatureSource
+    feature_source: FeatureSource
     backbone_rows: int
     batch_size: int
     timing: Timing
-    def __init__(self, backbone: _Optional[str] = ..., features: _Optional[_Union[FeatureSource, str]] = ..., backbone_rows: _Optional[int] = ..., batch_size: _Optional[int] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ...) -> None: ...
+    def __init__(self, backbone: _Optional[str] = ..., feature_source: _Optional[_Union[FeatureSource, str]] = ..., backbone_rows: _Optional[int] = ..., batch_size: _Optional[int] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ...) -> None: ...

@@ -48,22 +48,22 @@ class AnalyzeRequest(_message.Message):
     def __init__(self, image: _Optional[_Union[_types_pb2.Image, _Mapping]] = ..., clip: _Optional[_Union[_types_pb2.Clip, _Mapping]] = ..., heads: _Optional[_Iterable[str]] = ..., detection: _Optional[_Union[DetectionOptions, _Mapping]] = ..., segmentation: _Optional[_Union[SegmentationOptions, _Mapping]] = ..., classification: _Optional[_Union[ClassificationOptions, _Mapping]] = ..., priority: _Optional[_Union[_types_pb2.Priority, str]] = ...) -> None: ...
 
 class HeadResult(_message.Message):
-    __slots__ = ("head", "version", "detection", "segmentation", "classification", "tensors", "error")
+    __slots__ = ("head", "version", "detection", "segmentation", "classification", "tensor", "error")
     HEAD_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     DETECTION_FIELD_NUMBER: _ClassVar[int]
     SEGMENTATION_FIELD_NUMBER: _ClassVar[int]
     CLASSIFICATION_FIELD_NUMBER: _ClassVar[int]
-    TENSORS_FIELD_NUMBER: _ClassVar[int]
+    TENSOR_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
     head: str
     version: str
     detection: _types_pb2.DetectionResult
     segmentation: _types_pb2.SegmentationResult
     classification: _types_pb2.ClassificationResult
-    tensors: _types_pb2.TensorResult
+    tensor: _types_pb2.TensorResult
     error: HeadError
-    def __init__(self, head: _Optional[str] = ..., version: _Optional[str] = ..., detection: _Optional[_Union[_types_pb2.DetectionResult, _Mapping]] = ..., segmentation: _Optional[_Union[_types_pb2.SegmentationResult, _Mapping]] = ..., classification: _Optional[_Union[_types_pb2.ClassificationResult, _Mapping]] = ..., tensors: _Optional[_Union[_types_pb2.TensorResult, _Mapping]] = ..., error: _Optional[_Union[HeadError, _Mapping]] = ...) -> None: ...
+    def __init__(self, head: _Optional[str] = ..., version: _Optional[str] = ..., detection: _Optional[_Union[_types_pb2.DetectionResult, _Mapping]] = ..., segmentation: _Optional[_Union[_types_pb2.SegmentationResult, _Mapping]] = ..., classification: _Optional[_Union[_types_pb2.ClassificationResult, _Mapping]] = ..., tensor: _Optional[_Union[_types_pb2.TensorResult, _Mapping]] = ..., error: _Optional[_Union[HeadError, _Mapping]] = ...) -> None: ...
 
 class HeadError(_message.Message):
     __slots__ = ("code", "reason", "message")
@@ -156,23 +156,21 @@ class RecognizeActionResponse(_message.Message):
     def __init__(self, result: _Optional[_Union[_types_pb2.ClassificationResult, _Mapping]] = ..., head: _Optional[str] = ..., version: _Optional[str] = ..., provenance: _Optional[_Union[_types_pb2.Provenance, _Mapping]] = ...) -> None: ...
 
 class ExtractFeaturesRequest(_message.Message):
-    __slots__ = ("image", "features", "height", "width", "priority")
+    __slots__ = ("image", "map_names", "input_size", "priority")
     IMAGE_FIELD_NUMBER: _ClassVar[int]
-    FEATURES_FIELD_NUMBER: _ClassVar[int]
-    HEIGHT_FIELD_NUMBER: _ClassVar[int]
-    WIDTH_FIELD_NUMBER: _ClassVar[int]
+    MAP_NAMES_FIELD_NUMBER: _ClassVar[int]
+    INPUT_SIZE_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
     image: _types_pb2.Image
-    features: _containers.RepeatedScalarFieldContainer[str]
-    height: int
-    width: int
+    map_names: _containers.RepeatedScalarFieldContainer[str]
+    input_size: _types_pb2.ImageSize
     priority: _types_pb2.Priority
-    def __init__(self, image: _Optional[_Union[_types_pb2.Image, _Mapping]] = ..., features: _Optional[_Iterable[str]] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., priority: _Optional[_Union[_types_pb2.Priority, str]] = ...) -> None: ...
+    def __init__(self, image: _Optional[_Union[_types_pb2.Image, _Mapping]] = ..., map_names: _Optional[_Iterable[str]] = ..., input_size: _Optional[_Union[_types_pb2.ImageSize, _Mapping]] = ..., priority: _Optional[_Union[_types_pb2.Priority, str]] = ...) -> None: ...
 
 class ExtractFeaturesResponse(_message.Message):
-    __slots__ = ("features", "provenance")
-    FEATURES_FIELD_NUMBER: _ClassVar[int]
+    __slots__ = ("maps", "provenance")
+    MAPS_FIELD_NUMBER: _ClassVar[int]
     PROVENANCE_FIELD_NUMBER: _ClassVar[int]
-    features: _containers.RepeatedCompositeFieldContainer[_types_pb2.Tensor]
+    maps: _containers.RepeatedCompositeFieldContainer[_types_pb2.Tensor]
     provenance: _types_pb2.Provenance
-    def __init__(self, features: _Optional[_Iterable[_Union[_types_pb2.Tensor, _Mapping]]] = ..., provenance: _Optional[_Union[_types_pb2.Provenance, _Mapping]] = ...) -> None: ...
+    def __init__(self, maps: _Optional[_Iterable[_Union[_types_pb2.Tensor, _Mapping]]] = ..., provenance: _Optional[_Union[_types_pb2.Provenance, _Mapping]] = ...) -> None: ...

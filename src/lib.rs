@@ -5,6 +5,7 @@
 //! ```text
 //! main, cli       commands
 //! server, client  the protocol
+//! stream          flows of frames, clips, accounts
 //! engine          sharing, batching, scheduling
 //! backend         ONNX Runtime          task   outputs to results      media  images
 //! repository      manifests and files   metrics, telemetry, trace   error, config, cores, corked, descriptors, files,
@@ -29,6 +30,7 @@ pub mod repository;
 pub mod server;
 mod shares;
 pub mod slice;
+pub mod stream;
 pub mod task;
 pub mod telemetry;
 pub mod trace;

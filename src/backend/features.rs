@@ -264,8 +264,14 @@ impl FeatureRow {
     /// `None`: out of memory.
     #[must_use]
     pub fn detached(&self) -> Option<Self> {
+        self.detached_of(|_| true)
+    }
+
+    /// The same with no other maps than those whose names are `wanted`.
+    #[must_use]
+    pub fn detached_of(&self, wanted: impl Fn(&str) -> bool) -> Option<Self> {
         if let Some(device) = &self.batch.device {
-            return self.copied(device, Space::Device).ok();
+            return self.copied(device, Space::Device, wanted).ok();
         }
         let copy = |map: &BatchTensor| {
             let shape: Vec<usize> = std::iter::once(1)
@@ -284,7 +290,8 @@ impl FeatureRow {
                 store: Store::Value(value),
             })
         };
-        let maps = self.batch.maps.iter().map(copy).collect::<Option<_>>()?;
+        let maps = self.batch.maps.iter().filter(|map| wanted(&map.name));
+        let maps = maps.map(copy).collect::<Option<_>>()?;
         Some(Self::alone(maps, None))
     }
 
@@ -295,7 +302,7 @@ impl FeatureRow {
     /// No memory for it, or what CUDA says.
     pub fn to_host(&self) -> Result<Self, BackendError> {
         match &self.batch.device {
-            Some(device) => self.copied(device, Space::Host),
+            Some(device) => self.copied(device, Space::Host, |_| true),
             None => Ok(self.clone()),
         }
     }
@@ -306,7 +313,12 @@ impl FeatureRow {
         self.batch.device.is_some()
     }
 
-    fn copied(&self, device: &Arc<Device>, space: Space) -> Result<Self, BackendError> {
+    fn copied(
+        &self,
+        device: &Arc<Device>,
+        space: Space,
+        wanted: impl Fn(&str) -> bool,
+    ) -> Result<Self, BackendError> {
         let copy = |map: &BatchTensor| {
             let bytes = map.row_bytes();
             let buffer = Buffer::new(device, bytes, space)?;
@@ -329,6 +341,7 @@ impl FeatureRow {
             .batch
             .maps
             .iter()
+            .filter(|map| wanted(&map.name))
             .map(copy)
             .collect::<Result<_, BackendError>>()?;
         let on_device = (space == Space::Device).then(|| Arc::clone(device));

@@ -25,8 +25,19 @@ use crate::{
     repository::{BackboneManifest, Resize},
 };
 
-/// The answer of one job; `None` is the wish for features.
-type Reply = (Option<usize>, oneshot::Receiver<Result<Done>>);
+/// What a job of a request is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Position {
+    /// Its head of this index.
+    Head(usize),
+    /// The last image's features, in the host's memory.
+    Features,
+    /// The last image's row of this size, to be kept where it lies.
+    Row([u32; 2]),
+}
+
+/// The answer of one job.
+pub(super) type Reply = (Position, oneshot::Receiver<Result<Done>>);
 
 /// A request's jobs, each with the images that it reads.
 type Jobs = Vec<(Arc<Job>, Vec<usize>)>;
@@ -114,7 +125,7 @@ impl Engine {
     ) -> Jobs {
         let count = request.images.len();
         let mut jobs = Jobs::new();
-        let mut add = |position, head: Option<&Arc<Head>>, frames: Vec<usize>| {
+        let mut add = |position, head: Option<&Arc<Head>>, frames: Vec<usize>, keep| {
             let name = head.map_or_else(|| Arc::from(""), |head| Arc::clone(&head.name));
             let rank = Rank {
                 priority: request.priority,
@@ -125,22 +136,27 @@ impl Engine {
                 },
                 deadline: request.deadline,
             };
-            let (job, reply) = {
+            let (mut job, reply) = {
                 let trace = request.trace.clone();
                 let how = (request.options, pixels, Some(Arc::clone(room)));
                 Job::new(head.cloned(), rank, frames.len(), how, trace)
             };
+            job.keep = keep;
             replies.push((position, reply));
             jobs.push((Arc::new(job), frames));
         };
         for (index, head) in request.heads.iter().enumerate() {
             if head.manifest.input_size == size {
                 let frames = request::frames_of(&head.manifest, count);
-                add(Some(index), Some(head), frames);
+                add(Position::Head(index), Some(head), frames, None);
             }
         }
         if request.features == Some(size) {
-            add(None, None, vec![count - 1]);
+            add(Position::Features, None, vec![count - 1], None);
+        }
+        for keep in request.live.keep.iter().filter(|keep| keep.size == size) {
+            let maps = Some(Arc::clone(&keep.maps));
+            add(Position::Row(size), None, vec![count - 1], maps);
         }
         jobs
     }
@@ -300,13 +316,18 @@ impl Boarding<'_> {
                 rank,
                 Arc::clone(self.permit),
             )
+            .telling(self.request.live.begun.clone())
         };
         let further = (slots.len() as u64).saturating_sub(1);
         let mut saved = shared.counters.lock();
         saved.multi_head += further;
         drop(saved);
         let kept = || shared.cache.get(&key);
-        match shared.flights.join(key, slots, kept, || make(rank.clone())) {
+        let joined = shared.flights.join(key, slots, kept, || make(rank.clone()));
+        if let (Some(begun), false) = (&self.request.live.begun, matches!(joined, Joined::New(_))) {
+            begun.tell();
+        }
+        match joined {
             Joined::Kept(flight, ready) => {
                 shared.counters.lock().cached += 1;
                 self.complete.extend(ready);

@@ -10,7 +10,8 @@ use highway::{HighwayHash, HighwayHasher};
 use parking_lot::Mutex;
 
 use super::{
-    Source, Timing, admission::Permit, estimate::Load, job::Job, queue::Waiting, schedule::Rank,
+    Source, Timing, admission::Permit, estimate::Load, job::Job, live::Begun, queue::Waiting,
+    schedule::Rank,
 };
 use crate::{
     backend::FeatureRow,
@@ -114,6 +115,8 @@ pub(super) struct Flight {
     decoded: OnceLock<(Geometry, Duration)>,
     /// When that ended.
     decoded_at: OnceLock<Instant>,
+    /// Told when it no longer waits.
+    begun: Option<Begun>,
     // The place at the door is held until the image is off memory, even when its first caller is gone.
     _permit: Arc<Permit>,
 }
@@ -149,8 +152,15 @@ impl Flight {
             state: Mutex::new(State::Open(Vec::new())),
             decoded: OnceLock::new(),
             decoded_at: OnceLock::new(),
+            begun: None,
             _permit: permit,
         }
+    }
+
+    /// The same, telling `begun` when work on it begins.
+    pub(super) fn telling(mut self, begun: Option<Begun>) -> Self {
+        self.begun = begun;
+        self
     }
 
     /// The flight of an image that needs no computing.
@@ -185,6 +195,9 @@ impl Flight {
     }
 
     pub(super) fn set_waiting(&self, waiting: Option<Waiting>) {
+        if let (None, Some(begun)) = (&waiting, &self.begun) {
+            begun.tell();
+        }
         *self.waiting.lock() = waiting;
     }
 

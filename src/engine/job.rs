@@ -28,6 +28,8 @@ pub(super) struct Job {
     pub(super) number: u64,
     /// The call's place in a trace.
     pub(super) trace: Context,
+    /// Feature maps that it keeps, where it is for a row alone that is to stay where it lies.
+    pub(super) keep: Option<Arc<[String]>>,
     options: Options,
     /// Room for its result.
     room: Option<Arc<Room>>,
@@ -54,6 +56,8 @@ struct State {
 pub(super) struct Done {
     /// The last image's features, if the job wants those.
     pub(super) features: Option<FeatureRow>,
+    /// How that lies in the input.
+    pub(super) geometry: Option<Geometry>,
     /// How long a device took for the last image's batch.
     pub(super) device_time: Option<Duration>,
     /// What the head found, if the job has one.
@@ -108,6 +112,7 @@ impl Job {
             rank,
             number: NUMBERS.fetch_add(1, Ordering::Relaxed),
             trace,
+            keep: None,
             options,
             room,
             state: Mutex::new(state),
@@ -197,6 +202,11 @@ impl Job {
         self.state.lock().rows.iter().flatten().cloned().collect()
     }
 
+    /// How the last image lies in the input, once it is there.
+    pub(super) fn geometry(&self) -> Option<Geometry> {
+        self.state.lock().geometry
+    }
+
     /// Lets go of its images' features: its head has run.
     pub(super) fn let_go(&self) {
         self.state.lock().rows.clear();
@@ -255,6 +265,7 @@ impl Finish {
         head.finish.add(&job.rank.flow.caller, job.output, took);
         let done = outcome.map(|outcome| Done {
             features: None,
+            geometry: Some(geometry),
             device_time,
             outcome: Some(outcome),
             head_time,

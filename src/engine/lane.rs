@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use outcome::{device_died, extracted, fail, land, lost, refuse};
+use outcome::{device_died, extracted, fail, keep, land, lost, refuse};
 use pending::{Answer, Call, Parts, Pending, Ran};
 
 use super::{
@@ -246,6 +246,10 @@ impl Thread {
                 continue;
             }
             let Some(head) = &job.head else {
+                if let Some(maps) = &job.keep {
+                    keep(&job, job.rows().pop(), maps);
+                    continue;
+                }
                 match job.rows().pop() {
                     Some(row) if row.is_on_device() => match row.to_host() {
                         Ok(row) => pending.features.push((job, row)),

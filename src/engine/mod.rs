@@ -24,6 +24,7 @@ mod heads;
 mod job;
 mod known;
 mod lane;
+mod live;
 mod look;
 mod mean;
 mod observe;
@@ -54,7 +55,7 @@ use crate::{
     repository::{BackboneManifest, Location, Stamp},
 };
 use admission::Admission;
-use board::stopped;
+use board::{Position, stopped};
 use busy::Busy;
 use cache::Cache;
 use cost::Costs;
@@ -68,6 +69,7 @@ pub use admission::AdmissionLimits;
 pub use busy::Spent;
 pub use config::{Counters, EngineConfig, WorstCase};
 pub use cost::Curve;
+pub use live::{Begun, Keep, Kept, KeptRequest, Live, Part, Parts, Seconds, flow};
 pub use look::{Looked, Meter};
 pub use postprocess::{LabelMapAs, Labels, Options, Outcome, Segmentation};
 pub use request::{Analysis, FeatureSource, Head, Priority, Provenance, Request, Source, Timing};
@@ -258,13 +260,16 @@ impl Engine {
         };
         let bytes = request.images.iter().map(|(source, _)| source.len()).sum();
         let names = request.heads.iter().map(|head| Arc::clone(&head.name));
-        let flow = shared
-            .admission
-            .flow(&request.caller, names)
-            .unwrap_or_else(|| schedule::Flow {
-                caller: Arc::clone(&request.caller),
-                head: "".into(),
-            });
+        let of = |head| schedule::Flow {
+            caller: Arc::clone(&request.caller),
+            head,
+        };
+        let flow = match &request.live.flow {
+            Some(stream) => of(Arc::clone(stream)),
+            None => {
+                (shared.admission.flow(&request.caller, names)).unwrap_or_else(|| of("".into()))
+            }
+        };
         let (caller_weight, head_weight) = shared.config.weights(&flow.caller, &flow.head);
         let permit = shared
             .admission
@@ -284,13 +289,7 @@ impl Engine {
         let mut boarded = self.board(&request, &looked, &permit, &flow)?;
 
         let replies = std::mem::take(&mut boarded.replies);
-        let answers = async {
-            let mut answers = Vec::with_capacity(replies.len());
-            for (position, reply) in replies {
-                answers.push((position, reply.await.unwrap_or_else(|_| Err(stopped()))));
-            }
-            answers
-        };
+        let answers = shared.gather(replies, request.live.parts.as_ref(), &request.caller);
         // A lane that hangs never answers what it holds.
         let answers = async {
             tokio::select! {
@@ -324,9 +323,13 @@ impl Engine {
             {
                 provenance.timing.backbone = took;
             }
-            let Some(index) = position else {
-                features = answer?.features;
-                continue;
+            let index = match position {
+                Position::Head(index) => index,
+                Position::Row(_) => continue,
+                Position::Features => {
+                    features = answer?.features;
+                    continue;
+                }
             };
             if let Ok(done) = &answer {
                 let timing = &mut provenance.timing;

@@ -151,6 +151,8 @@ pub enum Outcome {
     Classification(Vec<ScoredLabel>),
     /// Raw outputs.
     Tensors(HeadRow),
+    /// It went to who asked for it before the others were there.
+    Sent,
 }
 
 /// Turns a head's output into its result, as long as `keep` says so: it is asked between a call's masks, and between a

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use super::{
     Options, Outcome,
     known::ByCaller,
+    live::Live,
     look::{Looked, Meter},
     mean::Mean,
     room::Room,
@@ -94,6 +95,8 @@ pub struct Request {
     pub meter: Option<Arc<dyn Meter>>,
     /// What was seen of it, once it was looked at.
     pub looked: Option<Looked>,
+    /// What a stream asks beyond that.
+    pub live: Live,
 }
 
 /// Nanoseconds for each pixel of a label map, before anything was measured.
@@ -243,7 +246,8 @@ pub(super) fn frames_read(request: &Request, size: [u32; 2]) -> Vec<usize> {
     let mut frames: Vec<_> = heads
         .flat_map(|manifest| frames_of(manifest, count))
         .collect();
-    if request.features == Some(size) {
+    let keeps = request.live.keep.iter().any(|keep| keep.size == size);
+    if request.features == Some(size) || keeps {
         frames.push(count.saturating_sub(1));
     }
     frames.sort_unstable();
@@ -254,9 +258,10 @@ pub(super) fn frames_read(request: &Request, size: [u32; 2]) -> Vec<usize> {
 /// The distinct input sizes that the request needs.
 pub(super) fn sizes(request: &Request) -> Vec<[u32; 2]> {
     let mut sizes: Vec<_> = request.features.into_iter().collect();
-    for head in &request.heads {
-        if !sizes.contains(&head.manifest.input_size) {
-            sizes.push(head.manifest.input_size);
+    let heads = request.heads.iter().map(|head| head.manifest.input_size);
+    for size in heads.chain(request.live.keep.iter().map(|keep| keep.size)) {
+        if !sizes.contains(&size) {
+            sizes.push(size);
         }
     }
     sizes

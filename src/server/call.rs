@@ -82,6 +82,7 @@ impl Call {
             trace: self.trace,
             meter: self.meter,
             looked: None,
+            live: engine::Live::default(),
         }
     }
 

@@ -11,7 +11,7 @@ use crate::{
         self, FeatureSource, Head, LabelMapAs, Labels, Options, Outcome, Priority, Segmentation,
         Source,
     },
-    error::{Error, Result},
+    error::{Error, Kind, Result},
     proto::{self, LabelMapFormat},
     repository::{BackboneManifest, HeadManifest, Layout, Resize, Task},
     task::{Detection, Rle, ScoredLabel},
@@ -165,6 +165,10 @@ pub(super) fn head_result(head: &Head, outcome: Result<Outcome>) -> proto::HeadR
             Outcome::Tensors(row) => Answer::Tensor(proto::TensorResult {
                 outputs: row.tensors().map(tensor).collect(),
             }),
+            Outcome::Sent => {
+                let message = "the result went elsewhere";
+                return Err(Error::new(Kind::Internal, message));
+            }
         })
     });
     let outcome = converted.unwrap_or_else(|error| {

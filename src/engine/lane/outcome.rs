@@ -12,6 +12,7 @@ use crate::{
         Head, Shared, Timing,
         flight::{How, Landed},
         job::{Done, Job},
+        live::label,
         observe,
         queue::Ready,
     },
@@ -25,6 +26,7 @@ pub(super) fn extracted(features: Option<FeatureRow>) -> Done {
     Done {
         device_time: features.as_ref().and_then(FeatureRow::device_time),
         features,
+        geometry: None,
         outcome: None,
         head_time: Duration::ZERO,
         postprocess_time: Duration::ZERO,
@@ -32,6 +34,22 @@ pub(super) fn extracted(features: Option<FeatureRow>) -> Done {
         postprocess_begun: Instant::now(),
         batch: Context::default(),
     }
+}
+
+/// Answers a job that keeps a row: a copy of the maps that it wants, so that the rest of the batch is let go of. On a device
+/// the copy is enqueued before the memory is used again.
+pub(super) fn keep(job: &Job, row: Option<FeatureRow>, maps: &[String]) {
+    let wanted = |name: &str| maps.iter().any(|map| map == name);
+    let copy = row.and_then(|row| row.detached_of(wanted));
+    let Some(copy) = copy else {
+        let error = Error::new(Kind::Overloaded, "there is no memory to keep a row");
+        return job.finish(Err(error.retry_after(FULL)));
+    };
+    let geometry = job.geometry();
+    job.finish(Ok(Done {
+        geometry,
+        ..extracted(Some(copy))
+    }));
 }
 
 /// The device is gone: everything that waits is told, and the server ends. Returns what they are told.
@@ -81,7 +99,7 @@ pub(super) fn land(
         shared
             .config
             .metrics
-            .device(Stage::Backbone, &flow.head, &flow.caller, each);
+            .device(Stage::Backbone, &label(&flow.head), &flow.caller, each);
         shared.cache.put(flight.key, &landed);
         // Out of the table first: whoever comes later finds the cache or starts anew, never a row about to go.
         shared.flights.remove(flight);

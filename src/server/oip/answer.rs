@@ -78,7 +78,7 @@ impl Batch<'_> {
                 Some(Outcome::Detection(_)) => Rows::Detection(Vec::new()),
                 Some(Outcome::Segmentation(_)) => Rows::Segmentation(Vec::new()),
                 Some(Outcome::Classification(_)) => Rows::Classification(Vec::new()),
-                Some(Outcome::Tensors(_)) => Rows::Tensors(Vec::new()),
+                Some(Outcome::Tensors(_) | Outcome::Sent) => Rows::Tensors(Vec::new()),
                 None => Rows::Features(Vec::new()),
             };
         }

@@ -41,9 +41,10 @@ test: test-rust test-python test-clients deploy-test test-models test-rules ## R
 test-rust: runtime
 	$(call step,rust tests,cargo test --locked --quiet)
 
-tests/.venv/ready: tests/requirements.txt
+tests/.venv/ready: tests/requirements.txt tests/requirements-alone.txt
 	$(call step,python environment,$(PYTHON) -m venv tests/.venv \
 		&& tests/.venv/bin/python -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt \
+		&& tests/.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r tests/requirements-alone.txt \
 		&& touch $@)
 
 # The binary is the one that the Rust tests built.

@@ -8,6 +8,7 @@
 //! stream          flows of frames, clips, accounts
 //! engine          sharing, batching, scheduling
 //! backend         ONNX Runtime          task   outputs to results      media  images
+//! track           objects over frames
 //! repository      manifests and files   metrics, telemetry, trace   error, config, cores, corked, descriptors, files,
 //!                                                                      memory, proto, slice
 //! ```
@@ -34,6 +35,7 @@ pub mod stream;
 pub mod task;
 pub mod telemetry;
 pub mod trace;
+pub mod track;
 
 /// The version, as the crate's.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

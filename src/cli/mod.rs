@@ -30,6 +30,7 @@ mod room;
 mod serve;
 mod show;
 mod systemd;
+mod track;
 
 use std::{
     io::IsTerminal,
@@ -177,6 +178,7 @@ enum Command {
     Segment(call::Single),
     /// Recognize the action in a clip: frames in order, or one folder of them.
     Recognize(call::Single),
+    Track(track::Track),
 }
 
 /// Whether the log, which has begun, is in JSON: then the last words are too.
@@ -336,6 +338,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Detect(command) => call::detect(&config, &command),
         Command::Segment(command) => call::segment(&config, &command),
         Command::Recognize(command) => call::recognize(&config, &command),
+        Command::Track(command) => track::track(&command),
     }
 }
 

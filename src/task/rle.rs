@@ -109,6 +109,48 @@ impl Rle {
             .sum()
     }
 
+    /// Overlap over union with `other`, of the same picture, once this is moved by whole pixels (right, down). What a move
+    /// down carries over the edge comes in again in the next column: enough to compare shapes by, and no more. 0 for
+    /// masks of different pictures, and where both are empty.
+    #[must_use]
+    pub fn iou_moved(&self, other: &Self, [right, down]: [i64; 2]) -> f64 {
+        if (self.height, self.width) != (other.height, other.width) {
+            return 0.0;
+        }
+        let ahead = right
+            .saturating_mul(i64::from(self.height))
+            .saturating_add(down);
+        let (mut mine, mut others) = (self.spans(ahead).peekable(), other.spans(0).peekable());
+        let mut both = 0_u64;
+        while let (Some(a), Some(b)) = (mine.peek(), others.peek()) {
+            both += u64::try_from(a.end.min(b.end) - a.start.max(b.start)).unwrap_or(0);
+            if a.end <= b.end {
+                mine.next();
+            } else {
+                others.next();
+            }
+        }
+        match self.area() + other.area() - both {
+            0 => 0.0,
+            either => both as f64 / either as f64,
+        }
+    }
+
+    /// Where the runs of ones lie, column by column, moved ahead by so many pixels.
+    fn spans(&self, ahead: i64) -> impl Iterator<Item = std::ops::Range<i64>> {
+        let mut at = ahead;
+        let runs = self
+            .counts
+            .iter()
+            .enumerate()
+            .filter_map(move |(index, &count)| {
+                let start = at;
+                at = at.saturating_add(i64::from(count));
+                (index % 2 == 1).then_some(start..at)
+            });
+        runs
+    }
+
     /// The pixels row by row.
     #[must_use]
     pub fn to_rows(&self) -> Vec<bool> {
@@ -273,6 +315,23 @@ mod tests {
             let all = (0..width).flat_map(|column| (0..height).map(move |row| (column, row)));
             let plain = all.map(|(c, r)| columns.contains(&c) && rows.contains(&r) && at(c, r));
             prop_assert_eq!(region, Rle::from_columns(height, width, plain));
+        }
+
+        #[test]
+        fn overlaps_are_those_of_the_pixels(
+            (height, width, pixels) in mask(),
+            other in proptest::collection::vec(any::<bool>(), 400),
+            (right, down) in (-9..9_i64, -9..9_i64),
+        ) {
+            let area = pixels.len() as i64;
+            let rle = Rle::from_columns(height, width, pixels.iter().copied());
+            let second = Rle::from_columns(height, width, other[..area as usize].iter().copied());
+            let ahead = right * i64::from(height) + down;
+            let came_from = |at: i64| usize::try_from(at - ahead).ok().and_then(|at| pixels.get(at));
+            let both = (0..area).filter(|&at| came_from(at) == Some(&true) && other[at as usize]).count() as u64;
+            let either = rle.area() + second.area() - both;
+            let expected = if either == 0 { 0.0 } else { both as f64 / either as f64 };
+            prop_assert_eq!(rle.iou_moved(&second, [right, down]), expected);
         }
 
         #[test]

@@ -46,4 +46,5 @@ mod systemd;
 mod tls;
 mod tokens;
 mod traces;
+mod track;
 mod uploads;

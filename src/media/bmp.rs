@@ -7,9 +7,10 @@ use image::{
 };
 
 use super::{
-    decode::{Format, Opened, unusable},
     error::MediaError,
+    format::Format,
     image::Limits,
+    opened::{Opened, unusable},
     watch::{Keep, PIECE, Watched},
 };
 

@@ -9,72 +9,24 @@
 //! What a file may make this allocate is known from its header and the limits: each format's module walks its
 //! container, hands the decoder the picture alone, and reads rows into the result.
 
-use std::{cell::Cell, fmt};
+use std::cell::Cell;
 
-use image::{DynamicImage, ImageError, RgbImage, metadata::Orientation};
+use image::{DynamicImage, RgbImage, metadata::Orientation};
 
 use super::{
     bmp,
     error::MediaError,
+    format::Format,
     gif,
     image::{Image, Limits, buffer_len},
     jpeg,
+    opened::Opened,
     orientation::turns,
     png, sniff,
     vp8l::TABLE_BYTES,
     watch::Keep,
     webp,
 };
-
-/// A container that this crate reads.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Format {
-    /// JPEG: baseline, progressive and arithmetic-coded; gray, YCbCr, RGB, CMYK and YCCK.
-    Jpeg,
-    /// PNG: all colour types and depths.
-    Png,
-    /// WebP: lossy, lossless, with and without alpha; of an animation the first frame.
-    WebP,
-    /// Windows bitmap.
-    Bmp,
-    /// GIF, its first frame.
-    Gif,
-}
-
-impl Format {
-    /// Name for people.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Jpeg => "jpeg",
-            Self::Png => "png",
-            Self::WebP => "webp",
-            Self::Bmp => "bmp",
-            Self::Gif => "gif",
-        }
-    }
-
-    pub(super) fn corrupt(self, detail: impl fmt::Display) -> MediaError {
-        MediaError::Corrupt {
-            format: self,
-            detail: detail.to_string(),
-        }
-    }
-
-    pub(super) fn unsupported(self, detail: impl fmt::Display) -> MediaError {
-        MediaError::UnsupportedFormat {
-            format: self,
-            detail: detail.to_string(),
-        }
-    }
-}
-
-impl fmt::Display for Format {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
 
 /// What an image's header says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,22 +42,6 @@ pub struct Header {
     /// Most bytes that decoding and turning it hold at once beside the file, the result among them.
     pub held: u64,
 }
-
-/// A file whose header has been read and is within the limits. No pixel has been allocated.
-pub(super) struct Opened<'a> {
-    /// Columns, as they lie in the file.
-    pub(super) width: u32,
-    /// Rows, as they lie in the file.
-    pub(super) height: u32,
-    pub(super) orientation: Orientation,
-    pub(super) scans: u32,
-    /// Most bytes that decoding holds for each pixel, the result among them.
-    pub(super) held: u64,
-    pub(super) read: Read<'a>,
-}
-
-/// Fills `width x height x 3` bytes of RGB.
-pub(super) type Read<'a> = Box<dyn FnOnce(&mut [u8]) -> Result<(), MediaError> + 'a>;
 
 /// Asked whether it goes on, a decoder that nobody stops.
 const ALWAYS: Keep<'static> = &|| true;
@@ -222,12 +158,6 @@ fn decode_watched(bytes: &[u8], limits: &Limits, keep: Keep<'_>) -> Result<Image
     Image::from_raw(width, height, image.into_rgb8().into_raw())
 }
 
-pub(super) fn unusable(format: Format, error: &ImageError) -> MediaError {
-    match error {
-        ImageError::Unsupported(_) => format.unsupported(error),
-        _ => format.corrupt(error),
-    }
-}
 #[cfg(test)]
 mod tests {
     use std::io::Cursor;

@@ -1,6 +1,8 @@
 //! What can go wrong between a caller's bytes and pixels.
 
-use super::decode::Format;
+use std::fmt;
+
+use super::format::Format;
 
 /// An image was refused or could not be made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -133,6 +135,22 @@ impl MediaError {
             | Self::TooManyScans { .. }
             | Self::SideTooLong { .. } => MediaErrorKind::LimitExceeded,
             Self::Encode { .. } | Self::Unwanted => MediaErrorKind::Internal,
+        }
+    }
+}
+
+impl Format {
+    pub(super) fn corrupt(self, detail: impl fmt::Display) -> MediaError {
+        MediaError::Corrupt {
+            format: self,
+            detail: detail.to_string(),
+        }
+    }
+
+    pub(super) fn unsupported(self, detail: impl fmt::Display) -> MediaError {
+        MediaError::UnsupportedFormat {
+            format: self,
+            detail: detail.to_string(),
         }
     }
 }

@@ -4,7 +4,7 @@
 //! `i + 0.5`. The scales are those of the resized size after rounding, separate for x and y, so a box mapped
 //! back lands on the pixels that it was computed from, not up to half a pixel beside them.
 
-use super::preprocess::{Preprocess, ResizeMode};
+use super::fit::{Preprocess, ResizeMode};
 
 /// A rectangle of whole pixels, `[left, right) x [top, bottom)`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

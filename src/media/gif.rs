@@ -8,9 +8,10 @@ use gif::{ColorOutput, DecodeOptions, MemoryLimit};
 use image::metadata::Orientation;
 
 use super::{
-    decode::{Format, Opened},
     error::MediaError,
+    format::Format,
     image::Limits,
+    opened::Opened,
     watch::{Keep, Watched},
 };
 

@@ -15,10 +15,11 @@ use image::{
 use mozjpeg::{ColorSpace, Compress, Decompress, decompress::DecompressStarted};
 
 use super::{
-    decode::{Format, Opened},
     error::MediaError,
+    format::Format,
     image::Limits,
     markers::{APP1, EOI, Markers, NOT_SOF, SOF, SOF_LS, SOS},
+    opened::Opened,
     orientation::Metadata,
     watch::{Keep, Watched, rows_of, unwanted},
 };

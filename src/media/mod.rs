@@ -5,9 +5,9 @@
 //! Third-party decoders may still panic on inputs nobody has met yet, so callers that must survive run
 //! [`decode`] behind `catch_unwind`.
 //!
-//! - `sniff`: what a file is
+//! - `format`, `sniff`: what a file is
 //! - `decode`: encoded bytes to an upright RGB [`Image`], with a module for each format and `orientation`
-//! - `geometry`, `preprocess`: an image to a network's input, and coordinates there and back
+//! - `fit`, `geometry`, `preprocess`: an image to a network's input, and coordinates there and back
 //! - `watch`: whether a picture is still wanted, asked while it is decoded
 //! - `frames`: which frames of a clip are read
 //! - `draw`, `encode`: results for people
@@ -18,12 +18,15 @@ mod decode;
 pub mod draw;
 mod encode;
 mod error;
+mod fit;
+mod format;
 mod frames;
 mod geometry;
 mod gif;
 mod image;
 mod jpeg;
 mod markers;
+mod opened;
 mod orientation;
 mod png;
 mod preprocess;
@@ -34,10 +37,12 @@ mod watch;
 mod webp;
 
 pub use self::cost::Work;
-pub use self::decode::{Format, Header, decode, decode_while, probe};
+pub use self::decode::{Header, decode, decode_while, probe};
 pub use self::encode::{encode_gray8_png, encode_gray16_png, encode_jpeg, encode_png};
 pub use self::error::{MediaError, MediaErrorKind};
+pub use self::fit::{Filter, Preprocess, ResizeMode};
+pub use self::format::Format;
 pub use self::frames::sample_frames;
 pub use self::geometry::{Geometry, Region, geometry};
 pub use self::image::{Image, Limits, RgbView};
-pub use self::preprocess::{Filter, Preprocess, ResizeMode, preprocess_into, preprocess_while};
+pub use self::preprocess::{preprocess_into, preprocess_while};

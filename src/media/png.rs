@@ -13,9 +13,10 @@ use image::metadata::Orientation;
 use png::{BitDepth, ColorType, DecodingError, InterlaceInfo, Reader, Transformations};
 
 use super::{
-    decode::{Format, Opened},
     error::MediaError,
+    format::Format,
     image::Limits,
+    opened::Opened,
     orientation::Metadata,
     watch::{Keep, rows_of, unwanted},
 };

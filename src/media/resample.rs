@@ -10,7 +10,7 @@ use std::ops::Range;
 use multiversion::multiversion;
 
 use super::{
-    preprocess::Filter,
+    fit::Filter,
     watch::{Keep, rows_of},
 };
 

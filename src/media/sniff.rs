@@ -1,6 +1,6 @@
 //! What a file is, by its first bytes: one of the formats that are read, or the name of another.
 
-use super::{decode::Format, error::MediaError};
+use super::{error::MediaError, format::Format};
 
 /// Bytes looked at where there is no signature: text of any kind.
 const TEXT: usize = 1024;

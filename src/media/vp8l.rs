@@ -4,7 +4,7 @@
 //! more than a gigabyte of tables. What libwebp's encoder writes has at most 2600 groups. So the stream is read here
 //! up to the pixels, following the specification (RFC 9649, section 3), keeping sums and no tables.
 
-use super::{decode::Format, error::MediaError};
+use super::{error::MediaError, format::Format};
 
 /// Most bytes of tables.
 pub(super) const TABLE_BYTES: usize = 96 << 20;

@@ -7,9 +7,10 @@ use image::metadata::Orientation;
 use image_webp::{DecodingError, WebPDecoder};
 
 use super::{
-    decode::{Format, Opened},
     error::MediaError,
+    format::Format,
     image::Limits,
+    opened::Opened,
     orientation::Metadata,
     vp8l::check_tables,
     watch::{Keep, PIECE, Watched},

@@ -1,20 +1,19 @@
 //! The door: what is inside is bounded by count and by bytes, and no one user of it can fill it.
 //!
 //! A flow (one caller's use of one head) may hold at most `SHARE` times what is still free, and a caller with all of its
-//! flows `SHARE_OF_ALL` times: a lone flow gets all but a small part, several settle at equal shares, and one that comes anew finds a place (the dynamic thresholds of
-//! Choudhury and Hahne, "Dynamic queue length thresholds for shared-memory packet switches", 1998).
+//! flows `SHARE_OF_ALL` times: a lone flow gets all but a small part, several settle at equal shares, and one that comes
+//! anew finds a place (the dynamic thresholds of Choudhury and Hahne, "Dynamic queue length thresholds for shared-memory
+//! packet switches", 1998).
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use parking_lot::{Mutex, MutexGuard};
 
-use super::schedule::Flow;
+use super::sched::{
+    rank::Flow,
+    tuning::{SHARE, SHARE_OF_ALL},
+};
 use crate::error::{Error, Kind, Result};
-
-/// What a flow of weight 1 may hold, over what is free.
-const SHARE: f64 = 8.0;
-/// What a caller may hold, over what is free, whatever the number of heads that it uses.
-const SHARE_OF_ALL: f64 = 32.0;
 
 /// Bounds on what is inside the engine at once.
 #[derive(Debug, Clone, Copy)]

@@ -10,14 +10,16 @@ use tokio::sync::oneshot;
 use super::{
     Engine, FeatureSource, Head, Provenance, Request, Shared, Source, Timing,
     admission::Permit,
-    estimate::{self, Load, Stage, Steps},
     flight::{Cost, Flight, Joined, Key},
-    job::{Done, Job},
-    look::{Looked, Looks},
+    job::{Done, Job, stopped},
     queue::Ahead,
-    request,
+    request::{self, Looked, Looks},
     room::Room,
-    schedule::{Flow, Rank},
+    sched::{
+        estimate::{self, Stage, Steps},
+        load::Load,
+        rank::{Flow, Rank},
+    },
 };
 use crate::{
     error::{Error, Kind, Result},
@@ -218,10 +220,7 @@ impl Shared {
             }
         };
         let waiting = ahead + fresh.len();
-        let batch = |flight: &Arc<Flight>| {
-            let size = [flight.preprocess.height, flight.preprocess.width];
-            costs.joined(size, waiting, self.lanes)
-        };
+        let batch = |flight: &Arc<Flight>| costs.joined(flight.size(), waiting, self.lanes);
         Steps {
             decode: estimate::side_by_side(fresh.iter().map(decode), threads),
             batch: fresh.iter().map(batch).max().unwrap_or_default(),
@@ -401,10 +400,6 @@ impl Drop for Boarded {
         left.retain(|flight| self.shared.queue.forget(flight));
         self.shared.drop_flights(&mut left);
     }
-}
-
-pub(super) fn stopped() -> Error {
-    Error::new(Kind::Unavailable, "the server is stopping")
 }
 
 pub(super) fn preprocess(backbone: &BackboneManifest, [height, width]: [u32; 2]) -> Preprocess {

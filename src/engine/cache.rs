@@ -13,10 +13,7 @@ use std::{
 
 use parking_lot::Mutex;
 
-use super::{
-    flight::{Key, Landed},
-    shelves::Shelves,
-};
+use super::{flight::Key, landed::Landed, shelves::Shelves};
 use crate::backend::{CachePolicy, Device};
 
 #[derive(Debug)]

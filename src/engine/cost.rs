@@ -6,24 +6,15 @@ use std::{
     time::Duration,
 };
 
-use super::{known::ByCaller, mean::Mean};
+use super::{
+    known::ByCaller,
+    mean::Mean,
+    sched::{
+        batch::{self, Batching},
+        tuning::{BESIDE, CROWD, FORGET, LEARN, NOTICE, STALL, WAKING, WORTH},
+    },
+};
 use crate::media::Work;
-
-/// A batch size has to serve this much more images per second than the next smaller one to be worth its longer wait.
-const WORTH: f64 = 1.02;
-
-/// About what a batch costs beside its lane's work, whatever its size: waking others and being woken. On small graphs
-/// this is what larger batches gain most from.
-const BESIDE: f64 = 250e-6;
-
-/// Where hardly anything waits, a batch size that serves this part of what the best one does is good enough, and its
-/// images wait less for each other. The more waits, the nearer to the best it has to be.
-const NEAR: f64 = 0.9;
-/// Much is this many of the best batches.
-const CROWD: usize = 2;
-
-/// About what it costs to wake a thread and to change to it, on both sides.
-pub(super) const WAKING: Duration = Duration::from_micros(100);
 
 /// Seconds per batch for each batch size at one input size, as measured at warm-up.
 #[derive(Debug, Clone)]
@@ -61,15 +52,6 @@ impl Curve {
 /// A number that follows what is measured.
 #[derive(Debug)]
 struct Follower(AtomicU64);
-
-/// How far one batch moves what is known of its size.
-const LEARN: f64 = 0.03;
-/// How far each batch moves the number of images that have been waiting of late: a stall is over before it has counted.
-const NOTICE: f64 = 0.02;
-/// How far each batch moves the pace of the other sizes back to that of all: one that seemed bad is tried again.
-const FORGET: f64 = 2e-4;
-/// One batch that was held up counts as this many times slower than others of late at most.
-const STALL: f64 = 1.5;
 
 impl Follower {
     fn new(start: f64) -> Self {
@@ -109,24 +91,6 @@ struct Buckets {
     pace: Follower,
     /// How many images have been waiting of late.
     crowd: Follower,
-}
-
-/// How a batch is formed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Plan {
-    /// Images to take.
-    pub(super) rows: usize,
-    /// Batch size to run; what is beyond `rows` is padding.
-    pub(super) bucket: usize,
-}
-
-impl Plan {
-    fn alone(waiting: usize) -> Self {
-        Self {
-            rows: waiting.min(1),
-            bucket: 1,
-        }
-    }
 }
 
 /// What a lane's work costs.
@@ -197,67 +161,32 @@ impl Costs {
         self.buckets.get(&size).map_or(&[], |b| &b.sizes)
     }
 
-    /// Images per second in batches of one size with at most `rows` images in each, as they have run of late.
-    fn rate(&self, bucket: &Bucket, rows: usize) -> f64 {
-        let rows = rows.min(bucket.rows) as f64;
-        let seconds = bucket.warm * bucket.pace.get() + rows * self.other.get();
-        rows / (seconds + BESIDE)
-    }
-
-    /// The batch to form of `waiting` images: what serves the most images per second, or the smallest that serves nearly
-    /// as many, the nearer the more images, `crowd`, have been waiting. Fewer images than a bucket holds are padded where
-    /// that is faster than two smaller batches.
+    /// What is known of the batches of an input size now.
     ///
     /// What a batch costs was measured at warm-up and is corrected by what such batches have taken of late: which sizes
     /// are best depends on what else fills the caches, decoded images above all.
-    pub(super) fn plan(&self, size: [u32; 2], waiting: usize, crowd: usize) -> Plan {
-        let buckets = self.of(size).iter();
-        let rates = buckets.map(|bucket| (bucket, self.rate(bucket, waiting)));
-        let fastest = rates.clone().map(|(_, rate)| rate).fold(0.0, f64::max);
-        let enough = fastest * self.near(size, crowd);
-        let found = rates.clone().find(|(_, rate)| *rate >= enough);
-        found.map_or(Plan::alone(waiting), |(bucket, _)| Plan {
-            rows: bucket.rows.min(waiting),
-            bucket: bucket.rows,
-        })
+    pub(super) fn batching(&self, size: [u32; 2]) -> Batching {
+        let Some(known) = self.buckets.get(&size) else {
+            return Batching::default();
+        };
+        let bucket = |bucket: &Bucket| batch::Bucket {
+            rows: bucket.rows,
+            seconds: bucket.warm * bucket.pace.get(),
+        };
+        Batching {
+            buckets: known.sizes.iter().map(bucket).collect(),
+            other: self.other.get(),
+            lasting: known.crowd.get() as usize,
+            quick: self.is_quick(size),
+        }
     }
 
     /// Notes that `crowd` images wait when a batch is formed.
     pub(super) fn waited(&self, size: [u32; 2], crowd: usize) {
         if let Some(buckets) = self.buckets.get(&size) {
             // So that a flood is forgotten as fast as it is noticed.
-            let most = 2 * CROWD * self.largest(size);
+            let most = 2 * CROWD * self.batching(size).fastest();
             buckets.crowd.follow(crowd.min(most) as f64, NOTICE);
-        }
-    }
-
-    /// How many images have been waiting of late.
-    ///
-    /// After a stall many wait for a moment. Smaller batches serve them about as soon, and do not hold up whoever comes
-    /// after: what serves the most counts for more only where many keep waiting.
-    pub(super) fn lasting(&self, size: [u32; 2]) -> usize {
-        let crowd = self.buckets.get(&size).map(|b| b.crowd.get());
-        crowd.unwrap_or_default() as usize
-    }
-
-    /// The part of the best rate that is good enough where `crowd` images have been waiting.
-    fn near(&self, size: [u32; 2], crowd: usize) -> f64 {
-        let much = CROWD * self.largest(size);
-        NEAR + (1.0 - NEAR) * (crowd as f64 / much as f64).min(1.0)
-    }
-
-    /// Whether so little waits that how long each image waits counts for more than how many are served.
-    fn is_calm(&self, size: [u32; 2], crowd: usize) -> bool {
-        crowd < CROWD * self.largest(size)
-    }
-
-    /// How many of the `crowd` images that wait one of `lanes` lanes may take at once. Where little waits it leaves the
-    /// others their share, busy or not: they are done with theirs before a batch of everything would be. Quick graphs
-    /// are not worth sharing.
-    pub(super) fn fair(&self, size: [u32; 2], crowd: usize, lanes: usize) -> usize {
-        match self.is_calm(size, crowd) && !self.is_quick(size) {
-            true => crowd.div_ceil(lanes.max(1)),
-            false => crowd,
         }
     }
 
@@ -266,44 +195,10 @@ impl Costs {
         self.of(size).iter().map(|bucket| bucket.rows).collect()
     }
 
-    /// The bucket that serves the most images per second.
-    pub(super) fn largest(&self, size: [u32; 2]) -> usize {
-        let buckets = self.of(size).iter();
-        let rates = buckets.map(|b| (b.rows, self.rate(b, b.rows)));
-        rates
-            .fold(
-                (1, 0.0),
-                |best, this| if this.1 > best.1 { this } else { best },
-            )
-            .0
-    }
-
-    /// The largest batch size in use.
-    pub(super) fn most_rows(&self, size: [u32; 2]) -> usize {
-        self.of(size).last().map_or(1, |bucket| bucket.rows)
-    }
-
-    /// The batch to form of `waiting` images that have waited to become many: all of them, padded, or the largest batch
-    /// size that they fill where that serves more.
-    pub(super) fn filled(&self, size: [u32; 2], waiting: usize) -> Plan {
-        let buckets = self.of(size).iter();
-        let rate = |bucket: &&Bucket| self.rate(bucket, waiting);
-        let holds = buckets.clone().find(|bucket| bucket.rows >= waiting);
-        let fills = buckets.rev().find(|bucket| bucket.rows <= waiting);
-        let best = match (holds, fills) {
-            (Some(holds), Some(fills)) if rate(&fills) > rate(&holds) => Some(fills),
-            (holds, fills) => holds.or(fills),
-        };
-        best.map_or(Plan::alone(waiting), |bucket| Plan {
-            rows: bucket.rows.min(waiting),
-            bucket: bucket.rows,
-        })
-    }
-
     /// Seconds that the backbone takes for each image where many wait.
     pub(super) fn share(&self, size: [u32; 2]) -> f64 {
-        let largest = self.largest(size);
-        let bucket = self.of(size).iter().find(|b| b.rows == largest);
+        let fastest = self.batching(size).fastest();
+        let bucket = self.of(size).iter().find(|b| b.rows == fastest);
         bucket.map_or(0.0, |b| {
             let warm = Duration::from_secs_f64(b.warm * b.pace.get());
             b.mean.get_from(warm).as_secs_f64() / b.rows.max(1) as f64
@@ -327,8 +222,8 @@ impl Costs {
 
     /// How long most batches take that an image joins when `waiting` images wait, itself one of them.
     pub(super) fn joined(&self, size: [u32; 2], waiting: usize, lanes: usize) -> Duration {
-        let share = self.fair(size, waiting, lanes);
-        let plan = self.plan(size, share, self.lasting(size));
+        let batching = self.batching(size);
+        let plan = batching.plan(batching.fair(waiting, lanes));
         self.batch(size, plan.bucket)
     }
 

@@ -2,7 +2,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -10,11 +13,14 @@ use highway::{HighwayHash, HighwayHasher};
 use parking_lot::Mutex;
 
 use super::{
-    Source, Timing, admission::Permit, estimate::Load, job::Job, live::Begun, queue::Waiting,
-    schedule::Rank,
+    admission::Permit,
+    job::Job,
+    landed::{How, Landed},
+    live::Begun,
+    request::Source,
+    sched::{load::Load, rank::Rank},
 };
 use crate::{
-    backend::FeatureRow,
     error::{Error, Kind, Result},
     media::{Geometry, Preprocess, Work, geometry},
     trace::Context,
@@ -70,25 +76,6 @@ impl Key {
     }
 }
 
-/// A computed image.
-#[derive(Debug, Clone)]
-pub(super) struct Landed {
-    pub(super) row: FeatureRow,
-    pub(super) geometry: Geometry,
-    pub(super) how: How,
-}
-
-/// How an image was computed.
-#[derive(Debug, Clone)]
-pub(super) struct How {
-    pub(super) timing: Timing,
-    pub(super) batch_size: usize,
-    /// When its batch began.
-    pub(super) begun: Option<Instant>,
-    /// Its batch in the traces.
-    pub(super) batch: Context,
-}
-
 /// What an image is thought to take, as seen when it came.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Cost {
@@ -108,8 +95,9 @@ pub(super) struct Flight {
     pub(super) preprocess: Preprocess,
     pub(super) cost: Cost,
     pub(super) boarded: Instant,
+    /// Counts up, for the queue's own notes.
+    pub(super) number: u64,
     rank: Mutex<Rank>,
-    waiting: Mutex<Option<Waiting>>,
     state: Mutex<State>,
     /// What the decoder found: how the image lies in the input, and how long that took.
     decoded: OnceLock<(Geometry, Duration)>,
@@ -141,14 +129,15 @@ impl Flight {
         rank: Rank,
         permit: Arc<Permit>,
     ) -> Self {
+        static NUMBERS: AtomicU64 = AtomicU64::new(0);
         Self {
+            number: NUMBERS.fetch_add(1, Ordering::Relaxed),
             key,
             source,
             preprocess,
             cost,
             boarded: Instant::now(),
             rank: Mutex::new(rank),
-            waiting: Mutex::new(None),
             state: Mutex::new(State::Open(Vec::new())),
             decoded: OnceLock::new(),
             decoded_at: OnceLock::new(),
@@ -189,16 +178,16 @@ impl Flight {
         !matches!(*self.state.lock(), State::Open(_))
     }
 
-    /// Where it waits in the queue, whose lock guards this.
-    pub(super) fn waiting(&self) -> Option<Waiting> {
-        self.waiting.lock().clone()
-    }
-
-    pub(super) fn set_waiting(&self, waiting: Option<Waiting>) {
-        if let (None, Some(begun)) = (&waiting, &self.begun) {
+    /// Tells whoever wants to know that work on it begins.
+    pub(super) fn tell_begun(&self) {
+        if let Some(begun) = &self.begun {
             begun.tell();
         }
-        *self.waiting.lock() = waiting;
+    }
+
+    /// Its input's `[height, width]` in pixels.
+    pub(super) fn size(&self) -> [u32; 2] {
+        [self.preprocess.height, self.preprocess.width]
     }
 
     /// Jobs that wait for it, as `(head, job, slot)`: rows in this order lie next to each other for their heads.
@@ -391,8 +380,7 @@ pub(super) mod tests {
     use super::{
         super::{
             admission::{Admission, AdmissionLimits},
-            request::Priority,
-            schedule::Flow,
+            sched::rank::{Flow, Priority},
         },
         *,
     };

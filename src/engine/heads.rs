@@ -5,7 +5,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -63,7 +66,9 @@ impl Head {
         model.dry_run(0, backbone, entry.manifest.input_size, 1)?;
         cost.add(begun.elapsed());
         each.add(begun.elapsed());
+        static NUMBERS: AtomicU64 = AtomicU64::new(1);
         Ok(Self {
+            number: NUMBERS.fetch_add(1, Ordering::Relaxed),
             name: entry.manifest.name.as_str().into(),
             manifest: entry.manifest.clone(),
             model,

@@ -11,7 +11,13 @@ use std::{
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::{Head, Options, Outcome, flight::Landed, postprocess, room::Room, schedule::Rank};
+use super::{
+    landed::Landed,
+    postprocess::{self, Options, Outcome},
+    request::Head,
+    room::Room,
+    sched::rank::Rank,
+};
 use crate::{
     backend::{FeatureRow, HeadRow},
     error::{Error, Kind, Result},
@@ -276,4 +282,9 @@ impl Finish {
         });
         Some((job, done))
     }
+}
+
+/// What whoever waits is told when the engine stops.
+pub(super) fn stopped() -> Error {
+    Error::new(Kind::Unavailable, "the server is stopping")
 }

@@ -17,8 +17,9 @@ use super::{
     busy::Busy,
     decoding::decode,
     job::{Finish, Job},
-    queue::{Batch, Ready, Role, Work},
+    queue::{Batch, Ready, Work},
     request::Head,
+    sched::decide::Role,
 };
 use crate::{
     backend::{BackendError, Fault, FeatureBatch, FeatureRow, HeadRow},
@@ -447,10 +448,7 @@ fn finish_together(finishes: impl IntoIterator<Item = Finish>) {
 }
 
 fn size(batch: &[Ready]) -> [u32; 2] {
-    batch.first().map_or([0, 0], |ready| {
-        let preprocess = &ready.flight.preprocess;
-        [preprocess.height, preprocess.width]
-    })
+    batch.first().map_or([0, 0], |ready| ready.flight.size())
 }
 
 #[cfg(all(test, feature = "demo-models"))]

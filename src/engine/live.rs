@@ -17,12 +17,12 @@ use tokio::sync::oneshot;
 
 use super::{
     Engine, Head, Options, Outcome, Priority, Shared,
-    board::{Position, Reply, stopped},
-    flight::{How, Landed},
-    job::{Done, Job},
-    look::Looks,
+    board::{Position, Reply},
+    job::{Done, Job, stopped},
+    landed::{How, Landed},
+    request::Looks,
     room::Room,
-    schedule::{Flow, Rank},
+    sched::rank::{Flow, Rank},
 };
 use crate::{
     backend::FeatureRow,

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use super::{
-    AdmissionLimits, Engine, EngineConfig, Head, Options, Request, Shared, Source, request,
-    room::Room,
+    AdmissionLimits, Engine, EngineConfig, Head, Options, Request, Shared, Source,
+    request::{self, Looked, Looks},
 };
 use crate::{
     backend::TensorSpec,
@@ -14,40 +14,6 @@ use crate::{
     repository::Task,
     task::LabelMap,
 };
-
-/// Charges a caller for the images that it sends.
-pub trait Meter: std::fmt::Debug + Send + Sync {
-    /// Charges for images that cost as much as so many `pixels` of a plain JPEG.
-    ///
-    /// # Errors
-    /// `RateLimited`, with the time after which the same call may be made.
-    fn charge(&self, pixels: u64) -> Result<()>;
-}
-
-/// An image, as its header tells.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Looks {
-    pub(super) width: u32,
-    pub(super) height: u32,
-    /// What decoding and resizing it is.
-    pub(super) work: media::Work,
-    /// Bytes that decoding it holds.
-    pub(super) held: u64,
-}
-
-impl Looks {
-    pub(super) fn pixels(&self) -> u64 {
-        u64::from(self.width) * u64::from(self.height)
-    }
-}
-
-/// What was seen of a request when it was let in.
-#[derive(Debug, Clone)]
-pub struct Looked {
-    pub(super) images: Vec<Looks>,
-    /// Shared by all requests of a call.
-    pub(super) room: Arc<Room>,
-}
 
 /// What a call is altogether.
 #[derive(Debug, Default)]

@@ -4,16 +4,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-/// The least that one measurement moves a mean.
-const STEP: f64 = 0.1;
-/// What was measured counts half, beside something new, after this many seconds: a mean of calls that come seldom is the
-/// last few of them, and one that was wrong for a stall is right after a call or two.
-const FRESH: f64 = 0.05;
-/// Without news a mean is halved in this many seconds.
-const HALF_LIFE: f64 = 2.0;
-/// Deviations above the mean that hardly anything exceeds: four in Jacobson, "Congestion avoidance and control", 1988,
-/// where to be wrong costs more.
-const CAUTION: f64 = 2.0;
+use super::sched::tuning::{CAUTION, FIRST, FRESH, HALF_LIFE, LONGER, SELDOM, STEP};
 
 /// A running mean and mean deviation that trust themselves less the longer nothing was measured, so that one stall cannot
 /// refuse work for ever.
@@ -178,14 +169,6 @@ impl BySize {
         all.map(of).fold(0.0, f64::max)
     }
 }
-
-/// How soon after a refusal the first is let through.
-const FIRST: Duration = Duration::from_millis(100);
-/// How many times longer it is until the next each time.
-const LONGER: u32 = 3;
-/// Longest time between two, over what they are thought to take: those that are indeed too late cost no more of a thread
-/// than this.
-const SELDOM: u32 = 16;
 
 /// Lets some work through that an estimate refuses, or nobody would learn that the estimate is wrong: at first soon, then
 /// the more seldom the longer it changes nothing. Estimates of different magnitude are apart, so that work that is

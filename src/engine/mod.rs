@@ -9,7 +9,7 @@
 //! Engine::run -> admission -> cache? -> flight (shared?) -> queue -> decode -> queue -> lane -> job -> postprocess
 //! ```
 //!
-//! Who is next at each queue is [`schedule`]'s matter, how large a batch is [`cost`]'s.
+//! Who is next, how large a batch is and what a thread does is [`sched`]'s matter; what work costs is [`cost`]'s.
 
 mod admission;
 mod board;
@@ -18,11 +18,11 @@ mod cache;
 mod config;
 mod cost;
 mod decoding;
-mod estimate;
 mod flight;
 mod heads;
 mod job;
 mod known;
+mod landed;
 mod lane;
 mod live;
 mod look;
@@ -32,10 +32,9 @@ mod postprocess;
 mod queue;
 mod request;
 mod room;
-mod schedule;
+mod sched;
 mod shelves;
 mod start;
-mod turns;
 mod warm;
 mod watchdog;
 
@@ -55,11 +54,12 @@ use crate::{
     repository::{BackboneManifest, Location, Stamp},
 };
 use admission::Admission;
-use board::{Position, stopped};
+use board::Position;
 use busy::Busy;
 use cache::Cache;
 use cost::Costs;
 use flight::{Flight, Flights};
+use job::stopped;
 use mean::Trials;
 use queue::Queue;
 use room::Rooms;
@@ -70,10 +70,12 @@ pub use busy::Spent;
 pub use config::{Counters, EngineConfig, WorstCase};
 pub use cost::Curve;
 pub use live::{Begun, Keep, Kept, KeptRequest, Live, Part, Parts, Seconds, flow};
-pub use look::{Looked, Meter};
 pub use postprocess::{LabelMapAs, Labels, Options, Outcome, Segmentation};
-pub use request::{Analysis, FeatureSource, Head, Priority, Provenance, Request, Source, Timing};
+pub use request::{
+    Analysis, FeatureSource, Head, Looked, Meter, Provenance, Request, Source, Timing,
+};
 pub use room::Room;
+pub use sched::rank::Priority;
 
 /// How long a stop waits for the threads of an engine that has failed.
 const GRACE: Duration = Duration::from_millis(200);
@@ -260,7 +262,7 @@ impl Engine {
         };
         let bytes = request.images.iter().map(|(source, _)| source.len()).sum();
         let names = request.heads.iter().map(|head| Arc::clone(&head.name));
-        let of = |head| schedule::Flow {
+        let of = |head| sched::rank::Flow {
             caller: Arc::clone(&request.caller),
             head,
         };

@@ -6,52 +6,36 @@
 mod ahead;
 mod choose;
 mod state;
+mod work;
 
 use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::watch;
 
 use choose::Look;
-use state::State;
+use state::{State, Waiting};
+use work::finishing;
 
 use super::{
-    Source,
-    cost::{Costs, Plan, WAKING},
-    estimate::Load,
+    cost::Costs,
     flight::Flight,
-    job::{Finish, Job},
-    schedule::{Place, Rank},
-    turns,
+    job::{Finish, Job, stopped},
+    request::Source,
+    sched::{
+        decide::{Role, Rules},
+        load::Load,
+        rank::Rank,
+        tuning::WAKING,
+        turns,
+    },
 };
 use crate::{error::Error, memory};
 
-/// An image ready for the backbone.
-pub(super) struct Ready {
-    pub(super) flight: Arc<Flight>,
-    /// NHWC RGB at the input's size.
-    pub(super) pixels: Bytes,
-    /// Whether the pixels were made here; those that came raw are the caller's.
-    pub(super) decoded: bool,
-}
-
-/// What a thread does next.
-pub(super) enum Work {
-    /// A head's output that becomes a result.
-    Finish(Finish),
-    /// Complete jobs of one head whose features are there already, or jobs that only want features.
-    Jobs(Vec<Arc<Job>>),
-    /// Images of one size for the backbone.
-    Batch(Batch),
-    /// An image to decode.
-    Decode(Arc<Flight>),
-    /// Nothing but what was dropped.
-    Nothing,
-}
+pub(super) use work::{Batch, Ready, Work};
 
 /// What comes before an image.
 #[derive(Debug, Clone, Copy)]
@@ -60,30 +44,6 @@ pub(super) struct Ahead {
     pub(super) images: usize,
     /// About how long it is until the threads are free for it.
     pub(super) wait: Duration,
-}
-
-/// Images of one size for the backbone.
-pub(super) struct Batch {
-    pub(super) images: Vec<Ready>,
-    pub(super) plan: Plan,
-    /// Whether no lane is idle.
-    pub(super) crowded: bool,
-}
-
-/// What a thread may do.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Role {
-    /// Runs graphs.
-    pub(super) device: bool,
-    /// Decodes and postprocesses.
-    pub(super) cpu: bool,
-}
-
-/// Where a flight waits.
-#[derive(Debug, Clone)]
-pub(super) enum Waiting {
-    Encoded(Place),
-    Ready(Place),
 }
 
 /// How the queue hands out work.
@@ -101,6 +61,15 @@ pub(super) struct QueueOptions {
     pub(super) max_batch: usize,
     /// How long a batch may wait to become larger.
     pub(super) max_delay: Duration,
+}
+
+impl QueueOptions {
+    fn rules(&self) -> Rules {
+        Rules {
+            lanes: self.lanes,
+            max_delay: self.max_delay,
+        }
+    }
 }
 
 pub(super) struct Queue {
@@ -123,7 +92,8 @@ fn size(group: u64) -> [u32; 2] {
 
 /// Jobs of one loaded head batch together; a head that was replaced is another one.
 fn head_group(job: &Job) -> u64 {
-    job.head.as_ref().map_or(0, |head| Arc::as_ptr(head) as u64)
+    // Heads are numbered from 1.
+    job.head.as_ref().map_or(0, |head| head.number)
 }
 
 impl Queue {
@@ -155,7 +125,7 @@ impl Queue {
         for flight in flights {
             let decode = flight.cost.load.decode;
             state.turns.came(&flight.rank().flow.caller, decode, now);
-            let (height, width) = (flight.preprocess.height, flight.preprocess.width);
+            let [height, width] = flight.size();
             match &flight.source {
                 Source::Raw {
                     width: w,
@@ -180,7 +150,7 @@ impl Queue {
                     let load = flight.cost.load;
                     let group = turns::group(load.decode);
                     let place = state.encoded.push(rank, group, load, Arc::clone(&flight));
-                    flight.set_waiting(Some(Waiting::Encoded(place)));
+                    state.places.wait(&flight, Waiting::Encoded(place));
                 }
             }
         }
@@ -233,8 +203,8 @@ impl Queue {
             return;
         }
         let (rank, state, load) = (flight.rank(), &mut *state, flight.cost.load);
-        let group = group([flight.preprocess.height, flight.preprocess.width]);
-        let moved = match flight.waiting() {
+        let group = group(flight.size());
+        let moved = match state.places.leave(flight) {
             Some(Waiting::Encoded(place)) => state.encoded.remove(&place).map(|entry| {
                 let group = turns::group(load.decode);
                 let place = state.encoded.push(rank, group, load, entry);
@@ -247,15 +217,15 @@ impl Queue {
             }),
             None => None,
         };
-        flight.set_waiting(moved);
+        if let Some(waiting) = moved {
+            state.places.wait(flight, waiting);
+        }
     }
 
     /// Takes out an image that nobody waits for any more; whether it was waiting.
     pub(super) fn forget(&self, flight: &Flight) -> bool {
         let mut state = self.state.lock();
-        let waiting = flight.waiting();
-        flight.set_waiting(None);
-        match waiting {
+        match state.places.leave(flight) {
             Some(Waiting::Encoded(place)) => state.encoded.remove(&place).is_some(),
             Some(Waiting::Ready(place)) => {
                 let ready = state.ready.remove(&place);
@@ -319,14 +289,7 @@ impl Queue {
                 let Some(work) = self.work(&mut state, &mut look) else {
                     continue;
                 };
-                let takes = match &work {
-                    Work::Finish(finish) => finishing(finish),
-                    Work::Batch(batch) => batch.takes(costs),
-                    Work::Jobs(jobs) => jobs.iter().map(|job| job.load()).sum(),
-                    Work::Decode(flight) => flight.cost.load.decode,
-                    Work::Nothing => 0.0,
-                };
-                let device = !matches!(work, Work::Finish(_) | Work::Decode(_));
+                let (takes, device) = (work.takes(costs), work.is_on_device());
                 state.begin(index, takes, device);
                 if device {
                     state.lanes_busy += 1;
@@ -375,6 +338,7 @@ impl Queue {
         let encoded = state.encoded.drain();
         let ready = state.ready.drain().into_iter().map(|ready| ready.flight);
         state.decoded = 0;
+        state.places.clear();
         let flights = encoded.into_iter().chain(ready).collect();
         let jobs = state.jobs.drain();
         self.for_close.notify_all();
@@ -414,7 +378,7 @@ impl Queue {
         failed
             .ok()
             .and_then(|error| error.clone())
-            .unwrap_or_else(super::stopped)
+            .unwrap_or_else(stopped)
     }
 
     /// Wakes threads for `count` new entries.
@@ -431,28 +395,12 @@ impl Queue {
 
 fn push_ready(state: &mut State, ready: Ready) {
     let flight = Arc::clone(&ready.flight);
-    let group = group([flight.preprocess.height, flight.preprocess.width]);
+    let group = group(flight.size());
     state.ready_since.get_or_insert_with(Instant::now);
     state.decoded += usize::from(ready.decoded);
     let load = Load::rest(flight.cost.load.rest);
     let place = state.ready.push(flight.rank(), group, load, ready);
-    flight.set_waiting(Some(Waiting::Ready(place)));
-}
-
-/// What it takes to make a result, in seconds.
-fn finishing(finish: &Finish) -> f64 {
-    finish.job.finishing().as_secs_f64()
-}
-
-impl Batch {
-    /// About how many seconds a lane is busy with it.
-    fn takes(&self, costs: &Costs) -> f64 {
-        let rest = self.images.iter().map(|ready| ready.flight.cost.load.rest);
-        let preprocess = self.images.first().map(|ready| &ready.flight.preprocess);
-        let size = preprocess.map_or([0, 0], |p| [p.height, p.width]);
-        let alone = costs.batch(size, self.plan.bucket).as_secs_f64();
-        rest.sum::<f64>().max(alone)
-    }
+    state.places.wait(&flight, Waiting::Ready(place));
 }
 
 #[cfg(test)]

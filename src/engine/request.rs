@@ -8,12 +8,12 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    Options, Outcome,
     known::ByCaller,
     live::Live,
-    look::{Looked, Meter},
     mean::Mean,
+    postprocess::{Options, Outcome},
     room::Room,
+    sched::rank::Priority,
 };
 use crate::{
     backend::{FeatureRow, HeadModel, TensorSpec},
@@ -56,20 +56,38 @@ impl Source {
     }
 }
 
-/// Classes of urgency. A lower one waits while a higher one has work.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Priority {
-    /// For what can wait: bulk work.
-    Background,
-    /// For everything else.
-    #[default]
-    Normal,
-    /// For what somebody waits for.
-    High,
+/// Charges a caller for the images that it sends.
+pub trait Meter: std::fmt::Debug + Send + Sync {
+    /// Charges for images that cost as much as so many `pixels` of a plain JPEG.
+    ///
+    /// # Errors
+    /// `RateLimited`, with the time after which the same call may be made.
+    fn charge(&self, pixels: u64) -> Result<()>;
 }
 
-impl Priority {
-    pub(super) const COUNT: usize = 3;
+/// An image, as its header tells.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Looks {
+    pub(super) width: u32,
+    pub(super) height: u32,
+    /// What decoding and resizing it is.
+    pub(super) work: media::Work,
+    /// Bytes that decoding it holds.
+    pub(super) held: u64,
+}
+
+impl Looks {
+    pub(super) fn pixels(&self) -> u64 {
+        u64::from(self.width) * u64::from(self.height)
+    }
+}
+
+/// What was seen of a request when it was let in.
+#[derive(Debug, Clone)]
+pub struct Looked {
+    pub(super) images: Vec<Looks>,
+    /// Shared by all requests of a call.
+    pub(super) room: Arc<Room>,
 }
 
 /// What to run on what.
@@ -107,6 +125,8 @@ const PER_PIXEL: u64 = 10;
 pub struct Head {
     /// What its manifest says.
     pub manifest: HeadManifest,
+    /// Counts up from 1: one that replaces another is not the same.
+    pub(super) number: u64,
     pub(super) name: Arc<str>,
     pub(super) model: HeadModel,
     /// What a batch of it takes.

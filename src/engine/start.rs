@@ -14,8 +14,9 @@ use super::{
     lane::Thread,
     look::bytes_of,
     mean::Trials,
-    queue::{Queue, QueueOptions, Role},
+    queue::{Queue, QueueOptions},
     room::Rooms,
+    sched::decide::Role,
     warm,
     watchdog::Steps,
 };

@@ -10,8 +10,8 @@ use crate::{
     backend::{BackendError, Fault, FeatureBatch, FeatureRow},
     engine::{
         Head, Shared, Timing,
-        flight::{How, Landed},
         job::{Done, Job},
+        landed::{How, Landed},
         live::label,
         observe,
         queue::Ready,

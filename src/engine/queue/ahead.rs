@@ -6,10 +6,7 @@ use super::{
     Ahead, Queue,
     state::{Doing, State},
 };
-use crate::engine::{
-    estimate::{self, Load},
-    schedule::Rank,
-};
+use crate::engine::sched::{estimate, load::Load, rank::Rank};
 
 impl Queue {
     /// What comes before an image of this rank that came now.

@@ -1,24 +1,31 @@
 //! What a queue holds, and what its threads are about.
 
 use std::{
+    collections::HashMap,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use parking_lot::Condvar;
 
-use super::{Ready, Role};
+use super::work::Ready;
 use crate::engine::{
     flight::Flight,
     job::{Finish, Job},
-    schedule::Schedule,
-    turns::{self, Turns},
+    sched::{
+        decide::Role,
+        fair::{Place, Schedule},
+        tuning::LONG,
+        turns::Turns,
+    },
 };
 
 #[derive(Default)]
 pub(super) struct State {
     pub(super) encoded: Schedule<Arc<Flight>>,
     pub(super) ready: Schedule<Ready>,
+    /// Where each image waits.
+    pub(super) places: Places,
     pub(super) jobs: Schedule<Arc<Job>>,
     pub(super) finishes: Schedule<Finish>,
     /// Since when decoded images wait.
@@ -37,6 +44,34 @@ pub(super) struct State {
     /// Jobs and batches take turns where both wait.
     pub(super) batch_next: bool,
     pub(super) closed: bool,
+}
+
+/// Where an image waits.
+#[derive(Debug)]
+pub(super) enum Waiting {
+    /// To be decoded.
+    Encoded(Place),
+    /// For a batch.
+    Ready(Place),
+}
+
+/// Where each image waits, by its number.
+#[derive(Debug, Default)]
+pub(super) struct Places(HashMap<u64, Waiting>);
+
+impl Places {
+    pub(super) fn wait(&mut self, flight: &Flight, waiting: Waiting) {
+        self.0.insert(flight.number, waiting);
+    }
+
+    /// It waits no longer; where it did.
+    pub(super) fn leave(&mut self, flight: &Flight) -> Option<Waiting> {
+        self.0.remove(&flight.number)
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.0.clear();
+    }
 }
 
 /// A thread's present step.
@@ -81,7 +116,7 @@ impl State {
     pub(super) fn begin(&mut self, index: usize, takes: f64, device: bool) {
         if let Some(doing) = self.threads.get_mut(index) {
             let until = Instant::now() + Duration::from_secs_f64(takes.clamp(0.0, 3600.0));
-            let long = !device && takes >= turns::LONG;
+            let long = !device && takes >= LONG;
             self.turns.begin(long);
             *doing = Some(Doing {
                 until,

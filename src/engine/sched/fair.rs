@@ -7,52 +7,17 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
-use super::{estimate::Load, request::Priority};
-
-/// Who shares: one caller's use of one head.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct Flow {
-    pub(super) caller: Arc<str>,
-    pub(super) head: Arc<str>,
-}
-
-/// How urgent an entry is, and at whose cost it is served.
-#[derive(Debug, Clone)]
-pub(super) struct Rank {
-    pub(super) priority: Priority,
-    pub(super) flow: Flow,
-    /// Weights of the caller and of the head.
-    pub(super) weights: (f64, f64),
-    pub(super) deadline: Option<Instant>,
-}
-
-impl Rank {
-    /// Whether this rank is more urgent than `other` in any way.
-    pub(super) fn before(&self, other: &Self) -> bool {
-        self.priority > other.priority || order(self.deadline) < order(other.deadline)
-    }
-
-    /// This flow's rank with the urgency of both.
-    pub(super) fn joined(mut self, other: &Self) -> Self {
-        self.priority = self.priority.max(other.priority);
-        if order(other.deadline) < order(self.deadline) {
-            self.deadline = other.deadline;
-        }
-        self
-    }
-}
-
-/// Earlier deadlines first, none last.
-fn order(deadline: Option<Instant>) -> (bool, Option<Instant>) {
-    (deadline.is_none(), deadline)
-}
+use super::{
+    load::Load,
+    rank::{Flow, Priority, Rank, order},
+};
 
 /// Deadline, then arrival.
 type Key = ((bool, Option<Instant>), u64);
 
 /// Where an entry waits; what [`Schedule::remove`] needs.
 #[derive(Debug, Clone)]
-pub(super) struct Place {
+pub(crate) struct Place {
     priority: Priority,
     flow: Flow,
     group: u64,
@@ -61,7 +26,7 @@ pub(super) struct Place {
 
 /// What becomes of the entry that is next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(crate) enum Verdict {
     /// It is taken.
     Take,
     /// Nobody wants it: it is dropped, and the one after it is looked at.
@@ -81,7 +46,7 @@ impl From<bool> for Verdict {
 
 /// Entries that wait. Those of one group can be served together.
 #[derive(Debug)]
-pub(super) struct Schedule<T> {
+pub(crate) struct Schedule<T> {
     classes: [Class<T>; Priority::COUNT],
     arrivals: u64,
 }
@@ -145,11 +110,11 @@ impl<Q> Tagged<Q> {
 
 /// What goes before an entry.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Ahead {
+pub(crate) struct Ahead {
     /// Entries.
-    pub(super) images: usize,
+    pub(crate) images: usize,
     /// What they take.
-    pub(super) load: Load,
+    pub(crate) load: Load,
 }
 
 impl std::ops::AddAssign for Ahead {
@@ -284,7 +249,7 @@ fn first<T>(heads: &Heads<T>, group: Option<u64>) -> Option<Key> {
 
 impl<T> Schedule<T> {
     /// Adds an entry that takes `load`, which its flow is charged when it is served.
-    pub(super) fn push(&mut self, rank: Rank, group: u64, load: Load, item: T) -> Place {
+    pub(crate) fn push(&mut self, rank: Rank, group: u64, load: Load, item: T) -> Place {
         self.arrivals += 1;
         let key = (order(rank.deadline), self.arrivals);
         let place = Place {
@@ -304,7 +269,7 @@ impl<T> Schedule<T> {
     }
 
     /// Takes an entry out of turn.
-    pub(super) fn remove(&mut self, place: &Place) -> Option<T> {
+    pub(crate) fn remove(&mut self, place: &Place) -> Option<T> {
         let class = &mut self.classes[place.priority as usize];
         let heads = &mut class.queues.get_mut(&place.flow.caller)?.queue;
         let leaf = (place.flow.head.clone(), place.group);
@@ -316,7 +281,7 @@ impl<T> Schedule<T> {
     }
 
     /// The entry that is next, of `group` if one is given.
-    pub(super) fn peek(&self, group: Option<u64>) -> Option<&T> {
+    pub(crate) fn peek(&self, group: Option<u64>) -> Option<&T> {
         let mut classes = self.classes.iter().rev();
         let (class, caller) =
             classes.find_map(|class| Some((class, class.next(|heads| first(heads, group))?)))?;
@@ -327,7 +292,7 @@ impl<T> Schedule<T> {
     }
 
     /// The group of the entry that is next.
-    pub(super) fn next_group(&self) -> Option<u64> {
+    pub(crate) fn next_group(&self) -> Option<u64> {
         let class = self.classes.iter().rev().find(|class| {
             let mut callers = class.queues.values();
             callers.any(|tagged| tagged.waiting > 0)
@@ -341,7 +306,7 @@ impl<T> Schedule<T> {
 
     /// Takes the next entry, of `group` if one is given, and charges its flow what it takes. Entries that `keep` does not
     /// want go to `dropped` and cost nothing; where it lets one wait, none is taken.
-    pub(super) fn pop<V: Into<Verdict>>(
+    pub(crate) fn pop<V: Into<Verdict>>(
         &mut self,
         group: Option<u64>,
         mut keep: impl FnMut(&T) -> V,
@@ -371,7 +336,7 @@ impl<T> Schedule<T> {
     }
 
     /// Charges a flow for what it took beyond what it was thought to take.
-    pub(super) fn charge(&mut self, rank: &Rank, seconds: f64) {
+    pub(crate) fn charge(&mut self, rank: &Rank, seconds: f64) {
         let class = &mut self.classes[rank.priority as usize];
         let Some(caller) = class.queues.get_mut(&rank.flow.caller) else {
             return;
@@ -384,7 +349,7 @@ impl<T> Schedule<T> {
     }
 
     /// Entries of `group`.
-    pub(super) fn count(&self, group: u64) -> usize {
+    pub(crate) fn count(&self, group: u64) -> usize {
         self.leaves()
             .filter(|((_, g), _)| *g == group)
             .map(|(_, tagged)| tagged.queue.len())
@@ -393,7 +358,7 @@ impl<T> Schedule<T> {
 
     /// What goes before an entry of this rank that came now: all of the higher classes; of its own class what other callers,
     /// and its caller's other heads, get until its turn comes; and what of its own flow is due before it.
-    pub(super) fn ahead(&self, rank: &Rank) -> Ahead {
+    pub(crate) fn ahead(&self, rank: &Rank) -> Ahead {
         let (own, higher) = self.classes[rank.priority as usize..].split_at(1);
         let higher = higher.iter().flat_map(|class| class.queues.values());
         let mut ahead: Ahead = higher.map(Tagged::all).sum();
@@ -427,13 +392,13 @@ impl<T> Schedule<T> {
     }
 
     /// What waits takes altogether.
-    pub(super) fn load(&self) -> Load {
+    pub(crate) fn load(&self) -> Load {
         let callers = self.classes.iter().flat_map(|class| class.queues.values());
         callers.map(Tagged::all).sum::<Ahead>().load
     }
 
     /// The entry of `group` with the earliest deadline, if one has any.
-    pub(super) fn first_due(&self, group: u64) -> Option<(Instant, &T)> {
+    pub(crate) fn first_due(&self, group: u64) -> Option<(Instant, &T)> {
         self.leaves()
             .filter(|((_, g), _)| *g == group)
             .filter_map(|(_, leaf)| leaf.queue.first_key_value())
@@ -442,18 +407,18 @@ impl<T> Schedule<T> {
     }
 
     /// All entries.
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         let callers = self.classes.iter().flat_map(|class| class.queues.values());
         callers.map(|tagged| tagged.waiting).sum()
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         let mut callers = self.classes.iter().flat_map(|class| class.queues.values());
         callers.all(|tagged| tagged.waiting == 0)
     }
 
     /// Takes everything out.
-    pub(super) fn drain(&mut self) -> Vec<T> {
+    pub(crate) fn drain(&mut self) -> Vec<T> {
         let classes = std::mem::take(&mut self.classes);
         let callers = classes.into_iter().flat_map(|class| class.queues);
         let leaves = callers.flat_map(|(_, caller)| caller.queue.queues);

@@ -3,68 +3,11 @@
 //! Pure: no clock, no lock. The door and the queue ask the same functions, so that what is let in is not given up for
 //! another reason than the time that it has waited.
 
-use std::{
-    ops::{Add, AddAssign, SubAssign},
-    time::Duration,
-};
-
-/// What something that waits takes of the engine's threads, in seconds.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub(super) struct Load {
-    /// Decoding and resizing.
-    pub(super) decode: f64,
-    /// Everything after that.
-    pub(super) rest: f64,
-}
-
-impl Load {
-    /// That of something that needs no decoding.
-    pub(super) fn rest(seconds: f64) -> Self {
-        Self {
-            decode: 0.0,
-            rest: seconds,
-        }
-    }
-
-    pub(super) fn total(self) -> f64 {
-        self.decode + self.rest
-    }
-
-    /// A part of it.
-    pub(super) fn part(self, part: f64) -> Self {
-        Self {
-            decode: self.decode * part,
-            rest: self.rest * part,
-        }
-    }
-}
-
-impl Add for Load {
-    type Output = Self;
-
-    fn add(mut self, other: Self) -> Self {
-        self += other;
-        self
-    }
-}
-
-impl AddAssign for Load {
-    fn add_assign(&mut self, other: Self) {
-        self.decode += other.decode;
-        self.rest += other.rest;
-    }
-}
-
-impl SubAssign for Load {
-    fn sub_assign(&mut self, other: Self) {
-        self.decode -= other.decode;
-        self.rest -= other.rest;
-    }
-}
+use std::time::Duration;
 
 /// Where an image is on its way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Stage {
+pub(crate) enum Stage {
     /// It is yet to be decoded.
     Encoded,
     /// It can join a batch.
@@ -75,20 +18,20 @@ pub(super) enum Stage {
 
 /// What most answers of a kind do not exceed, step by step.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Steps {
+pub(crate) struct Steps {
     /// Decoding its images.
-    pub(super) decode: Duration,
+    pub(crate) decode: Duration,
     /// The batch that its images join.
-    pub(super) batch: Duration,
+    pub(crate) batch: Duration,
     /// Its head, and to make a result of the head's output.
-    pub(super) head: Duration,
+    pub(crate) head: Duration,
     /// From the result to the caller.
-    pub(super) delivery: Duration,
+    pub(crate) delivery: Duration,
 }
 
 impl Steps {
     /// How long the steps take that come at `stage` and after it.
-    pub(super) fn from(&self, stage: Stage) -> Duration {
+    pub(crate) fn from(&self, stage: Stage) -> Duration {
         let last = self.head + self.delivery;
         match stage {
             Stage::Encoded => self.decode + self.batch + last,
@@ -100,7 +43,7 @@ impl Steps {
 
 /// How long several images of one request take to decode, each as given, on `threads` threads: the longest alone, or all
 /// shared out.
-pub(super) fn side_by_side(each: impl Iterator<Item = Duration>, threads: usize) -> Duration {
+pub(crate) fn side_by_side(each: impl Iterator<Item = Duration>, threads: usize) -> Duration {
     let (mut longest, mut all) = (Duration::ZERO, Duration::ZERO);
     for one in each {
         longest = longest.max(one);
@@ -111,7 +54,7 @@ pub(super) fn side_by_side(each: impl Iterator<Item = Duration>, threads: usize)
 
 /// Seconds until a thread is free for somebody before whom `work` seconds of work go, where each thread is busy for as
 /// long as `busy` says: what waits goes to whoever is free first.
-pub(super) fn wait(busy: impl Iterator<Item = f64> + Clone, work: f64) -> f64 {
+pub(crate) fn wait(busy: impl Iterator<Item = f64> + Clone, work: f64) -> f64 {
     let next_after = |time: f64| {
         let later = busy.clone().filter(|until| *until > time);
         later.fold(f64::INFINITY, f64::min)

@@ -1,23 +1,16 @@
 //! Long steps take turns with short ones: a thread that decodes a picture of fifty megapixels, or makes a label map of it,
 //! cannot be called back, so not all threads do such work at once while another caller sends what is short.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Instant};
 
-/// Seconds of a thread from which a step is long.
-pub(super) const LONG: f64 = 0.025;
-
-/// How long a caller counts as being there after it has sent something.
-const THERE: Duration = Duration::from_secs(1);
+use super::tuning::{LONG, THERE};
 
 /// Groups of entries by how long they take a thread.
-pub(super) const SHORT: u64 = 0;
-pub(super) const LONG_ONES: u64 = 1;
+pub(crate) const SHORT: u64 = 0;
+pub(crate) const LONG_ONES: u64 = 1;
 
 /// The group of a step that takes so many seconds.
-pub(super) fn group(seconds: f64) -> u64 {
+pub(crate) fn group(seconds: f64) -> u64 {
     match seconds >= LONG {
         true => LONG_ONES,
         false => SHORT,
@@ -26,7 +19,7 @@ pub(super) fn group(seconds: f64) -> u64 {
 
 /// Who is there, and what is long.
 #[derive(Debug, Default)]
-pub(super) struct Turns {
+pub(crate) struct Turns {
     /// Threads in a long step.
     long: usize,
     /// Who sent something long last, and who something short, and when.
@@ -37,7 +30,7 @@ pub(super) struct Turns {
 
 impl Turns {
     /// Notes that a caller sent something that takes so many seconds.
-    pub(super) fn came(&mut self, caller: &Arc<str>, seconds: f64, now: Instant) {
+    pub(crate) fn came(&mut self, caller: &Arc<str>, seconds: f64, now: Instant) {
         let [long, short] = &mut self.last;
         let (own, other) = match group(seconds) == LONG_ONES {
             true => (long, short),
@@ -55,17 +48,17 @@ impl Turns {
         }
     }
 
-    pub(super) fn begin(&mut self, long: bool) {
+    pub(crate) fn begin(&mut self, long: bool) {
         self.long += usize::from(long);
     }
 
-    pub(super) fn end(&mut self, long: bool) {
+    pub(crate) fn end(&mut self, long: bool) {
         self.long -= usize::from(long);
     }
 
     /// What one of `threads` threads looks for, first to last: whether it takes long steps too. One that has just done a
     /// long step looks for short ones first.
-    pub(super) fn looks_for(
+    pub(crate) fn looks_for(
         &self,
         threads: usize,
         was_long: bool,

@@ -1,9 +1,12 @@
 //! Whether graphs take and give what their manifests say, and how that is told: what is there and what must be, in the
 //! same words, with the tensor and the key.
 
-use ort::value::{Outlet, TensorElementType, ValueType};
+use ort::value::{Outlet, ValueType};
 
-use super::{BackendError, Element, FeatureRow, HeadBatch, TensorRow, features::element};
+use super::{
+    BackendError, Element, FeatureRow, HeadBatch, TensorRow,
+    features::{element, type_name},
+};
 use crate::repository::{BackboneManifest, HeadManifest, LABELS, Task};
 
 /// A graph's input or output in words, such as `float32 [N, 3, 128, 128]`; a free dimension has its name.
@@ -26,23 +29,6 @@ pub(super) fn words(kind: &ValueType) -> String {
     });
     let dims: Vec<_> = dims.collect();
     format!("{} [{}]", type_name(*ty), dims.join(", "))
-}
-
-/// An element type by its usual name.
-pub(super) fn type_name(kind: TensorElementType) -> String {
-    let short = kind.to_string();
-    let long = [
-        ("bf", "bfloat"),
-        ("f", "float"),
-        ("i", "int"),
-        ("u", "uint"),
-    ];
-    let found = long.iter().find_map(|(from, to)| {
-        let bits = short.strip_prefix(from)?;
-        bits.starts_with(|c: char| c.is_ascii_digit())
-            .then(|| format!("{to}{bits}"))
-    });
-    found.unwrap_or(short)
 }
 
 /// `[N, 3, 4]`: a shape of one row, behind the batch.

@@ -104,7 +104,7 @@ pub(super) fn layout(
     let element = element(*value.data_type()).ok_or_else(|| {
         let reason = format!(
             "is {}, but must be float32, float16, int64, int32 or uint8",
-            super::contract::type_name(*value.data_type())
+            type_name(*value.data_type())
         );
         BackendError::contract(graph, format!("output {name:?}"), reason)
     })?;
@@ -426,6 +426,23 @@ impl HeadRow {
             .iter()
             .map(|tensor| tensor.row(self.index))
     }
+}
+
+/// An element type by its usual name.
+pub(super) fn type_name(kind: TensorElementType) -> String {
+    let short = kind.to_string();
+    let long = [
+        ("bf", "bfloat"),
+        ("f", "float"),
+        ("i", "int"),
+        ("u", "uint"),
+    ];
+    let found = long.iter().find_map(|(from, to)| {
+        let bits = short.strip_prefix(from)?;
+        bits.starts_with(|c: char| c.is_ascii_digit())
+            .then(|| format!("{to}{bits}"))
+    });
+    found.unwrap_or(short)
 }
 
 /// The element types that cross the backend's border.

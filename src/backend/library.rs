@@ -8,7 +8,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::runtime::LIBRARY_VERSION;
+/// The ONNX Runtime version that Frostline is built and tested against.
+pub const LIBRARY_VERSION: &str = "1.31.1";
 
 /// The library's name where it was installed for Frostline.
 const NAME: &str = "libonnxruntime.so";

@@ -27,9 +27,10 @@ pub use device::{CopiedBytes, Device, Faults};
 pub use fault::Fault;
 pub use features::{FeatureBatch, FeatureRow, HeadBatch, HeadRow, TensorRow};
 pub use head::HeadModel;
+pub use library::LIBRARY_VERSION;
 pub use options::{Arena, CachePolicy, ConvSearch, DeviceChoice, DeviceOptions, TensorRtOptions};
 pub use placement::Placement;
-pub use runtime::{LIBRARY_VERSION, Runtime};
+pub use runtime::Runtime;
 pub use session::SessionOptions;
 
 /// Element type of a tensor that crosses the backend's border.

@@ -7,10 +7,10 @@ use std::{
 
 use ort::environment::Environment;
 
-use super::{BackendError, Device, DeviceChoice, DeviceOptions, device, library::Surroundings};
-
-/// The ONNX Runtime version that Frostline is built and tested against.
-pub const LIBRARY_VERSION: &str = "1.31.1";
+use super::{
+    BackendError, Device, DeviceChoice, DeviceOptions, device,
+    library::{LIBRARY_VERSION, Surroundings},
+};
 
 /// The loaded library, its one environment, and the device that graphs run on. Cheap to clone.
 #[derive(Clone)]

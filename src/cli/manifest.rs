@@ -5,7 +5,7 @@ use std::fmt::Write;
 use anyhow::Context;
 use serde_json::{Map, Value, json};
 
-use super::reference::{kind, schema, text};
+use super::schema::{kind, schema, text};
 use crate::repository::{BackboneManifest, HeadManifest, Key, Output, Postprocess, Task};
 
 /// Where a schema says what it is of.

@@ -27,6 +27,7 @@ mod manifest;
 mod preflight;
 mod reference;
 mod room;
+mod schema;
 mod serve;
 mod show;
 mod systemd;

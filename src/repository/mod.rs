@@ -19,6 +19,7 @@ mod location;
 mod manifest;
 mod outputs;
 mod postprocess;
+mod task;
 
 use std::{
     borrow::Cow,
@@ -38,9 +39,10 @@ use crate::files;
 #[cfg(fuzzing)]
 pub use external::fuzz as fuzz_graph;
 pub use location::{Location, Stamp};
-pub use manifest::{BackboneManifest, Feature, Filter, HeadManifest, Layout, Resize, Task};
+pub use manifest::{BackboneManifest, Feature, Filter, HeadManifest, Layout, Resize};
 pub use outputs::{LABELS, Output};
 pub use postprocess::{Key, MaskSpace, Postprocess};
+pub use task::Task;
 
 /// Why a repository is refused. Names the file, and the field where one is at fault.
 #[derive(Debug, Error)]

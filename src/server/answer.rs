@@ -19,10 +19,10 @@ use tonic::{Status, body::Body};
 
 use super::{
     budget::Account,
-    connection::{Active, Followed, Unread},
-    guard::Permits,
     packing::{self, Aside, Packing},
-    places::Eviction,
+    peer::{Active, Followed, LOOKS, Unread},
+    places::{Eviction, Place},
+    quota::Counted,
     status::status,
 };
 use crate::error::{Error, Kind};
@@ -32,9 +32,6 @@ pub(super) const PIECE: usize = 16 << 10;
 
 /// Bytes a second that the caller has to read of an answer that waits for it.
 const LEAST_RATE: u64 = 16 << 10;
-
-/// How often an answer is looked at within the time that it may be left unread.
-pub(super) const LOOKS: u32 = 4;
 
 /// What an answer holds until it is read, and what its watchdog takes away.
 #[derive(Debug)]
@@ -91,6 +88,23 @@ impl Packer {
         let done = ready!(work.as_mut().poll(context));
         self.under_way = None;
         Poll::Ready(done)
+    }
+}
+
+/// A call's places, given back when its answer is read or its caller is gone.
+#[derive(Debug)]
+pub(super) struct Permits {
+    _place: Place,
+    _quota: Option<Counted>,
+}
+
+impl Permits {
+    /// A place, and what the caller's quota counts.
+    pub(super) fn new(place: Place, quota: Option<Counted>) -> Self {
+        Self {
+            _place: place,
+            _quota: quota,
+        }
     }
 }
 
@@ -333,7 +347,7 @@ mod tests {
         let budget = Budget::new(64 << 20, Arc::default());
         let body = Body::new("x".repeat(8 << 20));
         let limit = Duration::from_secs(60);
-        let permits = Permits::of(Places::new(1, 1).enter(&Party::Local, 0).unwrap());
+        let permits = Permits::new(Places::new(1, 1).enter(&Party::Local, 0).unwrap(), None);
         let account = budget.account(Party::Local);
         let mut answer = Answer::new(body, None, limit, account, permits, None, None);
         let mut context = Context::from_waker(std::task::Waker::noop());

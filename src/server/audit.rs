@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use tonic::Request;
 
-use super::{connection::Peer, identity::Identity, observe::CallRecord};
+use super::{identity::Identity, observe::CallRecord, peer::Peer};
 use crate::{
     engine::{Engine, Head},
     error::{Error, Kind},

@@ -3,7 +3,7 @@
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use tonic::{Code, Status, body::Body};
 
-use super::{greeting::HINT, observe::Methods, status::status};
+use super::{greeting::HINT, methods::Methods, status::status};
 use crate::error::{Error, Kind, Result};
 
 /// HTTP takes this many times `server.header_bytes`, so that a call over the limit is answered in gRPC.

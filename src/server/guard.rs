@@ -16,17 +16,18 @@ use tower::{Layer, Service};
 
 use super::{
     ServerConfig,
-    answer::Answer,
+    answer::{Answer, Permits},
     auth::Authenticator,
     budget::Budget,
-    connection::Peer,
     foreign,
     identity::Identity,
     message::{Bounds, Framing, Message},
-    observe::{CallRecord, Methods},
+    methods::Methods,
+    observe::CallRecord,
     packing::{self, Aside, Packing},
     party::Party,
-    places::{Eviction, Place, Places},
+    peer::Peer,
+    places::{Eviction, Places},
     quota::Quotas,
     status::status,
     unpacked::Unpacked,
@@ -151,10 +152,7 @@ impl Shared {
             let place = place.inspect_err(|_| self.metrics.refused("full"))?;
             (place, None)
         };
-        let permits = Permits {
-            _place: place,
-            _quota: quota,
-        };
+        let permits = Permits::new(place, quota);
         Ok(Admitted {
             identity,
             party,
@@ -187,24 +185,6 @@ impl Shared {
 /// Whether `Service/Method` tells how the server is, or what it has: methods that are open to all by default.
 fn asks_for_state(method: &str) -> bool {
     method.starts_with("Health/") || method.starts_with("ServerReflection/")
-}
-
-/// A call's places, given back when its answer is read or its caller is gone.
-#[derive(Debug)]
-pub(super) struct Permits {
-    _place: Place,
-    _quota: Option<super::quota::Counted>,
-}
-
-#[cfg(test)]
-impl Permits {
-    /// A place, without a quota.
-    pub(super) fn of(place: Place) -> Self {
-        Self {
-            _place: place,
-            _quota: None,
-        }
-    }
 }
 
 /// `Service/Method` of a call's path, without the package.

@@ -22,16 +22,19 @@ mod guard;
 mod health;
 mod identity;
 mod message;
+mod methods;
 mod model;
 mod observe;
 mod oip;
 mod packing;
 mod party;
+mod peer;
 mod places;
 mod preflight;
 mod quiet;
 mod quota;
 mod refusals;
+mod registry;
 mod status;
 mod tls;
 mod unpacked;
@@ -45,14 +48,15 @@ use tokio::net::TcpListener;
 use tonic::{server::NamedService, service::Routes, transport::Server};
 use tonic_health::pb::health_server::HealthServer;
 
-use observe::{Methods, ObserveLayer};
+use methods::Methods;
+use observe::ObserveLayer;
 
-pub use accept::SPARE_CONNECTIONS;
 pub use admin::{Admin, AdminAccess, MAX_LOG_FILTER, Phase, Readiness};
 pub use budget::LONE_SHARE;
 pub use convert::{MAX_DETECTIONS, MAX_TOP_K};
 pub use observe::MAX_REQUEST_ID;
 pub use preflight::check_files;
+pub use registry::SPARE_CONNECTIONS;
 
 use crate::{
     engine::Engine,
@@ -79,7 +83,7 @@ pub const CONNECTION_BYTES: u64 = 96 << 10;
 /// The gRPC code of a kind of error, as the specification writes it.
 #[must_use]
 pub fn code_name(kind: Kind) -> &'static str {
-    observe::name(status::code(kind))
+    status::name(status::code(kind))
 }
 
 /// As [`serve_on`], on one socket.

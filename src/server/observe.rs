@@ -1,7 +1,6 @@
 //! What every call is accompanied by: its place in a trace, its number in the logs, its duration by method and code.
 
 use std::{
-    collections::HashMap,
     future::Future,
     hash::{BuildHasher, RandomState},
     pin::Pin,
@@ -16,16 +15,17 @@ use std::{
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
-use prost::Message;
 use tonic::{Code, Status};
 use tower::Service;
 use tower_layer::Layer;
 use tracing::Span;
 
 use super::{
-    connection::Peer,
+    methods::Methods,
+    peer::Peer,
     quiet::Quiet,
     refusals::{Refusals, Refused},
+    status::name,
 };
 use crate::{
     metrics::{InFlight, Metrics},
@@ -74,42 +74,6 @@ impl CallRecord {
         if !name.is_empty() && self.0.identity.set(Arc::clone(name)).is_ok() {
             self.0.span.record("identity", &**name);
         }
-    }
-}
-
-/// The methods that this server has, by path. Only these become labels: paths come from outside.
-#[derive(Debug, Clone)]
-pub(super) struct Methods(Arc<HashMap<String, Arc<str>>>);
-
-impl Methods {
-    /// The methods in these encoded sets of descriptors.
-    pub(super) fn of(sets: &[&[u8]]) -> Result<Self, prost::DecodeError> {
-        let mut methods = HashMap::new();
-        for set in sets {
-            for file in prost_types::FileDescriptorSet::decode(*set)?.file {
-                for service in &file.service {
-                    for method in &service.method {
-                        let path =
-                            format!("{}.{}/{}", file.package(), service.name(), method.name());
-                        let name = path.as_str().into();
-                        methods.insert(format!("/{path}"), name);
-                    }
-                }
-            }
-        }
-        Ok(Self(Arc::new(methods)))
-    }
-
-    /// The method's name, and whether there is one.
-    fn get(&self, path: &str) -> (Arc<str>, bool) {
-        static UNKNOWN: LazyLock<Arc<str>> = LazyLock::new(|| "unknown".into());
-        let name = self.0.get(path);
-        (Arc::clone(name.unwrap_or(&UNKNOWN)), name.is_some())
-    }
-
-    /// The names of all methods, `package.Service/Method`, in no order.
-    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
-        self.0.values().map(|name| &**name)
     }
 }
 
@@ -386,28 +350,5 @@ impl Drop for Ending {
             }
             _ => tracing::debug!(target: "frostline::call", code = name, ms, "ended"),
         }
-    }
-}
-
-/// A code as the gRPC specification writes it.
-pub(super) fn name(code: Code) -> &'static str {
-    match code {
-        Code::Ok => "OK",
-        Code::Cancelled => "CANCELLED",
-        Code::Unknown => "UNKNOWN",
-        Code::InvalidArgument => "INVALID_ARGUMENT",
-        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
-        Code::NotFound => "NOT_FOUND",
-        Code::AlreadyExists => "ALREADY_EXISTS",
-        Code::PermissionDenied => "PERMISSION_DENIED",
-        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
-        Code::FailedPrecondition => "FAILED_PRECONDITION",
-        Code::Aborted => "ABORTED",
-        Code::OutOfRange => "OUT_OF_RANGE",
-        Code::Unimplemented => "UNIMPLEMENTED",
-        Code::Internal => "INTERNAL",
-        Code::Unavailable => "UNAVAILABLE",
-        Code::DataLoss => "DATA_LOSS",
-        Code::Unauthenticated => "UNAUTHENTICATED",
     }
 }

@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{connection::Peer, identity::Identity};
+use super::{identity::Identity, peer::Peer};
 
 /// Bits of an IPv6 address that a network gives to one of its customers, who makes up the rest.
 const NETWORK: u128 = u128::MAX << 64;

@@ -73,7 +73,7 @@ impl Refusals {
             from,
             message,
         } = *refused;
-        let reason = super::observe::name(code);
+        let reason = super::status::name(code);
         if ADMINISTRATION.contains(&method) {
             tracing::warn!(
                 target: AUDIT,

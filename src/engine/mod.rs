@@ -21,6 +21,7 @@ mod decoding;
 mod flight;
 mod heads;
 mod job;
+mod kept;
 mod known;
 mod landed;
 mod lane;
@@ -69,7 +70,8 @@ pub use admission::AdmissionLimits;
 pub use busy::Spent;
 pub use config::{Counters, EngineConfig, WorstCase};
 pub use cost::Curve;
-pub use live::{Begun, Keep, Kept, KeptRequest, Live, Part, Parts, Seconds, flow};
+pub use kept::{KeptRequest, Seconds};
+pub use live::{Begun, Keep, Kept, Live, Part, Parts, flow};
 pub use postprocess::{LabelMapAs, Labels, Options, Outcome, Segmentation};
 pub use request::{
     Analysis, FeatureSource, Head, Looked, Meter, Provenance, Request, Source, Timing,

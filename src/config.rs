@@ -24,7 +24,7 @@ use crate::{
     cores,
     engine::{AdmissionLimits, EngineConfig},
     media,
-    server::{Readiness, ServerConfig, TransportLimits},
+    server::{Life, ServerConfig, TransportLimits},
     trace::Tracer,
 };
 
@@ -257,7 +257,7 @@ impl Config {
             },
             max_streams: self.server.max_streams,
             compression: self.server.compression,
-            readiness: Readiness::default(),
+            life: Life::default(),
             transport: TransportLimits {
                 connections: self.server.max_connections,
                 calls: self.limits.calls_in_flight,

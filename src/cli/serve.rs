@@ -12,12 +12,13 @@ use tokio::{net::TcpListener, signal::unix};
 use super::{preflight::refuse as preflight, systemd};
 use crate::{
     COMMIT, VERSION,
+    backend::Runtime,
     config::{Config, ConfigError},
     descriptors,
     engine::{Engine, EngineConfig},
     memory, metrics,
     repository::{Location, OnBadHead},
-    server::{self, Admin, Readiness, ServerConfig, TransportLimits},
+    server::{self, Admin, Life, ServerConfig, TransportLimits},
     slice,
     telemetry::{AUDIT, LogFilter},
     trace::Tracer,
@@ -38,14 +39,7 @@ pub(super) fn run(
     let started = Instant::now();
     preflight(&config)?;
     let descriptors = descriptors::raise();
-    let executor = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(config.server_threads())
-        // Between lanes that never rest, an answer would wait at each of its steps.
-        .on_thread_start(slice::shorten)
-        .on_thread_park(memory::rests)
-        .on_thread_unpark(memory::wakes)
-        .enable_all()
-        .build()?;
+    let executor = executor(&config)?;
     let entered = executor.enter();
     let tracer = match config.traces() {
         Some(traces) => Tracer::start(&traces)?,
@@ -56,19 +50,11 @@ pub(super) fn run(
         on_bad_head: config.repository.on_bad_head.unwrap_or(ON_BAD_HEAD),
         ..config.engine()
     };
-    let readiness = Readiness::default();
+    let life = Life::default();
     let (metrics, access) = (&instrumented.metrics, config.telemetry.access());
-    let admin = Admin::new(readiness.clone(), Arc::clone(metrics), log.clone(), access);
-    if let Some(address) = config.telemetry.admin {
-        let listener = executor
-            .block_on(TcpListener::bind(address))
-            .with_context(|| format!("cannot listen on {address}, telemetry.admin"))?;
-        tracing::info!(address = %listener.local_addr()?, "admin port");
-        if config.telemetry.exposed() {
-            tracing::warn!(%address, "others can reach the admin port, which asks nobody who they are");
-        }
-        executor.spawn(admin.clone().serve(listener));
-    }
+    let admin = Admin::new(life.clone(), Arc::clone(metrics), log.clone(), access);
+    // Before the models are loaded, so that a long start can be watched.
+    open_admin_port(&config, &admin, &executor)?;
     executor.spawn(follow_hangups(log, configured)?);
     executor.spawn(memory::wake_resting(config.server_threads()));
     drop(entered);
@@ -77,59 +63,24 @@ pub(super) fn run(
     let engine = Arc::new(Engine::start(&runtime, &repository, instrumented)?);
     admin.attach(Arc::clone(&engine));
     hold_against_limit(&engine);
+    let mut server = ServerConfig {
+        life,
+        ..config.server()
+    };
+    bound_connections(&mut server.transport, descriptors)?;
     let served: anyhow::Result<()> = executor.block_on(async {
         let (listeners, addresses) = listen(&config).await?;
-        let exposed = addresses.iter().find(|a| !a.ip().to_canonical().is_loopback());
-        if let Some(listen) = exposed {
-            let (tls, authorization) = (config.tls.cert.is_some(), config.auth.on());
-            if !tls || !authorization {
-                tracing::warn!(%listen, tls, authorization, "insecure: others can reach this server");
-            }
-        }
-        let mut terminate = unix::signal(unix::SignalKind::terminate())?;
-        let mut interrupt = unix::signal(unix::SignalKind::interrupt())?;
-        let shutdown = async move {
-            tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
-            systemd::notify("STOPPING=1");
-            // A second signal ends the process at once, whatever is under way.
-            tokio::spawn(async move {
-                tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
-                std::process::exit(130);
-            });
-        };
-        let heads: Vec<_> = engine
-            .heads()
-            .iter()
-            .map(|head| head.manifest.name.clone())
-            .collect();
-        let faults: Vec<_> = engine.faults().into_keys().collect();
-        let lacks = engine.lacks();
-        if let Some(lacks) = &lacks {
-            tracing::error!(lacks, "the server will not be ready before it has what it lacks");
+        let shutdown = asked_to_stop()?;
+        if let Some(lacks) = engine.lacks() {
+            tracing::error!(
+                lacks,
+                "the server will not be ready before it has what it lacks"
+            );
         }
         if repository.location != Location::Embedded && config.repository.watch_seconds > 0 {
             engine.watch(Duration::from_secs(config.repository.watch_seconds))?;
         }
-        let mut server = ServerConfig {
-            readiness,
-            ..config.server()
-        };
-        bound_connections(&mut server.transport, descriptors)?;
-        tracing::info!(
-            address = %addresses[0],
-            addresses = addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
-            backbone = repository.backbone.name,
-            heads = heads.join(","),
-            failed_heads = faults.join(","),
-            library = %runtime.library().display(),
-            version = VERSION,
-            commit = COMMIT,
-            ready_ms = started.elapsed().as_secs_f64() * 1e3,
-            "{}",
-            if lacks.is_none() { "ready" } else { "not ready" }
-        );
-        let status = lacks.unwrap_or_else(|| format!("serves {}", heads.join(", ")));
-        systemd::notify(&format!("READY=1\nSTATUS={status}\nMAINPID={}", std::process::id()));
+        tell_ready(&engine, &runtime, &addresses, started);
         server::serve_on(listeners, Arc::clone(&engine), server, shutdown).await
     });
     tracer.stop(LAST_SPANS);
@@ -143,6 +94,77 @@ pub(super) fn run(
     engine.stop();
     tracing::info!("stopped");
     Ok(())
+}
+
+/// The threads that calls are answered on.
+fn executor(config: &Config) -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(config.server_threads())
+        // Between lanes that never rest, an answer would wait at each of its steps.
+        .on_thread_start(slice::shorten)
+        .on_thread_park(memory::rests)
+        .on_thread_unpark(memory::wakes)
+        .enable_all()
+        .build()
+}
+
+/// Opens the admin port, where there is to be one.
+fn open_admin_port(
+    config: &Config,
+    admin: &Admin,
+    executor: &tokio::runtime::Runtime,
+) -> anyhow::Result<()> {
+    let Some(address) = config.telemetry.admin else {
+        return Ok(());
+    };
+    let listener = executor
+        .block_on(TcpListener::bind(address))
+        .with_context(|| format!("cannot listen on {address}, telemetry.admin"))?;
+    tracing::info!(address = %listener.local_addr()?, "admin port");
+    if config.telemetry.exposed() {
+        tracing::warn!(%address, "others can reach the admin port, which asks nobody who they are");
+    }
+    executor.spawn(admin.clone().serve(listener));
+    Ok(())
+}
+
+/// Completes at the first SIGTERM or SIGINT. A second one ends the process at once, whatever is under way.
+fn asked_to_stop() -> std::io::Result<impl Future<Output = ()> + Send + 'static> {
+    let mut terminate = unix::signal(unix::SignalKind::terminate())?;
+    let mut interrupt = unix::signal(unix::SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+        systemd::notify("STOPPING=1");
+        tokio::spawn(async move {
+            tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+            std::process::exit(130);
+        });
+    })
+}
+
+/// Tells the log and the service manager that the server serves, and what.
+fn tell_ready(engine: &Engine, runtime: &Runtime, addresses: &[SocketAddr], started: Instant) {
+    let heads = engine.heads();
+    let heads: Vec<_> = heads.iter().map(|h| h.manifest.name.as_str()).collect();
+    let (heads, lacks) = (heads.join(","), engine.lacks());
+    let failed_heads: Vec<_> = engine.faults().into_keys().collect();
+    let all: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+    tracing::info!(
+        address = all.first(),
+        addresses = all.join(","),
+        backbone = engine.backbone().name,
+        heads,
+        failed_heads = failed_heads.join(","),
+        library = %runtime.library().display(),
+        version = VERSION,
+        commit = COMMIT,
+        ready_ms = started.elapsed().as_secs_f64() * 1e3,
+        "{}",
+        if lacks.is_none() { "ready" } else { "not ready" }
+    );
+    let status = lacks.unwrap_or_else(|| format!("serves {}", heads.replace(',', ", ")));
+    let process = std::process::id();
+    systemd::notify(&format!("READY=1\nSTATUS={status}\nMAINPID={process}"));
 }
 
 /// The sockets to serve on, opened by the service manager or here, and their addresses: at least one.
@@ -165,6 +187,13 @@ async fn listen(config: &Config) -> anyhow::Result<(Vec<TcpListener>, Vec<Socket
     let addresses: Result<Vec<_>, _> = listeners.iter().map(TcpListener::local_addr).collect();
     let addresses = addresses?;
     ensure!(!addresses.is_empty(), "server.listen stands for no address");
+    let mut all = addresses.iter();
+    if let Some(listen) = all.find(|a| !a.ip().to_canonical().is_loopback()) {
+        let (tls, authorization) = (config.tls.cert.is_some(), config.auth.on());
+        if !tls || !authorization {
+            tracing::warn!(%listen, tls, authorization, "insecure: others can reach this server");
+        }
+    }
     Ok((listeners, addresses))
 }
 

@@ -7,10 +7,7 @@ use std::{
     collections::VecDeque,
     io::Write,
     net::{IpAddr, SocketAddr},
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicU8, Ordering},
-    },
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -30,6 +27,7 @@ use hyper_util::{
 };
 use tokio::net::TcpListener;
 
+use super::life::{Life, Phase};
 use crate::{
     engine::Engine,
     metrics::{self, CONTENT_TYPE, Metrics, PLAIN_CONTENT_TYPE, Sample},
@@ -48,55 +46,12 @@ const HEADER_BYTES: usize = 8 << 10;
 /// The longest filter of the log that the admin port takes, in bytes.
 pub const MAX_LOG_FILTER: usize = 4096;
 
-/// Whether requests are taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Phase {
-    /// Loading and warming up.
-    Starting,
-    /// Taking requests.
-    Ready,
-    /// Finishing what was accepted.
-    Draining,
-    /// The device is gone; nothing can be served.
-    Failed,
-}
-
-impl Phase {
-    const ALL: [Self; 4] = [Self::Starting, Self::Ready, Self::Draining, Self::Failed];
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::Starting => "starting",
-            Self::Ready => "ready",
-            Self::Draining => "draining",
-            Self::Failed => "failed",
-        }
-    }
-}
-
-/// The server's phase, told by who serves and read by the probes.
-#[derive(Debug, Clone, Default)]
-pub struct Readiness(Arc<AtomicU8>);
-
-impl Readiness {
-    /// The phase now.
-    #[must_use]
-    pub fn get(&self) -> Phase {
-        Phase::ALL[usize::from(self.0.load(Ordering::Acquire)).min(3)]
-    }
-
-    /// Enters a phase.
-    pub fn set(&self, phase: Phase) {
-        self.0.store(phase as u8, Ordering::Release);
-    }
-}
-
 /// The admin port.
 #[derive(Clone)]
 pub struct Admin(Arc<Shared>);
 
 struct Shared {
-    readiness: Readiness,
+    life: Life,
     metrics: Arc<Metrics>,
     engine: OnceLock<Arc<Engine>>,
     log: LogFilter,
@@ -144,16 +99,11 @@ impl AdminAccess {
 }
 
 impl Admin {
-    /// An admin port that tells of `readiness` and `metrics`, and changes `log`.
+    /// An admin port that tells of `life` and `metrics`, and changes `log`.
     #[must_use]
-    pub fn new(
-        readiness: Readiness,
-        metrics: Arc<Metrics>,
-        log: LogFilter,
-        access: AdminAccess,
-    ) -> Self {
+    pub fn new(life: Life, metrics: Arc<Metrics>, log: LogFilter, access: AdminAccess) -> Self {
         Self(Arc::new(Shared {
-            readiness,
+            life,
             metrics,
             engine: OnceLock::new(),
             log,
@@ -216,7 +166,7 @@ impl Admin {
     /// Text that cannot be formatted.
     pub fn metrics(&self) -> Result<String, std::fmt::Error> {
         let mut sample = Sample::default();
-        let ready = self.0.readiness.get() == Phase::Ready && self.lacks().is_none();
+        let ready = self.0.life.get() == Phase::Ready && self.lacks().is_none();
         sample.add("frostline_ready", f64::from(u8::from(ready)));
         if let Some(engine) = self.0.engine.get() {
             engine.sample(&mut sample);
@@ -246,18 +196,18 @@ fn stray(access: &AdminAccess, headers: &HeaderMap) -> Option<&'static str> {
 
 /// Alive unless the device is gone: a start that takes long and a drain are no reason to kill the process.
 async fn live(State(admin): State<Admin>) -> (StatusCode, &'static str) {
-    answer(admin.0.readiness.get(), |phase| phase != Phase::Failed)
+    answer(admin.0.life.get(), |phase| phase != Phase::Failed)
 }
 
 /// Whether the start is over, however it went on: heads that are missing may come, and no restart brings them.
 async fn started(State(admin): State<Admin>) -> (StatusCode, &'static str) {
-    answer(admin.0.readiness.get(), |phase| {
+    answer(admin.0.life.get(), |phase| {
         phase != Phase::Starting && phase != Phase::Failed
     })
 }
 
 async fn ready(State(admin): State<Admin>) -> Response {
-    let phase = admin.0.readiness.get();
+    let phase = admin.0.life.get();
     match admin.lacks() {
         Some(lacks) if phase == Phase::Ready => {
             (StatusCode::SERVICE_UNAVAILABLE, lacks).into_response()

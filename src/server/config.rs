@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Readiness;
+use super::life::Life;
 
 /// How the server listens.
 #[derive(Debug, Clone)]
@@ -31,7 +31,7 @@ pub struct ServerConfig {
     /// Who may call; anybody if unset.
     pub auth: Option<AuthConfig>,
     /// Told in which phase the server is.
-    pub readiness: Readiness,
+    pub life: Life,
 }
 
 impl Default for ServerConfig {
@@ -47,7 +47,7 @@ impl Default for ServerConfig {
             transport: TransportLimits::default(),
             tls: None,
             auth: None,
-            readiness: Readiness::default(),
+            life: Life::default(),
         }
     }
 }

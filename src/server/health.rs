@@ -6,7 +6,6 @@
 
 use std::{pin::Pin, sync::Arc};
 
-use tokio::sync::watch;
 use tokio_stream::{Stream, StreamExt, wrappers::WatchStream};
 use tonic::{Request, Response, Status};
 use tonic_health::pb::{
@@ -14,7 +13,10 @@ use tonic_health::pb::{
     health_server::Health,
 };
 
-use super::identity::Identity;
+use super::{
+    identity::Identity,
+    life::{Life, Phase},
+};
 use crate::engine::Engine;
 
 /// What a head's name is preceded by.
@@ -29,49 +31,28 @@ pub(super) struct Checks {
 struct State {
     engine: Arc<Engine>,
     services: Vec<&'static str>,
-    phase: watch::Sender<Phase>,
-}
-
-/// Where the server is in its life.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    Serving,
-    /// It still answers, but wants no new callers.
-    Leaving,
-    /// Watches end, so that they do not hold up the drain.
-    Over,
+    life: Life,
 }
 
 impl std::fmt::Debug for State {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("State")
             .field("services", &self.services)
-            .field("phase", &*self.phase.borrow())
+            .field("phase", &self.life.get())
             .finish_non_exhaustive()
     }
 }
 
 impl Checks {
-    /// Checks of `engine`, which is ready to serve, and of the `services` in front of it.
-    pub(super) fn new(engine: Arc<Engine>, services: Vec<&'static str>) -> Self {
-        let phase = watch::Sender::new(Phase::Serving);
+    /// Checks of `engine` and of the `services` in front of it, as far as `life` lets them serve.
+    pub(super) fn new(engine: Arc<Engine>, services: Vec<&'static str>, life: Life) -> Self {
         Self {
             state: Arc::new(State {
                 engine,
                 services,
-                phase,
+                life,
             }),
         }
-    }
-
-    /// From now on nothing serves.
-    pub(super) fn leave(&self) {
-        self.state.phase.send_replace(Phase::Leaving);
-    }
-
-    /// Ends the watches.
-    pub(super) fn end(&self) {
-        self.state.phase.send_replace(Phase::Over);
     }
 }
 
@@ -91,7 +72,7 @@ impl State {
         } else {
             return ServingStatus::ServiceUnknown;
         };
-        if serves && *self.phase.borrow() == Phase::Serving {
+        if serves && self.life.get() == Phase::Ready {
             ServingStatus::Serving
         } else {
             ServingStatus::NotServing
@@ -131,12 +112,13 @@ impl Health for Checks {
         let identity = Identity::of(request.extensions());
         let name = request.into_inner().service;
         let state = Arc::clone(&self.state);
-        let phases = WatchStream::new(state.phase.subscribe()).map(Some);
+        let phases = WatchStream::new(state.life.follow()).map(Some);
         let heads = WatchStream::new(state.engine.changes()).map(|()| None);
         let mut last = None;
         let changes = phases
             .merge(heads)
-            .take_while(|phase| *phase != Some(Phase::Over))
+            // Watches must not hold up the drain.
+            .take_while(|phase| phase.is_none_or(|phase| phase < Phase::Draining))
             // The end may come so soon that nobody saw the server leave.
             .chain(tokio_stream::once(None))
             .filter_map(move |_| {

@@ -13,7 +13,7 @@ use frostline::{
         },
     },
     repository::{OnBadHead, Repository},
-    server::{Admin, AdminAccess, Readiness, ServerConfig},
+    server::{Admin, AdminAccess, Life, ServerConfig},
     telemetry::LogFilter,
 };
 use sha2::{Digest, Sha256};
@@ -200,9 +200,9 @@ async fn a_server_is_ready_once_the_heads_that_must_serve_do() {
         required_heads: vec!["good".to_owned(), "bad".to_owned()],
         ..one_lane()
     };
-    let (readiness, metrics) = (Readiness::default(), Arc::clone(&config.metrics));
+    let (life, metrics) = (Life::default(), Arc::clone(&config.metrics));
     let admin = Admin::new(
-        readiness.clone(),
+        life.clone(),
         metrics,
         LogFilter::default(),
         AdminAccess::default(),
@@ -211,7 +211,7 @@ async fn a_server_is_ready_once_the_heads_that_must_serve_do() {
     let address = listener.local_addr().unwrap();
     tokio::spawn(admin.clone().serve(listener));
     let server = ServerConfig {
-        readiness,
+        life,
         ..ServerConfig::default()
     };
     let server = Running::start_from(&repository, config, server).await;

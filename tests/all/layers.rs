@@ -339,7 +339,7 @@ fn graphs(sources: &[Source]) -> BTreeMap<Vec<String>, BTreeMap<String, BTreeSet
                 let Some(name) = path.get(depth).filter(|_| path.starts_with(folder)) else {
                     continue;
                 };
-                let child = [folder, &[name.clone()]].concat();
+                let child = [folder, std::slice::from_ref(name)].concat();
                 let of = match modules.contains(&child[..]) {
                     true => Some(name),
                     false => given_on.get(&(folder.to_vec(), name.clone())),
@@ -356,7 +356,7 @@ fn circle(graph: &BTreeMap<String, BTreeSet<String>>, from: &str) -> Option<Vec<
     let (mut ways, mut seen) = (vec![vec![from.to_owned()]], BTreeSet::new());
     while let Some(way) = ways.pop() {
         for next in graph.get(way.last()?).into_iter().flatten() {
-            let longer = [&way[..], &[next.clone()]].concat();
+            let longer = [&way[..], std::slice::from_ref(next)].concat();
             if next == from {
                 return Some(longer);
             }

@@ -6,7 +6,7 @@ use frostline::{
     engine::EngineConfig,
     metrics::{CertificateTimes, DEFINITIONS},
     proto,
-    server::{Admin, AdminAccess, Phase, Readiness, ServerConfig},
+    server::{Admin, AdminAccess, Life, Phase, ServerConfig},
     telemetry::LogFilter,
 };
 use tokio::{
@@ -20,16 +20,16 @@ use crate::support::{Running, one_lane, png};
 pub(crate) struct Observed {
     pub(crate) server: Running,
     pub(crate) admin: SocketAddr,
-    readiness: Readiness,
+    life: Life,
     filter: LogFilter,
 }
 
 impl Observed {
     pub(crate) async fn start(config: EngineConfig) -> Self {
-        let (readiness, filter) = (Readiness::default(), LogFilter::default());
+        let (life, filter) = (Life::default(), LogFilter::default());
         let metrics = Arc::clone(&config.metrics);
         let admin = Admin::new(
-            readiness.clone(),
+            life.clone(),
             metrics,
             filter.clone(),
             AdminAccess::default(),
@@ -41,7 +41,7 @@ impl Observed {
         assert_eq!(http(address, "GET", "/livez", "").await.0, 200);
         assert!(scrape(address).await.contains("frostline_ready 0"));
         let server = ServerConfig {
-            readiness: readiness.clone(),
+            life: life.clone(),
             ..ServerConfig::default()
         };
         let server = Running::start_with(config, server).await;
@@ -58,7 +58,7 @@ impl Observed {
         Self {
             server,
             admin: address,
-            readiness,
+            life,
             filter,
         }
     }
@@ -378,7 +378,7 @@ async fn health_can_be_asked_of_an_admin_port_by_name() {
     let observed = Observed::start(one_lane()).await;
     let port = observed.admin.port();
     let ask = |phase: Phase| {
-        observed.readiness.set(phase);
+        observed.life.enter(phase);
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_frostline"));
         command.args(["health", "--admin", &format!("localhost:{port}")]);
         tokio::task::spawn_blocking(move || command.output().unwrap().status.code())
@@ -434,7 +434,7 @@ async fn probes_follow_the_server_and_the_filter_can_be_changed() {
         (503, "draining".to_owned())
     );
     assert_eq!(http(admin, "GET", "/livez", "").await.0, 200);
-    observed.readiness.set(Phase::Failed);
+    observed.life.enter(Phase::Failed);
     assert_eq!(http(admin, "GET", "/livez", "").await.0, 503);
 }
 

@@ -15,14 +15,14 @@ mod tensor;
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{sync::watch, task::JoinSet};
+use tokio::task::JoinSet;
 use tonic::Request;
 
 use self::{
     input::{Expected, Row},
     parameters::{Parameters, shown},
 };
-use super::{call::Call, convert, identity::Identity};
+use super::{call::Call, convert, identity::Identity, life::Life};
 use crate::{
     engine::{Analysis, Engine, FeatureSource, Head, LabelMapAs, Source},
     error::{Error, Kind, Result},
@@ -43,7 +43,7 @@ pub(super) struct Inference {
     default_deadline: Option<Duration>,
     max_response_bytes: usize,
     /// Whether the server takes requests: false from the moment it drains.
-    ready: watch::Receiver<bool>,
+    life: Life,
 }
 
 /// What a model's name stands for.
@@ -85,13 +85,13 @@ impl Inference {
         engine: Arc<Engine>,
         default_deadline: Option<Duration>,
         max_response_bytes: usize,
-        ready: watch::Receiver<bool>,
+        life: Life,
     ) -> Self {
         Self {
             engine,
             default_deadline,
             max_response_bytes,
-            ready,
+            life,
         }
     }
 

@@ -17,7 +17,7 @@ use crate::{
         grpc_inference_service_server::GrpcInferenceService,
         model_metadata_response::TensorMetadata, repository_index_response::ModelIndex,
     },
-    server::{audit::By, identity::Identity, status::status},
+    server::{audit::By, identity::Identity, life::Phase, status::status},
 };
 
 /// What runs the models, as clients of the protocol know it.
@@ -213,7 +213,7 @@ impl GrpcInferenceService for Inference {
         &self,
         _request: Request<ServerReadyRequest>,
     ) -> Result<Response<ServerReadyResponse>, Status> {
-        let ready = *self.ready.borrow() && self.engine.lacks().is_none();
+        let ready = self.life.get() == Phase::Ready && self.engine.lacks().is_none();
         Ok(Response::new(ServerReadyResponse { ready }))
     }
 
@@ -224,7 +224,7 @@ impl GrpcInferenceService for Inference {
         let ModelReadyRequest { name, version } = request.get_ref();
         let identity = Identity::of(request.extensions());
         let ready = match self.model(&identity, name, version, "") {
-            Ok(_) => *self.ready.borrow(),
+            Ok(_) => self.life.get() == Phase::Ready,
             Err(error) if matches!(error.kind(), Kind::UnknownHead | Kind::LoadFailed) => false,
             Err(error) => return Err(status(&error)),
         };

@@ -12,6 +12,7 @@
 //! Who is next, how large a batch is and what a thread does is [`sched`]'s matter; what work costs is [`cost`]'s.
 
 mod admission;
+mod assemble;
 mod board;
 mod busy;
 mod cache;
@@ -34,37 +35,33 @@ mod queue;
 mod request;
 mod room;
 mod sched;
+mod shared;
 mod shelves;
 mod start;
+mod steps;
 mod warm;
 mod watchdog;
 
 use std::{
-    collections::BTreeMap,
     sync::Arc,
     thread::JoinHandle,
     time::{Duration, Instant},
 };
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::{
-    backend::{Backbone, Device, Runtime, SessionOptions, TensorSpec},
+    backend::{Device, TensorSpec},
     error::{Error, Kind, Result},
-    repository::{BackboneManifest, Location, Stamp},
+    repository::BackboneManifest,
 };
-use admission::Admission;
-use board::Position;
-use busy::Busy;
-use cache::Cache;
-use cost::Costs;
-use flight::{Flight, Flights};
+use admission::Permit;
+use assemble::Answers;
+use board::Boarded;
 use job::stopped;
-use mean::Trials;
-use queue::Queue;
-use room::Rooms;
-use watchdog::Steps;
+use sched::rank::Flow;
+use shared::Shared;
 
 pub use admission::AdmissionLimits;
 pub use busy::Spent;
@@ -81,41 +78,6 @@ pub use sched::rank::Priority;
 
 /// How long a stop waits for the threads of an engine that has failed.
 const GRACE: Duration = Duration::from_millis(200);
-
-/// What the threads and the callers share.
-struct Shared {
-    runtime: Runtime,
-    location: Location,
-    options: SessionOptions,
-    backbone: Backbone,
-    heads: RwLock<BTreeMap<String, Arc<Head>>>,
-    /// Why the newest version of a head does not serve, where it does not.
-    faults: RwLock<BTreeMap<String, Arc<str>>>,
-    /// How the heads' files looked before they were read at the start.
-    stamps: BTreeMap<String, Stamp>,
-    loading: Mutex<()>,
-    /// Tells whoever follows them that the heads have changed.
-    changes: watch::Sender<()>,
-    admission: Admission,
-    rooms: Rooms,
-    /// Bytes of one image's features in the host's memory, by input size.
-    features_bytes: Vec<([u32; 2], u64)>,
-    flights: Flights,
-    cache: Cache,
-    queue: Queue,
-    costs: Costs,
-    trials: Trials,
-    curves: Vec<Curve>,
-    lanes: usize,
-    steps: Steps,
-    hash_key: [u64; 4],
-    counters: Mutex<Counters>,
-    /// Time that lanes spent.
-    on_lanes: Busy,
-    /// Time that threads beside them spent.
-    on_workers: Busy,
-    config: EngineConfig,
-}
 
 /// How busy the engine is.
 #[derive(Debug, Clone, Copy)]
@@ -255,16 +217,26 @@ impl Engine {
     }
 
     async fn answer(&self, mut request: Request, started: Instant) -> Result<Analysis> {
-        let shared = &self.shared;
         if request.looked.is_none() {
             self.look(std::slice::from_mut(&mut request))?;
         }
-        let Some(looked) = request.looked.take() else {
-            return Err(Error::new(Kind::Internal, "a request was not looked at"));
-        };
+        let looked = request.looked.take();
+        let looked =
+            looked.ok_or_else(|| Error::new(Kind::Internal, "a request was not looked at"))?;
+        let (permit, flow) = self.admit(&request)?;
+        let mut boarded = self.board(&request, &looked, &permit, &flow)?;
+        let answers = self.wait(&request, &mut boarded).await?;
+        let analysis = self.assemble(request, looked, &boarded, answers, started);
+        drop((boarded, permit));
+        analysis
+    }
+
+    /// A place at the door, and the flow that pays for it.
+    fn admit(&self, request: &Request) -> Result<(Arc<Permit>, Flow)> {
+        let shared = &self.shared;
         let bytes = request.images.iter().map(|(source, _)| source.len()).sum();
         let names = request.heads.iter().map(|head| Arc::clone(&head.name));
-        let of = |head| sched::rank::Flow {
+        let of = |head| Flow {
             caller: Arc::clone(&request.caller),
             head,
         };
@@ -275,25 +247,24 @@ impl Engine {
             }
         };
         let (caller_weight, head_weight) = shared.config.weights(&flow.caller, &flow.head);
+        let (weight, images) = (caller_weight * head_weight, request.images.len());
         let permit = shared
             .admission
-            .admit(
-                &flow,
-                caller_weight * head_weight,
-                request.images.len(),
-                bytes,
-                || shared.queue.backlog(),
-            )
+            .admit(&flow, weight, images, bytes, || shared.queue.backlog())
             .inspect_err(|error| {
                 shared.turned_away(match error.kind() {
                     Kind::LimitExceeded => "too_large",
                     _ => "full",
                 });
             })?;
-        let mut boarded = self.board(&request, &looked, &permit, &flow)?;
+        Ok((permit, flow))
+    }
 
+    /// Waits for the answers of a request's jobs, as long as its deadline and the engine last.
+    async fn wait(&self, request: &Request, boarded: &mut Boarded) -> Result<Answers> {
         let replies = std::mem::take(&mut boarded.replies);
-        let answers = shared.gather(replies, request.live.parts.as_ref(), &request.caller);
+        let parts = request.live.parts.as_ref();
+        let answers = self.shared.gather(replies, parts, &request.caller);
         // A lane that hangs never answers what it holds.
         let answers = async {
             tokio::select! {
@@ -302,70 +273,12 @@ impl Engine {
                 error = self.failed() => Err(error),
             }
         };
-        let answers = match request.deadline {
+        match request.deadline {
             Some(deadline) => tokio::time::timeout_at(deadline.into(), answers)
                 .await
-                .map_err(|_| Error::new(Kind::DeadlineExceeded, "the deadline passed"))??,
-            None => answers.await?,
-        };
-        if let Some((error, index)) = boarded.failure() {
-            let kind = error.kind();
-            let of_image = kind == Kind::InvalidImage || kind == Kind::LimitExceeded;
-            return Err(match request.images.get(index) {
-                Some((_, field)) if of_image => error.at(field),
-                _ => error,
-            });
+                .map_err(|_| Error::new(Kind::DeadlineExceeded, "the deadline passed"))?,
+            None => answers.await,
         }
-        let mut provenance = boarded.provenance();
-        let mut features = None;
-        let mut results: Vec<Option<Result<Outcome>>> = Vec::new();
-        results.resize_with(request.heads.len(), || None);
-        for (position, answer) in answers {
-            // Of an image that came from the cache there is none.
-            if provenance.batch_size > 0
-                && let Ok(Some(took)) = answer.as_ref().map(|done| done.device_time)
-            {
-                provenance.timing.backbone = took;
-            }
-            let index = match position {
-                Position::Head(index) => index,
-                Position::Row(_) => continue,
-                Position::Features => {
-                    features = answer?.features;
-                    continue;
-                }
-            };
-            if let Ok(done) = &answer {
-                let timing = &mut provenance.timing;
-                timing.head = timing.head.max(done.head_time);
-                timing.postprocess = timing.postprocess.max(done.postprocess_time);
-                let finished = done.postprocess_begun + done.postprocess_time;
-                shared.costs.delivery.add(finished.elapsed());
-                shared.note_head(&request.heads[index].name, done, &request.trace);
-            }
-            let missing = || Error::new(Kind::Internal, "the head gave no output");
-            results[index] = Some(answer.and_then(|done| done.outcome.ok_or_else(missing)));
-        }
-        provenance.timing.total = started.elapsed();
-        boarded.spans(started, &request.trace);
-        let heads = request.heads.into_iter().zip(results);
-        let heads: Vec<_> = heads
-            .map(|(head, result)| (head, result.unwrap_or_else(|| Err(stopped()))))
-            .collect();
-        // A deadline that nothing could meet is the call's, not one head's.
-        if !heads.is_empty()
-            && features.is_none()
-            && let Some(error) = late(&heads)
-        {
-            return Err(error);
-        }
-        drop((boarded, permit));
-        Ok(Analysis {
-            heads,
-            features,
-            provenance,
-            room: Some(looked.room),
-        })
     }
 
     /// Stops the threads after what they hold is done. Requests that still wait fail. A thread that does not come back
@@ -399,44 +312,6 @@ impl Engine {
                 tracing::error!("an engine thread had panicked");
             }
         }
-    }
-}
-
-/// The error of a request whose every head was too late or was given up.
-fn late(heads: &[(Arc<Head>, Result<Outcome>)]) -> Option<Error> {
-    let of_call = |kind| matches!(kind, Kind::DeadlineExceeded | Kind::Unavailable);
-    let errors: Option<Vec<_>> = heads
-        .iter()
-        .map(|(_, result)| result.as_ref().err().filter(|e| of_call(e.kind())))
-        .collect();
-    errors?.first().copied().cloned()
-}
-
-impl Shared {
-    /// Lets go of images that left the queue without being computed.
-    fn drop_flights(&self, dropped: &mut Vec<Arc<Flight>>) {
-        if dropped.is_empty() {
-            return;
-        }
-        self.counters.lock().abandoned += dropped.len() as u64;
-        for flight in dropped.drain(..) {
-            self.flights.remove(&flight);
-        }
-    }
-
-    /// Images that will never be computed fail with `error` and give back their places.
-    fn give_up(&self, flights: &[Arc<Flight>], error: &Error) {
-        for flight in flights {
-            self.flights.remove(flight);
-            flight.fail(error);
-        }
-    }
-
-    /// The engine is over: everything that waits is told `error`.
-    fn fail(&self, error: &Error) {
-        let (flights, jobs) = self.queue.fail(error);
-        self.give_up(&flights, error);
-        jobs.iter().for_each(|job| job.finish(Err(error.clone())));
     }
 }
 

@@ -17,8 +17,8 @@ use super::{
     queue::{Queue, QueueOptions},
     room::Rooms,
     sched::decide::Role,
+    steps::Steps,
     warm,
-    watchdog::Steps,
 };
 use crate::{
     backend::{Backbone, BackendError, Runtime, SessionOptions},

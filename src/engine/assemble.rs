@@ -1,0 +1,95 @@
+//! A request's answer, put together of its jobs'.
+
+use std::{sync::Arc, time::Instant};
+
+use super::{
+    Analysis, Engine, Head, Outcome, Request,
+    board::{Boarded, Position},
+    job::{Done, stopped},
+    request::Looked,
+};
+use crate::error::{Error, Kind, Result};
+
+/// The answers of a request's jobs.
+pub(super) type Answers = Vec<(Position, Result<Done>)>;
+
+impl Engine {
+    /// The answer of a request all of whose jobs are done.
+    pub(super) fn assemble(
+        &self,
+        request: Request,
+        looked: Looked,
+        boarded: &Boarded,
+        answers: Answers,
+        started: Instant,
+    ) -> Result<Analysis> {
+        let shared = &self.shared;
+        if let Some((error, index)) = boarded.failure() {
+            let kind = error.kind();
+            let of_image = kind == Kind::InvalidImage || kind == Kind::LimitExceeded;
+            return Err(match request.images.get(index) {
+                Some((_, field)) if of_image => error.at(field),
+                _ => error,
+            });
+        }
+        let mut provenance = boarded.provenance();
+        let mut features = None;
+        let mut results: Vec<Option<Result<Outcome>>> = Vec::new();
+        results.resize_with(request.heads.len(), || None);
+        for (position, answer) in answers {
+            // Of an image that came from the cache there is none.
+            if provenance.batch_size > 0
+                && let Ok(Some(took)) = answer.as_ref().map(|done| done.device_time)
+            {
+                provenance.timing.backbone = took;
+            }
+            let index = match position {
+                Position::Head(index) => index,
+                Position::Row(_) => continue,
+                Position::Features => {
+                    features = answer?.features;
+                    continue;
+                }
+            };
+            if let Ok(done) = &answer {
+                let timing = &mut provenance.timing;
+                timing.head = timing.head.max(done.head_time);
+                timing.postprocess = timing.postprocess.max(done.postprocess_time);
+                let finished = done.postprocess_begun + done.postprocess_time;
+                shared.costs.delivery.add(finished.elapsed());
+                shared.note_head(&request.heads[index].name, done, &request.trace);
+            }
+            let missing = || Error::new(Kind::Internal, "the head gave no output");
+            results[index] = Some(answer.and_then(|done| done.outcome.ok_or_else(missing)));
+        }
+        provenance.timing.total = started.elapsed();
+        boarded.spans(started, &request.trace);
+        let heads = request.heads.into_iter().zip(results);
+        let heads: Vec<_> = heads
+            .map(|(head, result)| (head, result.unwrap_or_else(|| Err(stopped()))))
+            .collect();
+        // A deadline that nothing could meet is the call's, not one head's.
+        if !heads.is_empty()
+            && features.is_none()
+            && let Some(error) = late(&heads)
+        {
+            return Err(error);
+        }
+        Ok(Analysis {
+            heads,
+            features,
+            provenance,
+            room: Some(looked.room),
+        })
+    }
+}
+
+/// The error of a request whose every head was too late or was given up.
+fn late(heads: &[(Arc<Head>, Result<Outcome>)]) -> Option<Error> {
+    let of_call = |kind| matches!(kind, Kind::DeadlineExceeded | Kind::Unavailable);
+    let errors: Option<Vec<_>> = heads
+        .iter()
+        .map(|(_, result)| result.as_ref().err().filter(|e| of_call(e.kind())))
+        .collect();
+    errors?.first().copied().cloned()
+}

@@ -193,6 +193,46 @@ impl Default for Engine {
     }
 }
 
+impl Engine {
+    fn check(&self) -> Result<(), (&'static str, String)> {
+        for (path, value) in [
+            ("engine.lanes", self.lanes),
+            ("engine.workers", self.workers),
+        ] {
+            if value > 256 {
+                return Err((path, format!("is {value}, but must be at most 256")));
+            }
+        }
+        if self.max_batch > 1024 {
+            let detail = format!("is {}, but must be at most 1024", self.max_batch);
+            return Err(("engine.max_batch", detail));
+        }
+        if let Buckets::Sizes(sizes) = &self.buckets {
+            let most = self.max_batch;
+            if sizes.is_empty() || sizes.iter().any(|size| !(1..=most).contains(size)) {
+                let detail =
+                    format!("is {sizes:?}, but must hold sizes from 1 to engine.max_batch, {most}");
+                return Err(("engine.buckets", detail));
+            }
+        }
+        if self.max_queue_delay_ms > 10_000 {
+            let detail = format!("is {}, but must be at most 10000", self.max_queue_delay_ms);
+            return Err(("engine.max_queue_delay_ms", detail));
+        }
+        for (path, weights) in [
+            ("engine.head_weights", &self.head_weights),
+            ("engine.caller_weights", &self.caller_weights),
+        ] {
+            if let Some((name, weight)) = weights.iter().find(|(_, w)| !(0.01..=100.0).contains(*w))
+            {
+                let detail = format!("gives {name:?} {weight}, but weights are from 0.01 to 100");
+                return Err((path, detail));
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Config {
     /// The engine's part.
     #[must_use]
@@ -296,43 +336,7 @@ impl Config {
         if let Some((path, _)) = at_least_one.iter().find(|(_, value)| *value == 0) {
             return Err((path, "is 0, but must be at least 1".to_owned()));
         }
-        for (path, value) in [
-            ("engine.lanes", self.engine.lanes),
-            ("engine.workers", self.engine.workers),
-        ] {
-            if value > 256 {
-                return Err((path, format!("is {value}, but must be at most 256")));
-            }
-        }
-        if self.engine.max_batch > 1024 {
-            let detail = format!("is {}, but must be at most 1024", self.engine.max_batch);
-            return Err(("engine.max_batch", detail));
-        }
-        if let Buckets::Sizes(sizes) = &self.engine.buckets {
-            let most = self.engine.max_batch;
-            if sizes.is_empty() || sizes.iter().any(|size| !(1..=most).contains(size)) {
-                let detail =
-                    format!("is {sizes:?}, but must hold sizes from 1 to engine.max_batch, {most}");
-                return Err(("engine.buckets", detail));
-            }
-        }
-        if self.engine.max_queue_delay_ms > 10_000 {
-            let detail = format!(
-                "is {}, but must be at most 10000",
-                self.engine.max_queue_delay_ms
-            );
-            return Err(("engine.max_queue_delay_ms", detail));
-        }
-        for (path, weights) in [
-            ("engine.head_weights", &self.engine.head_weights),
-            ("engine.caller_weights", &self.engine.caller_weights),
-        ] {
-            if let Some((name, weight)) = weights.iter().find(|(_, w)| !(0.01..=100.0).contains(*w))
-            {
-                let detail = format!("gives {name:?} {weight}, but weights are from 0.01 to 100");
-                return Err((path, detail));
-            }
-        }
+        self.engine.check()?;
         self.limits.check()?;
         self.telemetry.check()?;
         // Beyond an hour or so times are mistakes, and beyond some thousand years they overflow.

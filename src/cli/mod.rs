@@ -49,7 +49,7 @@ use crate::{
     client::{self, ConnectError},
     config::{Builder, Config, ConfigError, Listing, LogFormat, Origin},
     repository::{OnBadHead, Repository, RepositoryError},
-    telemetry::{self, Lines},
+    telemetry::{self, Lines, LogFilter},
 };
 
 const EXIT_CODES: &str = "\
@@ -297,6 +297,17 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     let log = log.map_err(wrong)?;
     // What is left was said by whoever began it; nobody else does.
     let _ = JSON.set(json);
+    carry_out(cli, config, &listing, log, flags)
+}
+
+/// Does what the command says.
+fn carry_out(
+    cli: Cli,
+    config: Config,
+    listing: &Listing,
+    log: LogFilter,
+    flags: Vec<Flag>,
+) -> anyhow::Result<()> {
     match cli.command {
         Command::Serve { .. } => {
             let settings = cli.settings;
@@ -328,7 +339,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         }
         Command::Config { check: true } => preflight::check(&config),
         Command::Config { check: false } => {
-            print(&listing)?;
+            print(listing)?;
             room::tell(&config)?;
             Ok(())
         }

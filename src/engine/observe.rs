@@ -56,6 +56,12 @@ impl Engine {
                 out.labelled(name, labels, spent.as_secs_f64());
             }
         }
+        self.sample_models(out);
+        self.sample_device(out);
+    }
+
+    /// What is served, and what its batches cost.
+    fn sample_models(&self, out: &mut Sample) {
         for (curve, used) in self.curves() {
             for (images, seconds) in &curve.points {
                 let labels = vec![
@@ -75,6 +81,17 @@ impl Engine {
             ];
             out.labelled("frostline_head_info", labels, 1.0);
         }
+        let backbone = self.backbone();
+        let labels = vec![
+            ("version", env!("CARGO_PKG_VERSION").to_owned()),
+            ("backbone", backbone.name.clone()),
+            ("backbone_version", backbone.version.clone()),
+            ("fingerprint", backbone.sha256.clone()),
+        ];
+        out.labelled("frostline_build_info", labels, 1.0);
+    }
+    /// Memory, and what was copied to a device and back.
+    fn sample_device(&self, out: &mut Sample) {
         let device = self.shared.runtime.device();
         match device.memory() {
             Some((free, total)) => {
@@ -90,14 +107,6 @@ impl Engine {
             let labels = vec![("direction", direction.to_owned())];
             out.labelled("frostline_device_copy_bytes_total", labels, bytes as f64);
         }
-        let backbone = self.backbone();
-        let labels = vec![
-            ("version", env!("CARGO_PKG_VERSION").to_owned()),
-            ("backbone", backbone.name.clone()),
-            ("backbone_version", backbone.version.clone()),
-            ("fingerprint", backbone.sha256.clone()),
-        ];
-        out.labelled("frostline_build_info", labels, 1.0);
     }
 }
 

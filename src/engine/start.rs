@@ -99,13 +99,23 @@ impl Engine {
             shared,
             threads: Mutex::default(),
         };
-        let workers = engine.shared.config.workers;
-        let resident = runtime.device().is_resident();
+        engine.start_lanes()?;
+        engine.start_workers()?;
+        engine.watch_lanes()?;
+        Ok(engine)
+    }
+
+    /// Starts the threads that run graphs, and waits until each is warm.
+    fn start_lanes(&self) -> Result<(), BackendError> {
+        let (shared, workers) = (&self.shared, self.shared.config.workers);
+        let (lanes, options) = (shared.lanes, shared.options);
+        let device = shared.runtime.device();
+        let resident = device.is_resident();
         // As many lanes of one thread as there are cores: no other number could have one each. Where others are put on these
         // cores as well, a lane must be free to go where none of them is.
         let mut cores_of_lanes = cores::allowed();
         let as_many = cores_of_lanes.len() == lanes;
-        if gpu || options.threads > 1 || !as_many || !cores::own() {
+        if device.is_gpu() || options.threads > 1 || !as_many || !cores::own() {
             cores_of_lanes.clear();
         }
         let (warmed, warm) = std::sync::mpsc::channel();
@@ -114,7 +124,7 @@ impl Engine {
             let (device, cpu) = (true, workers == 0);
             let role = Role { device, cpu };
             let warmed = warmed.clone();
-            engine.spawn(format!("lane-{lane}"), move |shared| {
+            self.spawn(format!("lane-{lane}"), move |shared| {
                 core.into_iter().for_each(cores::keep_to);
                 let warm = if resident {
                     warm_lane(shared, lane)
@@ -133,16 +143,21 @@ impl Engine {
         if warm.len() < lanes {
             return Err(BackendError::Library("warming up panicked".to_owned()));
         }
-        for worker in 0..workers {
+        Ok(())
+    }
+
+    /// Starts the threads that decode and postprocess beside the lanes.
+    fn start_workers(&self) -> Result<(), BackendError> {
+        let lanes = self.shared.lanes;
+        for worker in 0..self.shared.config.workers {
             let (device, cpu) = (false, true);
             let role = Role { device, cpu };
-            engine.spawn(format!("worker-{worker}"), move |shared| {
+            self.spawn(format!("worker-{worker}"), move |shared| {
                 let (lane, index) = (0, lanes + worker);
                 Thread { role, lane, index }.run(shared)
             })?;
         }
-        engine.watch_lanes()?;
-        Ok(engine)
+        Ok(())
     }
 
     pub(super) fn spawn(

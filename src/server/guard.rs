@@ -112,6 +112,14 @@ struct Admitted {
 }
 
 impl Shared {
+    /// How many messages come of a call of this path.
+    fn framing(&self, path: &str) -> Framing {
+        match self.streaming.iter().any(|streaming| streaming == path) {
+            true => Framing::Stream,
+            false => Framing::One,
+        }
+    }
+
     /// Lets a call in, or says why not.
     fn admit(&self, request: &Request<Body>) -> Result<Admitted> {
         foreign::check_headers(request.headers(), self.most_headers)?;
@@ -251,15 +259,7 @@ where
             .extensions()
             .get::<Arc<Peer>>()
             .map(|peer| peer.begin());
-        let framing = if shared
-            .streaming
-            .iter()
-            .any(|path| path == request.uri().path())
-        {
-            Framing::Stream
-        } else {
-            Framing::One
-        };
+        let framing = shared.framing(request.uri().path());
         let packed = match Packing::of_request(request.headers(), shared.packing) {
             Ok(packed) => packed,
             Err(refusal) => return refuse(refusal.into_http()),

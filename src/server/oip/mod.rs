@@ -24,7 +24,7 @@ use self::{
 };
 use super::{call::Call, convert, identity::Identity, life::Life};
 use crate::{
-    engine::{Analysis, Engine, FeatureSource, Head, LabelMapAs, Source},
+    engine::{Analysis, Engine, FeatureSource, Head, LabelMapAs, Options, Source},
     error::{Error, Kind, Result},
     media,
     proto::inference::{
@@ -51,6 +51,16 @@ pub(super) struct Inference {
 enum Model {
     Head(Arc<Head>),
     Backbone,
+}
+
+/// What a call asks of the engine, for each of its rows.
+struct Asked {
+    heads: Vec<Arc<Head>>,
+    /// The size of the input whose features are wanted.
+    features: Option<[u32; 2]>,
+    options: Options,
+    /// How many classes the answer lists.
+    top_k: usize,
 }
 
 impl Model {
@@ -154,39 +164,18 @@ impl Inference {
         let raw = !request.raw_input_contents.is_empty();
         let rows = input::rows(request.inputs, request.raw_input_contents, expected)?;
 
-        let mut options = parameters.options;
-        let mut top_k = 0;
-        let mut features = None;
-        match &model {
-            Model::Backbone => {
-                features = Some(parameters.size(&self.engine.backbone().input.sizes)?)
-            }
-            Model::Head(head) => {
-                let fields = ["parameters[max_detections]", "parameters[top_k]"];
-                convert::check_bounds(&options, std::slice::from_ref(head), fields)?;
-                let wants = |name| outputs::wants(&wanted, name);
-                options.omit_masks = !wants("masks") && !wants("masks_dense");
-                let manifest = &head.manifest;
-                top_k = options
-                    .top_k
-                    .unwrap_or_else(|| manifest.postprocess.top_k());
-                options.top_k = Some(manifest.labels.len());
-                // One or the other, where only one is asked for.
-                if wants("label_map_png") && !wants("label_map") {
-                    options.label_map = LabelMapAs::Png;
-                }
-            }
-        }
+        let Asked {
+            heads,
+            features,
+            options,
+            top_k,
+        } = self.asked(&model, &parameters, &wanted)?;
         let sizes = if outputs::needs_sizes(&wanted) {
             rows.iter()
                 .map(|row| size(row, &config.media))
                 .collect::<Result<_>>()?
         } else {
             Vec::new()
-        };
-        let heads: Vec<_> = match &model {
-            Model::Head(head) => vec![Arc::clone(head)],
-            Model::Backbone => Vec::new(),
         };
         let rows = rows.into_iter().map(|row| {
             let mut request = call.clone().request(row, heads.clone(), options);
@@ -218,6 +207,43 @@ impl Inference {
         tokio::task::spawn_blocking(encode)
             .await
             .map_err(|error| Error::new(Kind::Internal, error.to_string()))?
+    }
+
+    /// What the parameters and the outputs that are wanted ask of the engine.
+    fn asked(
+        &self,
+        model: &Model,
+        parameters: &Parameters,
+        wanted: &[outputs::Wanted],
+    ) -> Result<Asked> {
+        let mut options = parameters.options;
+        let Model::Head(head) = model else {
+            return Ok(Asked {
+                heads: Vec::new(),
+                features: Some(parameters.size(&self.engine.backbone().input.sizes)?),
+                options,
+                top_k: 0,
+            });
+        };
+        let fields = ["parameters[max_detections]", "parameters[top_k]"];
+        convert::check_bounds(&options, std::slice::from_ref(head), fields)?;
+        let wants = |name| outputs::wants(wanted, name);
+        options.omit_masks = !wants("masks") && !wants("masks_dense");
+        let manifest = &head.manifest;
+        let top_k = options
+            .top_k
+            .unwrap_or_else(|| manifest.postprocess.top_k());
+        options.top_k = Some(manifest.labels.len());
+        // One or the other, where only one is asked for.
+        if wants("label_map_png") && !wants("label_map") {
+            options.label_map = LabelMapAs::Png;
+        }
+        Ok(Asked {
+            heads: vec![Arc::clone(head)],
+            features: None,
+            options,
+            top_k,
+        })
     }
 
     /// Runs all rows at once; the first to fail ends the others.

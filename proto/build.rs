@@ -21,6 +21,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     tonic_prost_build::configure()
         .bytes(".")
         .codec_path("crate::proto::codec::Codec")
+        .extern_path(".google.rpc", "::tonic_types::pb")
         .compile_fds_with_config(descriptors, names)?;
     println!("cargo:rustc-env=BUILT_COMMIT={}", commit());
     Ok(())

@@ -40,13 +40,15 @@ pub enum Kind {
     LoadFailed,
     /// The server is draining, or its device is gone.
     Unavailable,
+    /// The server has no such method.
+    UnknownMethod,
     /// A defect of the server.
     Internal,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::InvalidArgument,
         Self::InvalidImage,
         Self::LimitExceeded,
@@ -62,6 +64,7 @@ impl Kind {
         Self::HeadFailed,
         Self::LoadFailed,
         Self::Unavailable,
+        Self::UnknownMethod,
         Self::Internal,
     ];
 
@@ -84,6 +87,7 @@ impl Kind {
             Self::HeadFailed => "HEAD_FAILED",
             Self::LoadFailed => "LOAD_FAILED",
             Self::Unavailable => "UNAVAILABLE",
+            Self::UnknownMethod => "UNKNOWN_METHOD",
             Self::Internal => "INTERNAL",
         }
     }
@@ -96,16 +100,19 @@ pub struct Error {
     message: String,
     field: Option<String>,
     retry_after: Option<Duration>,
+    values: Vec<(&'static str, String)>,
 }
 
 impl Error {
-    /// An error of `kind`; `message` is for people: lower case, no full stop.
+    /// An error of `kind`; `message` is for people: lower case, no full stop. What differs from call to call does not belong
+    /// in it but in [`with`](Self::with), so that equal errors have equal messages.
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
         Self {
             kind,
             message: message.into(),
             field: None,
             retry_after: None,
+            values: Vec::new(),
         }
     }
 
@@ -119,6 +126,19 @@ impl Error {
     pub fn at(mut self, field: impl Into<String>) -> Self {
         self.field = Some(field.into());
         self
+    }
+
+    /// Tells a program what the message is about: `value`, what was asked for, `limit`, what there may be, and the like.
+    #[must_use]
+    pub fn with(mut self, name: &'static str, value: impl ToString) -> Self {
+        self.values.push((name, value.to_string()));
+        self
+    }
+
+    /// What [`with`](Self::with) told.
+    #[must_use]
+    pub fn values(&self) -> &[(&'static str, String)] {
+        &self.values
     }
 
     /// Tells the caller when to try again.

@@ -96,12 +96,8 @@ enum Ask {
 
 pub(super) fn heads(config: &Config, target: &Target) -> anyhow::Result<()> {
     with_client(config, target, async |mut client| {
-        let answer = client
-            .model
-            .list_heads(proto::ListHeadsRequest::default())
-            .await?
-            .into_inner();
-        for head in answer.heads {
+        let (heads, failed) = client.heads().await?;
+        for head in heads {
             let task = head
                 .task()
                 .as_str_name()
@@ -114,12 +110,13 @@ pub(super) fn heads(config: &Config, target: &Target) -> anyhow::Result<()> {
                 head.version
             );
         }
-        for head in answer.failed {
+        for head in failed {
             let serves = match head.serving_version {
                 None => "does not serve".to_owned(),
                 Some(version) => format!("serves {version} still"),
             };
-            say!("{:16} {serves}: {}", head.name, head.reason);
+            let why = head.error.unwrap_or_default().message;
+            say!("{:16} {serves}: {why}", head.name);
         }
         Ok(())
     })
@@ -290,6 +287,7 @@ async fn one(
                 a.version,
                 a.result.map(Answer::Detection),
                 a.provenance,
+                a.image_size,
             )
         }
         Ask::Segment(head) => {
@@ -304,6 +302,7 @@ async fn one(
                 a.version,
                 a.result.map(Answer::Segmentation),
                 a.provenance,
+                a.image_size,
             )
         }
         Ask::Recognize(head) => {
@@ -319,6 +318,7 @@ async fn one(
                 a.version,
                 a.result.map(Answer::Classification),
                 a.provenance,
+                a.image_size,
             )
         }
     };
@@ -331,6 +331,7 @@ fn single(
     version: String,
     outcome: Option<Answer>,
     provenance: Option<proto::Provenance>,
+    image_size: Option<proto::ImageSize>,
 ) -> proto::AnalyzeResponse {
     let results = vec![proto::HeadResult {
         head,
@@ -340,6 +341,7 @@ fn single(
     proto::AnalyzeResponse {
         results,
         provenance,
+        image_size,
     }
 }
 

@@ -2,7 +2,10 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::proto::{self, head_result::Outcome as Answer};
+use crate::{
+    client::reason,
+    proto::{self, head_result::Outcome as Answer},
+};
 
 /// Lines for a person.
 pub(super) fn text(name: &str, answer: &proto::AnalyzeResponse) -> String {
@@ -46,11 +49,7 @@ pub(super) fn text(name: &str, answer: &proto::AnalyzeResponse) -> String {
                 }
             }
             Some(Answer::Error(error)) => {
-                table.push((
-                    "error".to_owned(),
-                    error.reason.clone(),
-                    error.message.clone(),
-                ));
+                table.push(("error".to_owned(), reason(error), error.message.clone()));
             }
             None => {}
         }
@@ -152,7 +151,7 @@ fn head(result: &proto::HeadResult) -> Value {
             json!({ "outputs": found.outputs.iter().map(tensor).collect::<Vec<_>>() })
         }
         Some(Answer::Error(error)) => {
-            json!({ "error": { "code": error.code, "reason": error.reason, "message": error.message } })
+            json!({ "error": { "code": error.code, "reason": reason(error), "message": error.message } })
         }
         None => json!({}),
     };

@@ -3,6 +3,7 @@
 mod connect;
 
 use bytes::Bytes;
+use prost::Message;
 use tonic::Status;
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
@@ -28,6 +29,17 @@ pub fn refusal(error: &(dyn std::error::Error + 'static)) -> Option<String> {
         name.push(letter.to_ascii_uppercase());
     }
     Some(format!("{name}: {}", status.message()))
+}
+
+/// The stable reason (`ErrorReason`, without its prefix) of a part of an answer that failed; empty where there is none.
+#[must_use]
+pub fn reason(error: &tonic_types::Status) -> String {
+    let info = error.details.iter().find_map(|detail| {
+        let is_info = detail.type_url.ends_with("/google.rpc.ErrorInfo");
+        let info = is_info.then(|| tonic_types::pb::ErrorInfo::decode(&detail.value[..]));
+        info?.ok()
+    });
+    info.map(|info| info.reason).unwrap_or_default()
 }
 
 /// A connection to a server. Cheap to clone.
@@ -78,6 +90,24 @@ impl Client {
         };
         let answer = self.health.check(request).await?.into_inner();
         Ok(answer.status() == ServingStatus::Serving)
+    }
+
+    /// The heads that are loaded, and those whose newest version does not load, of all pages.
+    ///
+    /// # Errors
+    /// What the server answers.
+    pub async fn heads(&mut self) -> Result<(Vec<proto::Head>, Vec<proto::FailedHead>), Status> {
+        let (mut heads, mut failed) = (Vec::new(), Vec::new());
+        let mut request = proto::ListHeadsRequest::default();
+        loop {
+            let answer = self.model.list_heads(request.clone()).await?.into_inner();
+            heads.extend(answer.heads);
+            failed.extend(answer.failed);
+            if answer.next_page_token.is_empty() {
+                return Ok((heads, failed));
+            }
+            request.page_token = answer.next_page_token;
+        }
     }
 
     /// Any heads on one image file; none named: all that fit.

@@ -114,43 +114,40 @@ impl Admission {
         let limits = self.limits;
         if images > limits.images || bytes > limits.bytes {
             let message = format!(
-                "{images} images of {bytes} bytes are more than the server ever takes at once ({} images, {} bytes)",
+                "the call has more than the server ever takes at once: {} images, {} bytes",
                 limits.images, limits.bytes
             );
-            return Err(Error::new(Kind::LimitExceeded, message));
+            let error = Error::new(Kind::LimitExceeded, message);
+            return Err(error
+                .with("images", images)
+                .with("images_limit", limits.images)
+                .with("bytes", bytes)
+                .with("bytes_limit", limits.bytes));
         }
         let mut held = self.held.lock();
-        let refuse = |message: String, held: MutexGuard<'_, Held>| {
+        let refuse = |message: &str, value: usize, held: MutexGuard<'_, Held>| {
             // The door is open again before anything else is asked.
             drop(held);
             let delay = wait().clamp(Duration::from_millis(10), Duration::from_secs(5));
-            Err(Error::new(Kind::Overloaded, message).retry_after(delay))
+            let error = Error::new(Kind::Overloaded, message).retry_after(delay);
+            Err(error.with("value", value).with("limit", limits.images))
         };
         if held.images + images > limits.images || held.bytes + bytes > limits.bytes {
-            let message = format!(
-                "the server is full: {} of {} images, {} of {} bytes",
-                held.images, limits.images, held.bytes, limits.bytes
-            );
-            return refuse(message, held);
+            let images = held.images;
+            return refuse("the server is full", images, held);
         }
         let own = held.flows.get(flow).copied().unwrap_or(0);
         let all = held.callers.get(&flow.caller).copied().unwrap_or(0);
         let free = (limits.images - held.images) as f64;
         // A head of more weight takes its caller along.
         if all > 0 && (all + images) as f64 > SHARE_OF_ALL * weight.max(1.0) * free {
-            let message = format!(
-                "{all} images are waiting already, which is this caller's share of the {} that the server takes",
-                limits.images
-            );
-            return refuse(message, held);
+            let message =
+                "the caller's images that wait are its share of those that the server takes";
+            return refuse(message, all, held);
         }
         if own > 0 && (own + images) as f64 > SHARE * weight * free {
-            let message = format!(
-                "{own} images for the head {:?} are waiting already, which is this caller's share of the {} that the \
-                 server takes",
-                &*flow.head, limits.images
-            );
-            return refuse(message, held);
+            let message = "the caller's images that wait for this head are its share of those that the server takes";
+            return refuse(message, own, held);
         }
         held.images += images;
         held.bytes += bytes;

@@ -75,10 +75,12 @@ impl Engine {
         {
             return Err(error);
         }
+        let last = looked.images.last();
         Ok(Analysis {
             heads,
             features,
             provenance,
+            image_size: last.map_or([0; 2], |last| [last.height, last.width]),
             room: Some(looked.room),
         })
     }

@@ -184,21 +184,22 @@ impl Engine {
                 return Ok(());
             }
             let left = deadline.saturating_duration_since(now);
-            let message = format!(
-                "the deadline cannot be met: {left:.1?} are left and the work takes {own:.1?}"
-            );
-            let error = Error::new(Kind::DeadlineExceeded, message);
+            let message = "the deadline cannot be met: the work takes longer than what is left";
+            let error = Error::new(Kind::DeadlineExceeded, message)
+                .with("left_ms", left.as_millis())
+                .with("work_ms", own.as_millis());
             shared.turned_away("deadline");
             return Err(error);
         }
         let Ahead { images, wait } = ahead;
         if now + own + wait > deadline {
             shared.turned_away("deadline");
-            let message = format!(
-                "the deadline cannot be met: {images} images come first, which take about {wait:.1?}"
-            );
+            let message = "the deadline cannot be met: other images come first";
             let delay = wait.clamp(Duration::from_millis(10), Duration::from_secs(5));
-            return Err(Error::new(Kind::Overloaded, message).retry_after(delay));
+            let error = Error::new(Kind::Overloaded, message).retry_after(delay);
+            return Err(error
+                .with("images", images)
+                .with("wait_ms", wait.as_millis()));
         }
         Ok(())
     }

@@ -184,18 +184,22 @@ impl Job {
                 true => Duration::ZERO,
                 false => steps + self.most(),
             };
-            let message = if deadline <= now {
-                Some("the deadline passed".to_owned())
+            let error = if deadline <= now {
+                Some(Error::new(Kind::DeadlineExceeded, "the deadline passed"))
             } else if deadline < now + needed {
+                let message = "the deadline cannot be met: the work takes longer than what is left";
+                let error = Error::new(Kind::DeadlineExceeded, message);
                 let left = deadline - now;
-                Some(format!(
-                    "the deadline cannot be met: {left:.1?} are left and the work takes {needed:.1?}"
-                ))
+                Some(
+                    error
+                        .with("left_ms", left.as_millis())
+                        .with("work_ms", needed.as_millis()),
+                )
             } else {
                 None
             };
-            if let Some(message) = message {
-                self.finish(Err(Error::new(Kind::DeadlineExceeded, message)));
+            if let Some(error) = error {
+                self.finish(Err(error));
                 return false;
             }
         }

@@ -38,10 +38,11 @@ impl Whole<'_> {
         if decoded <= most {
             return Ok(());
         }
-        let message = format!(
-            "it takes as much to decode as {decoded} pixels, but {bytes} bytes of images may take {most} in all (limits.free_pixels, limits.pixels_per_byte)"
-        );
-        let error = Error::new(Kind::LimitExceeded, message);
+        let message = "it takes more to decode than images of so few bytes may take in all (limits.free_pixels, limits.pixels_per_byte)";
+        let error = Error::new(Kind::LimitExceeded, message)
+            .with("value", decoded)
+            .with("limit", most)
+            .with("bytes", bytes);
         Err(match self.worst {
             Some((field, _)) => error.at(field),
             None => error,
@@ -121,9 +122,10 @@ impl Shared {
                         self.turned_away("too_large");
                         let held = looks.held;
                         let message = format!(
-                            "decoding it takes {held} bytes, limit is {limit} (limits.decode_bytes)"
+                            "decoding it takes more than {limit} bytes (limits.decode_bytes)"
                         );
-                        return Err(Error::new(Kind::LimitExceeded, message).at(field));
+                        let error = Error::new(Kind::LimitExceeded, message).at(field);
+                        return Err(error.with("value", held).with("limit", limit));
                     }
                     whole.decoded += cost;
                     if !std::mem::replace(&mut read[index], true) {
@@ -197,8 +199,9 @@ fn check(request: &Request, config: &EngineConfig) -> Result<Vec<Looks>> {
     }
     let (frames, most) = (request.images.len(), config.max_frames);
     if frames > most {
-        let message = format!("has {frames} frames, but the limit is {most}");
-        return Err(Error::new(Kind::LimitExceeded, message).at("clip.frames"));
+        let message = format!("has more than {most} frames");
+        let error = Error::new(Kind::LimitExceeded, message).at("clip.frames");
+        return Err(error.with("value", frames).with("limit", most));
     }
     let mut all = Vec::with_capacity(frames);
     let mut first = None;
@@ -208,8 +211,10 @@ fn check(request: &Request, config: &EngineConfig) -> Result<Vec<Looks>> {
         all.push(looks);
         let (w, h) = *first.get_or_insert((width, height));
         if (w, h) != (width, height) {
-            let message = format!("is {width}x{height}, but the clip's first frame is {w}x{h}");
-            return Err(Error::invalid(field, message));
+            let error = Error::invalid(field, "is not of the size of the clip's first frame");
+            return Err(error
+                .with("value", format!("{width}x{height}"))
+                .with("limit", format!("{w}x{h}")));
         }
     }
     Ok(all)

@@ -192,6 +192,8 @@ pub struct Analysis {
     pub features: Option<FeatureRow>,
     /// How it was made.
     pub provenance: Provenance,
+    /// Height and width of the last image in pixels, as boxes mean them: after EXIF orientation.
+    pub image_size: [u32; 2],
     /// Room for what it holds, shared by all requests of its call and given back with the last of them.
     pub room: Option<Arc<Room>>,
 }
@@ -244,7 +246,11 @@ impl From<media::MediaError> for Error {
             media::MediaErrorKind::Internal => Kind::Internal,
             media::MediaErrorKind::InvalidArgument => Kind::InvalidImage,
         };
-        Self::new(kind, error.to_string())
+        let (message, values) = error.told();
+        let values = values.into_iter();
+        values.fold(Self::new(kind, message), |error, (name, value)| {
+            error.with(name, value)
+        })
     }
 }
 

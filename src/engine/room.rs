@@ -28,6 +28,7 @@ pub struct Room {
 
 /// When to come again after a result found no room.
 const FULL: Duration = Duration::from_millis(100);
+const FULL_NOW: &str = "the room for results is full (limits.result_bytes)";
 
 impl Room {
     /// Takes more, for what was not known before it was made.
@@ -39,10 +40,8 @@ impl Room {
         let taken = self.shares.change(&self.caller, None, 0, bytes);
         taken.map_err(|_| {
             let limit = self.shares.limit();
-            let message = format!(
-                "the room for results is full: {bytes} bytes more are needed of the {limit} that there are (limits.result_bytes)"
-            );
-            Error::new(Kind::Overloaded, message).retry_after(FULL)
+            let error = Error::new(Kind::Overloaded, FULL_NOW).retry_after(FULL);
+            error.with("value", bytes).with("limit", limit)
         })?;
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
         Ok(())
@@ -73,9 +72,10 @@ impl Rooms {
         let limit = self.0.limit();
         if bytes > limit {
             let message = format!(
-                "its results may take {bytes} bytes, more than the {limit} that the server has for results (limits.result_bytes): send smaller or fewer images, or ask for less"
+                "its results may take more than the {limit} bytes that the server has for results (limits.result_bytes): send smaller or fewer images, or ask for less"
             );
-            return Err(Error::new(Kind::LimitExceeded, message));
+            let error = Error::new(Kind::LimitExceeded, message);
+            return Err(error.with("value", bytes).with("limit", limit));
         }
         let Err(why) = self.0.change(caller, Some(weight), 0, bytes) else {
             return Ok(Arc::new(Room {
@@ -85,15 +85,14 @@ impl Rooms {
             }));
         };
         let message = match why {
-            Refused::Full(free) => format!(
-                "the room for results is full: {free} of {limit} bytes are free, {bytes} are needed (limits.result_bytes)"
-            ),
-            Refused::Share(own) => format!(
-                "{own} bytes of results are under way already, which is this caller's share of the {limit} that there are (limits.result_bytes)"
-            ),
+            Refused::Full(_) => FULL_NOW,
+            Refused::Share(_) => {
+                "the caller's results under way are its share of the room for results (limits.result_bytes)"
+            }
         };
         let delay = wait().clamp(Duration::from_millis(10), Duration::from_secs(5));
-        Err(Error::new(Kind::Overloaded, message).retry_after(delay))
+        let error = Error::new(Kind::Overloaded, message).retry_after(delay);
+        Err(error.with("value", bytes).with("limit", limit))
     }
 }
 

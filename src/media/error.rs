@@ -119,6 +119,43 @@ pub enum MediaErrorKind {
 }
 
 impl MediaError {
+    /// As a sentence that is the same for all images that are over a limit, and what differs between them.
+    #[must_use]
+    pub fn told(&self) -> (String, Vec<(&'static str, String)>) {
+        let (message, value, limit) = match self {
+            Self::TooManyBytes { bytes, limit } => (
+                format!("image has more than {limit} bytes"),
+                bytes.to_string(),
+                limit.to_string(),
+            ),
+            Self::TooManyPixels {
+                width,
+                height,
+                limit,
+            } => (
+                format!("image has more than {limit} pixels in all"),
+                format!("{width}x{height}"),
+                limit.to_string(),
+            ),
+            Self::SideTooLong {
+                width,
+                height,
+                limit,
+            } => (
+                format!("image has more than {limit} pixels a side"),
+                format!("{width}x{height}"),
+                limit.to_string(),
+            ),
+            Self::TooManyScans { scans, limit, .. } => (
+                "image has more scans than an image of so many pixels may have".to_owned(),
+                scans.to_string(),
+                limit.to_string(),
+            ),
+            other => return (other.to_string(), Vec::new()),
+        };
+        (message, vec![("value", value), ("limit", limit)])
+    }
+
     /// Splits the caller's bad arguments from limits exceeded and from defects.
     #[must_use]
     pub fn kind(&self) -> MediaErrorKind {

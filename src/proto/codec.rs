@@ -72,8 +72,9 @@ impl<U: Message + Name + Default> Decoder for Bounded<U> {
         let decode = |buffer: &mut DecodeBuf<'_>| {
             U::decode(buffer).map_err(|error| {
                 let message = format!("the message is no {}: {error}", U::NAME);
+                let metadata = HashMap::from([("field".to_owned(), "request".to_owned())]);
                 let mut details =
-                    ErrorDetails::with_error_info("INVALID_ARGUMENT", ERROR_DOMAIN, HashMap::new());
+                    ErrorDetails::with_error_info("INVALID_ARGUMENT", ERROR_DOMAIN, metadata);
                 details.add_bad_request_violation("request", error.to_string());
                 Status::with_error_details(Code::InvalidArgument, message, details)
             })
@@ -100,9 +101,15 @@ fn too_many(excess: &TooMany) -> Status {
         excess.limit, excess.message
     );
     let message = format!("{}: {description}", excess.field);
+    let told = [
+        ("field", excess.field.to_owned()),
+        ("limit", excess.limit.to_string()),
+        ("message", excess.message.to_owned()),
+    ];
+    let metadata = HashMap::from(told.map(|(name, value)| (name.to_owned(), value)));
     let mut details = ErrorDetails::new();
     details
         .add_bad_request_violation(excess.field, description)
-        .set_error_info("LIMIT_EXCEEDED", ERROR_DOMAIN, HashMap::new());
+        .set_error_info("LIMIT_EXCEEDED", ERROR_DOMAIN, metadata);
     Status::with_error_details(Code::InvalidArgument, message, details)
 }

@@ -1,7 +1,10 @@
 //! The protocol as the walk over a message sees it: which fields repeat, how many entries each may have, and what its bytes
 //! become.
 
-use std::{collections::HashMap, sync::LazyLock};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::LazyLock,
+};
 
 use prost::Message;
 use prost_types::{
@@ -95,15 +98,18 @@ impl Schema {
             .map(|(index, (name, _))| (name.clone(), index))
             .collect();
         let mut schema = Self::default();
+        let services = set.file.iter().flat_map(|file| &file.service);
+        let methods: Vec<_> = services.flat_map(|service| &service.method).collect();
+        let sent = reached(methods.iter().map(|method| method.input_type()), &found);
         for (name, message) in &found {
+            let sent = sent.contains(name.as_str());
             let fields = message.field.iter();
             let fields = fields
-                .filter_map(|field| schema.field(&name[1..], field, &index))
+                .filter_map(|field| schema.field(&name[1..], field, sent, &index))
                 .collect();
             schema.messages.push(fields);
         }
-        let services = set.file.iter().flat_map(|file| &file.service);
-        for method in services.flat_map(|service| &service.method) {
+        for method in methods {
             let input = method.input_type();
             if let (Some(message), Some((package, name))) =
                 (index.get(input), input.rsplit_once('.'))
@@ -119,6 +125,7 @@ impl Schema {
         &mut self,
         message: &str,
         field: &FieldDescriptorProto,
+        sent: bool,
         index: &HashMap<String, usize>,
     ) -> Option<Field> {
         let kind = match field.r#type() {
@@ -131,7 +138,7 @@ impl Schema {
             Type::Fixed32 | Type::Sfixed32 | Type::Float => Kind::Fixed(4),
             Type::Fixed64 | Type::Sfixed64 | Type::Double => Kind::Fixed(8),
         };
-        let repeated = field.label() == Label::Repeated && self.counted.len() < COUNTERS;
+        let repeated = sent && field.label() == Label::Repeated && self.counted.len() < COUNTERS;
         let counter = repeated.then(|| {
             let full = format!("{message}.{}", field.name());
             let bound = BOUNDS.iter().find(|(name, _)| *name == full);
@@ -148,6 +155,25 @@ impl Schema {
             counter,
         })
     }
+}
+
+/// The messages that those called `roots` can hold, and they.
+fn reached<'a>(
+    roots: impl Iterator<Item = &'a str>,
+    found: &[(String, &'a DescriptorProto)],
+) -> HashSet<&'a str> {
+    let fields: HashMap<&str, _> = found.iter().map(|(name, m)| (&**name, &m.field)).collect();
+    let (mut seen, mut waiting) = (HashSet::new(), roots.collect::<Vec<_>>());
+    while let Some(name) = waiting.pop() {
+        if seen.insert(name) {
+            let held = fields
+                .get(name)
+                .into_iter()
+                .flat_map(|fields| fields.iter());
+            waiting.extend(held.map(|field| field.type_name()));
+        }
+    }
+    seen
 }
 
 pub(super) fn collect<'a>(

@@ -73,15 +73,14 @@ impl Budget {
         self.metrics.refused("bytes");
         let limit = self.shares.limit();
         let message = match why {
-            Refused::Full(free) => format!(
-                "there is no room for {what}: of the {limit} bytes of limits.transport_bytes {free} are free"
-            ),
+            Refused::Full(_) => format!("there is no room for {what} (limits.transport_bytes)"),
             Refused::Share(_) => format!(
-                "there is no room for {what}: {party} has its share of the {limit} bytes of limits.transport_bytes: read \
-                 the answers, and send fewer requests at once"
+                "there is no room for {what}: the caller has its share of limits.transport_bytes: read the answers, and \
+                 send fewer requests at once"
             ),
         };
-        Error::new(Kind::Overloaded, message).retry_after(WAIT_FOR_ROOM)
+        let error = Error::new(Kind::Overloaded, message).retry_after(WAIT_FOR_ROOM);
+        error.with("party", party).with("limit", limit)
     }
 }
 
@@ -99,8 +98,8 @@ impl Account {
         shares
             .change(&self.party, Some(1.0), self.bytes, wanted)
             .map_err(|why| {
-                let what = format!("{bytes} bytes of {what}");
-                self.budget.refuse(why, &self.party, &what)
+                let error = self.budget.refuse(why, &self.party, what);
+                error.with("value", bytes)
             })?;
         self.bytes = wanted;
         self.budget.metrics.transport_bytes(shares.held());

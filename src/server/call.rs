@@ -19,6 +19,8 @@ use crate::{
 /// A call's context.
 #[derive(Debug, Clone)]
 pub(super) struct Call {
+    /// When it came.
+    pub(super) begun: Instant,
     /// When the caller stops waiting.
     pub(super) deadline: Option<Instant>,
     /// How urgent it is.
@@ -53,6 +55,7 @@ impl Call {
             record.trace().clone()
         });
         Ok(Self {
+            begun: Instant::now(),
             deadline,
             priority: convert::priority(priority)?,
             identity,

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
-use super::status::code;
+use super::status;
 use crate::{
     backend::{Element, TensorRow},
     engine::{
@@ -62,8 +62,8 @@ pub(super) fn priority(value: i32) -> Result<Priority> {
         Ok(proto::Priority::Background) => Ok(Priority::Background),
         Ok(proto::Priority::High) => Ok(Priority::High),
         Err(_) => {
-            let message = format!("is {value}, but must be one of Priority's values, 0 to 3");
-            Err(Error::invalid("priority", message))
+            let message = "must be one of Priority's values";
+            Err(Error::invalid("priority", message).with("value", value))
         }
     }
 }
@@ -78,15 +78,16 @@ pub(super) fn detection_options(
     };
     if let Some(threshold) = options.score_threshold {
         if !(0.0..=1.0).contains(&threshold) {
-            let message = format!("is {threshold}, but must be from 0 to 1");
-            return Err(Error::invalid(format!("{field}.score_threshold"), message));
+            let error = Error::invalid(format!("{field}.score_threshold"), "must be from 0 to 1");
+            return Err(error.with("value", threshold).with("limit", 1));
         }
         out.score_threshold = Some(threshold);
     }
     if let Some(most) = options.max_detections {
         if !(1..=MAX_DETECTIONS).contains(&most) {
-            let message = format!("is {most}, but must be from 1 to {MAX_DETECTIONS}");
-            return Err(Error::invalid(format!("{field}.max_detections"), message));
+            let message = format!("must be from 1 to {MAX_DETECTIONS}");
+            let error = Error::invalid(format!("{field}.max_detections"), message);
+            return Err(error.with("value", most).with("limit", MAX_DETECTIONS));
         }
         out.max_detections = Some(most as usize);
     }
@@ -101,8 +102,9 @@ pub(super) fn classification_options(
 ) -> Result<()> {
     if let Some(count) = options.and_then(|options| options.top_k) {
         if !(1..=MAX_TOP_K).contains(&count) {
-            let message = format!("is {count}, but must be from 1 to {MAX_TOP_K}");
-            return Err(Error::invalid(format!("{field}.top_k"), message));
+            let message = format!("must be from 1 to {MAX_TOP_K}");
+            let error = Error::invalid(format!("{field}.top_k"), message);
+            return Err(error.with("value", count).with("limit", MAX_TOP_K));
         }
         out.top_k = Some(count as usize);
     }
@@ -130,10 +132,11 @@ pub(super) fn check_bounds(
         };
         if let Some(asked) = asked.filter(|&asked| asked > most) {
             let message = format!(
-                "is {asked}, but must be from 1 to {most}, the most that the head {:?} gives",
+                "must be from 1 to {most}, the most that the head {:?} gives",
                 manifest.name
             );
-            return Err(Error::invalid(field, message));
+            let error = Error::invalid(field, message);
+            return Err(error.with("value", asked).with("limit", most));
         }
     }
     Ok(())
@@ -147,8 +150,8 @@ pub(super) fn label_map_format(
         Ok(LabelMapFormat::Unspecified | LabelMapFormat::Png) => Ok(LabelMapAs::Png),
         Ok(LabelMapFormat::Rle) => Ok(LabelMapAs::Rle),
         Err(_) => {
-            let message = format!("{} is not a label map format", options.format);
-            Err(Error::invalid(field, message))
+            let message = "must be one of LabelMapFormat's values";
+            Err(Error::invalid(field, message).with("value", options.format))
         }
     }
 }
@@ -171,13 +174,7 @@ pub(super) fn head_result(head: &Head, outcome: Result<Outcome>) -> proto::HeadR
             }
         })
     });
-    let outcome = converted.unwrap_or_else(|error| {
-        Answer::Error(proto::HeadError {
-            code: code(error.kind()) as i32,
-            reason: error.kind().reason().to_owned(),
-            message: error.to_string(),
-        })
-    });
+    let outcome = converted.unwrap_or_else(|error| Answer::Error(status::part(&error)));
     proto::HeadResult {
         head: head.manifest.name.clone(),
         version: head.manifest.version.clone(),
@@ -268,7 +265,12 @@ pub(super) fn tensor(row: TensorRow<'_>) -> proto::Tensor {
     }
 }
 
-pub(super) fn provenance(made: &engine::Provenance, backbone: &str) -> proto::Provenance {
+/// `total` is what the call has taken until now.
+pub(super) fn provenance(
+    made: &engine::Provenance,
+    backbone: &str,
+    total: Duration,
+) -> proto::Provenance {
     let source = match made.source {
         FeatureSource::Computed => proto::FeatureSource::Computed,
         FeatureSource::Shared => proto::FeatureSource::Shared,
@@ -281,7 +283,7 @@ pub(super) fn provenance(made: &engine::Provenance, backbone: &str) -> proto::Pr
         backbone_us: micros(made.timing.backbone),
         head_us: micros(made.timing.head),
         postprocess_us: micros(made.timing.postprocess),
-        total_us: micros(made.timing.total),
+        total_us: micros(total),
     };
     proto::Provenance {
         backbone: backbone.to_owned(),
@@ -326,6 +328,10 @@ pub(super) fn backbone(manifest: &BackboneManifest) -> proto::Backbone {
         feature_maps: feature_maps.collect(),
         precision: precision.into(),
         resize: resize.into(),
+        crop_fraction: match manifest.input.resize {
+            Resize::CenterCrop => Some(manifest.input.crop_fraction()),
+            Resize::Letterbox | Resize::Stretch => None,
+        },
     }
 }
 
@@ -353,10 +359,32 @@ pub(super) fn head(manifest: &HeadManifest) -> proto::Head {
             .postprocess
             .frame_stride
             .and_then(|stride| u32::try_from(stride).ok()),
+        detection: (manifest.task == Task::Detection).then(|| detection_settings(manifest)),
+        classification: matches!(manifest.task, Task::Action | Task::Classification)
+            .then(|| classification_settings(manifest)),
     }
 }
 
-fn size(&[height, width]: &[u32; 2]) -> proto::ImageSize {
+fn detection_settings(manifest: &HeadManifest) -> proto::DetectionSettings {
+    let post = &manifest.postprocess;
+    proto::DetectionSettings {
+        score_threshold: post.score_threshold(),
+        max_detections: u32::try_from(post.max_detections()).unwrap_or(u32::MAX),
+        nms_iou: post.nms_iou,
+        has_masks: post.mask.is_some(),
+        mask_threshold: post.mask.map(|_| post.mask_threshold()),
+    }
+}
+
+fn classification_settings(manifest: &HeadManifest) -> proto::ClassificationSettings {
+    let labels = manifest.labels.len();
+    proto::ClassificationSettings {
+        top_k: u32::try_from(manifest.postprocess.top_k().min(labels)).unwrap_or(u32::MAX),
+        max_top_k: u32::try_from(labels).unwrap_or(u32::MAX),
+    }
+}
+
+pub(super) fn size(&[height, width]: &[u32; 2]) -> proto::ImageSize {
     proto::ImageSize { height, width }
 }
 

@@ -70,8 +70,9 @@ pub(super) fn check_headers(headers: &HeaderMap, most: usize) -> Result<()> {
     if bytes <= most {
         return Ok(());
     }
-    let message = format!("has {bytes} bytes of headers, but the limit is {most}");
-    Err(Error::new(Kind::LimitExceeded, message).at("metadata"))
+    let message = format!("has more than {most} bytes of headers");
+    let error = Error::new(Kind::LimitExceeded, message).at("metadata");
+    Err(error.with("value", bytes).with("limit", most))
 }
 
 /// What a call of a method that the server does not have is told.
@@ -98,7 +99,7 @@ pub(super) fn unknown_method(path: &str, methods: &Methods) -> Status {
         let own = own.join(", ");
         format!("there is no method {path:?}: the service has {own}")
     };
-    Status::unimplemented(message)
+    status(&Error::new(Kind::UnknownMethod, message).with("method", path))
 }
 
 /// The end of a body that its caller did not send whole. [`refine`] knows it by its code, which nothing else here has.

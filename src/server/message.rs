@@ -167,8 +167,9 @@ impl Message {
         self.body_bytes = self.length;
         let most = self.bounds.most_bytes;
         if self.length > most {
-            let message = format!("has {} bytes, but the limit is {most}", self.length);
+            let message = format!("has more than {most} bytes");
             let error = Error::new(Kind::LimitExceeded, message).at("request");
+            let error = error.with("value", self.length).with("limit", most);
             return Err(status(&error));
         }
         Ok(())

@@ -2,19 +2,26 @@
 
 use std::sync::Arc;
 
+use prost::Message;
 use tonic::{Request, Response, Status};
 
 use super::{
     audit::{By, Change},
     convert,
     identity::Identity,
-    status::status,
+    status::{part, status},
 };
 use crate::{
     engine::Engine,
     error::{Error, Kind},
     proto::{self, model_service_server::ModelService},
 };
+
+/// Heads in a page where the caller does not say how many, and most of them.
+const PAGE: u32 = 100;
+const MOST_PAGE: u32 = 1000;
+/// Bytes of heads in a page: half of what stock clients take.
+const PAGE_BYTES: usize = 2 << 20;
 
 /// Tells what an engine holds, and changes it.
 #[derive(Clone)]
@@ -56,23 +63,57 @@ impl ModelService for Model {
         request: Request<proto::ListHeadsRequest>,
     ) -> Result<Response<proto::ListHeadsResponse>, Status> {
         let identity = Identity::of(request.extensions());
+        let proto::ListHeadsRequest {
+            page_size,
+            page_token,
+        } = request.get_ref();
+        let most = match page_size {
+            None => PAGE,
+            Some(size) if (1..=MOST_PAGE).contains(size) => *size,
+            Some(size) => {
+                let message = format!("must be from 1 to {MOST_PAGE}");
+                let error = Error::invalid("page_size", message);
+                return Err(status(&error.with("value", size).with("limit", MOST_PAGE)));
+            }
+        };
         let loaded = identity.heads(&self.engine);
-        let heads = loaded.iter().map(|head| convert::head(&head.manifest));
         let version = |name: &str| {
             let serving = loaded.iter().find(|head| head.manifest.name == name);
             serving.map(|head| head.manifest.version.clone())
         };
+        // A page begins after the name that is its token: no head is told twice, nor left out, if others come and go.
+        let mut rest = loaded.iter().map(|head| &head.manifest);
+        let mut rest = rest
+            .by_ref()
+            .filter(|manifest| manifest.name > *page_token)
+            .peekable();
+        let (mut heads, mut bytes) = (Vec::new(), 0);
+        while let Some(manifest) = rest.peek() {
+            let head = convert::head(manifest);
+            bytes += head.encoded_len();
+            if heads.len() == most as usize || (bytes > PAGE_BYTES && !heads.is_empty()) {
+                break;
+            }
+            heads.push(head);
+            rest.next();
+        }
+        let next = match (rest.peek(), heads.last()) {
+            (Some(_), Some(last)) => last.name.clone(),
+            _ => String::new(),
+        };
         let faults = self.engine.faults().into_iter();
         let failed = faults
             .filter(|(name, _)| identity.may_use(name))
+            .filter(|(name, _)| *name > *page_token && (next.is_empty() || *name <= next))
             .map(|(name, reason)| proto::FailedHead {
                 serving_version: version(&name),
-                reason: reason.to_string(),
+                error: Some(part(&Error::new(Kind::LoadFailed, reason.to_string()))),
                 name,
             });
         Ok(Response::new(proto::ListHeadsResponse {
             failed: failed.collect(),
-            heads: heads.collect(),
+            heads,
+            next_page_token: next,
         }))
     }
 

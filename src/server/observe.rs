@@ -248,7 +248,14 @@ impl<R: Body> Body for Observed<R> {
         task: &mut Task<'_>,
     ) -> Poll<Option<Result<Frame<R::Data>, R::Error>>> {
         let this = self.project();
-        let frame = ready!(this.inner.poll_frame(task));
+        let mut frame = ready!(this.inner.poll_frame(task));
+        if let (Some(Ok(frame)), Some(ending)) = (&mut frame, this.ending.as_ref())
+            && let Some(trailers) = frame.trailers_mut()
+            && trailers.get("grpc-status").is_none_or(|code| code != "0")
+        {
+            // Who gets an error looks at what comes with it, not at what came before.
+            trailers.insert(REQUEST_ID, ending.record.0.request_id.clone());
+        }
         match &frame {
             Some(Ok(frame)) => {
                 if let (Some(trailers), Some(mut ending)) = (

@@ -119,33 +119,30 @@ impl Places {
     /// # Errors
     /// `Overloaded` if there is none, or the party has its share.
     pub(super) fn enter(self: &Arc<Self>, party: &Party, connection: usize) -> Result<Place> {
-        let full = |message: String| {
-            Err(Error::new(Kind::Overloaded, message).retry_after(WAIT_FOR_A_CALL))
+        let full = |message: &str, limit: usize| {
+            let error = Error::new(Kind::Overloaded, message).retry_after(WAIT_FOR_A_CALL);
+            Err(error.with("limit", limit).with("party", party))
         };
         let mut taken = self.taken.lock();
         let taken = &mut *taken;
         let before = taken.parties.get(party);
         let own = before.map_or(0, |own| own.calls);
         if taken.total >= self.most {
-            let total = taken.total;
-            return full(format!(
-                "the server has {total} calls under way, which is its limit"
-            ));
+            return full(
+                "the server has as many calls under way as it takes",
+                self.most,
+            );
         }
         if own >= (SHARE * (self.most - taken.total)).max(1) {
-            let most = self.most;
-            return full(format!(
-                "{party} has {own} of the {most} calls that may be under way, which is its share"
-            ));
+            let message = "the caller has its share of the calls that may be under way";
+            return full(message, self.most);
         }
         if let Some(own) = before
             && own.connections.len() >= self.most_connections
             && !own.connections.contains_key(&connection)
         {
-            let most = self.most_connections;
-            return full(format!(
-                "{party} has calls on {most} connections, which is its share of server.max_connections: use fewer"
-            ));
+            let message = "the caller has calls on as many connections as is its share of server.max_connections: use fewer";
+            return full(message, self.most_connections);
         }
         taken.total += 1;
         let own = match taken.parties.get_mut(party) {

@@ -98,11 +98,10 @@ impl Quotas {
         if usage.pixels <= 0.0 {
             self.metrics.refused("pixels");
             let seconds = (1.0 - usage.pixels) / quota.pixels;
-            let message = format!(
-                "{:?} sends more than {} pixels a second, which is its limit",
-                &*name, quota.pixels
-            );
+            let message = "the caller sends more pixels a second than it may";
             return Err(Error::new(Kind::RateLimited, message)
+                .with("caller", &*name)
+                .with("limit", quota.pixels)
                 .retry_after(Duration::from_secs_f64(seconds)));
         }
         usage.pixels -= pixels as f64;
@@ -137,22 +136,19 @@ impl Quotas {
             .or_insert_with(|| Usage::new(&quota, now));
         if quota.concurrency > 0 && usage.active >= quota.concurrency {
             self.metrics.refused("concurrency");
-            let message = format!(
-                "{:?} has {} calls under way, which is its limit",
-                &*name, usage.active
-            );
-            return Err(Error::new(Kind::RateLimited, message).retry_after(WAIT_FOR_A_CALL));
+            let message = "the caller has as many calls under way as it may";
+            let error = Error::new(Kind::RateLimited, message).retry_after(WAIT_FOR_A_CALL);
+            return Err(error.with("caller", &*name).with("limit", usage.active));
         }
         if quota.rate > 0.0 {
             usage.fill(&quota, now);
             if usage.tokens < 1.0 {
                 self.metrics.refused("rate");
                 let seconds = ((1.0 - usage.tokens) / quota.rate).min(3600.0);
-                let message = format!(
-                    "{:?} makes more than {} calls a second, which is its limit",
-                    &*name, quota.rate
-                );
+                let message = "the caller makes more calls a second than it may";
                 return Err(Error::new(Kind::RateLimited, message)
+                    .with("caller", &*name)
+                    .with("limit", quota.rate)
                     .retry_after(Duration::from_secs_f64(seconds)));
             }
             usage.tokens -= 1.0;

@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 
+use prost::Message;
 use tonic::{Code, Status};
-use tonic_types::{ErrorDetails, StatusExt};
+use tonic_types::{ErrorDetails, StatusExt, pb};
 
 use crate::{
     error::{Error, Kind},
@@ -27,15 +28,28 @@ pub(super) fn code(kind: Kind) -> Code {
         Kind::Cancelled => Code::Cancelled,
         Kind::LoadFailed => Code::FailedPrecondition,
         Kind::Unavailable => Code::Unavailable,
+        Kind::UnknownMethod => Code::Unimplemented,
         Kind::BackboneFailed | Kind::HeadFailed | Kind::Internal => Code::Internal,
     }
 }
 
-/// A status with `google.rpc` details: the reason always, the field and the delay where there are any.
+/// What a part of an answer that failed says in place of its result: the same as the error of a whole call.
+pub(super) fn part(error: &Error) -> pb::Status {
+    let status = status(error);
+    // tonic-types wrote it.
+    pb::Status::decode(status.details()).unwrap_or_default()
+}
+
+/// A status with `google.rpc` details: the reason and what it is about always, the field and the delay where there are
+/// any.
 pub(super) fn status(error: &Error) -> Status {
-    let mut details =
-        ErrorDetails::with_error_info(error.kind().reason(), ERROR_DOMAIN, HashMap::new());
+    let told = |(name, value): &(&'static str, String)| ((*name).to_owned(), value.clone());
+    let mut metadata: HashMap<_, _> = error.values().iter().map(told).collect();
     let refused = matches!(error.kind(), Kind::Unauthenticated | Kind::PermissionDenied);
+    if let (Some(field), false) = (error.field(), refused) {
+        metadata.insert("field".to_owned(), field.to_owned());
+    }
+    let mut details = ErrorDetails::with_error_info(error.kind().reason(), ERROR_DOMAIN, metadata);
     if let (Some(field), false) = (error.field(), refused) {
         details.add_bad_request_violation(field, error.message());
     }

@@ -137,9 +137,9 @@ impl Unpacked {
     fn unpack(&mut self, packed: VecDeque<Bytes>, length: usize) -> Result<()> {
         let most = self.most_bytes;
         if length > most {
-            let message =
-                format!("says that it unpacks to {length} bytes, but the limit is {most}");
-            return Err(Error::new(Kind::LimitExceeded, message).at("request"));
+            let message = format!("says that it unpacks to more than {most} bytes");
+            let error = Error::new(Kind::LimitExceeded, message).at("request");
+            return Err(error.with("value", length).with("limit", most));
         }
         // Its reader makes room for all of it when it has the prefix.
         self.inner.keep(self.packed_bytes + length)?;

@@ -1,6 +1,9 @@
 //! `VisionService`.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tonic::{Request, Response, Status};
 
@@ -14,6 +17,21 @@ use crate::{
 
 /// The fields of options of calls for one task.
 const FIELDS: [&str; 2] = ["options.max_detections", "options.top_k"];
+
+/// What is known of an answer beside what was found.
+struct Made {
+    /// When the call came.
+    begun: Instant,
+    provenance: engine::Provenance,
+    /// Height and width of its image.
+    image_size: [u32; 2],
+}
+
+impl Made {
+    fn image_size(&self) -> Option<proto::ImageSize> {
+        Some(convert::size(&self.image_size))
+    }
+}
 
 /// Answers calls with an engine.
 #[derive(Clone)]
@@ -40,24 +58,30 @@ impl Vision {
         head: Arc<Head>,
         options: Options,
         call: Call,
-    ) -> Result<(Arc<Head>, engine::Outcome, engine::Provenance)> {
+    ) -> Result<(Arc<Head>, engine::Outcome, Made)> {
+        let begun = call.begun;
         let request = call.request(images, vec![head], options);
         let Analysis {
             mut heads,
             provenance,
+            image_size,
             ..
         } = self.engine.run(request).await?;
+        let made = Made {
+            begun,
+            provenance,
+            image_size,
+        };
         match heads.pop() {
-            Some((head, outcome)) => Ok((head, outcome?, provenance)),
+            Some((head, outcome)) => Ok((head, outcome?, made)),
             None => Err(Error::new(Kind::Internal, "the engine gave no answer")),
         }
     }
 
-    fn provenance(&self, provenance: &engine::Provenance) -> Option<proto::Provenance> {
-        Some(convert::provenance(
-            provenance,
-            &self.engine.backbone().sha256,
-        ))
+    /// To be asked when the rest of the answer is made: it tells the time until then.
+    fn provenance(&self, made: &Made) -> Option<proto::Provenance> {
+        let (backbone, total) = (&self.engine.backbone().sha256, made.begun.elapsed());
+        Some(convert::provenance(&made.provenance, backbone, total))
     }
 
     async fn analyze_inner(
@@ -90,15 +114,25 @@ impl Vision {
         )?;
         let fields = ["detection.max_detections", "classification.top_k"];
         convert::check_bounds(&options, &heads, fields)?;
+        let begun = call.begun;
         let request = call.request(images, heads, options);
         let analysis = self.engine.run(request).await?;
-        let provenance = self.provenance(&analysis.provenance);
+        Ok(self.analyzed(analysis, begun))
+    }
+
+    fn analyzed(&self, analysis: Analysis, begun: Instant) -> proto::AnalyzeResponse {
+        let made = Made {
+            begun,
+            provenance: analysis.provenance,
+            image_size: analysis.image_size,
+        };
         let heads = analysis.heads.into_iter();
         let results = heads.map(|(head, outcome)| convert::head_result(&head, outcome));
-        Ok(proto::AnalyzeResponse {
+        proto::AnalyzeResponse {
             results: results.collect(),
-            provenance,
-        })
+            image_size: made.image_size(),
+            provenance: self.provenance(&made),
+        }
     }
 
     async fn detect_inner(
@@ -120,6 +154,7 @@ impl Vision {
             result: Some(convert::detections(detections, &head)),
             head: head.manifest.name.clone(),
             version: head.manifest.version.clone(),
+            image_size: made.image_size(),
             provenance: self.provenance(&made),
         })
     }
@@ -147,6 +182,7 @@ impl Vision {
             result: Some(convert::label_map(found, &head)?),
             head: head.manifest.name.clone(),
             version: head.manifest.version.clone(),
+            image_size: made.image_size(),
             provenance: self.provenance(&made),
         })
     }
@@ -173,6 +209,7 @@ impl Vision {
             result: Some(convert::classification(&top, &head)),
             head: head.manifest.name.clone(),
             version: head.manifest.version.clone(),
+            image_size: made.image_size(),
             provenance: self.provenance(&made),
         })
     }
@@ -213,6 +250,7 @@ impl Vision {
             }
         }
         let images = vec![convert::image(request.image, "image")?];
+        let begun = call.begun;
         let analysis = self
             .engine
             .run(engine::Request {
@@ -230,9 +268,15 @@ impl Vision {
             };
             request.map_names.iter().map(named).collect::<Result<_>>()?
         };
+        let made = Made {
+            begun,
+            provenance: analysis.provenance,
+            image_size: analysis.image_size,
+        };
         Ok(proto::ExtractFeaturesResponse {
             maps,
-            provenance: self.provenance(&analysis.provenance),
+            image_size: made.image_size(),
+            provenance: self.provenance(&made),
         })
     }
 }

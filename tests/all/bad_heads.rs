@@ -140,7 +140,9 @@ async fn one_bad_head_stops_nobody_and_says_why() {
             (listed[0].name.as_str(), &listed[0].serving_version),
             ("bad", &None)
         );
-        assert!(listed[0].reason.contains(why), "{listed:?}");
+        let error = listed[0].error.clone().unwrap();
+        assert_eq!(frostline::client::reason(&error), "LOAD_FAILED");
+        assert!(error.message.contains(why), "{listed:?}");
         assert_eq!(current_of(&server, "bad"), Some(false));
         assert_eq!(current_of(&server, "good"), Some(true));
 

@@ -376,7 +376,11 @@ async fn values_that_no_output_may_hold_fail_the_head_and_no_other() {
         let Some(Answer::Error(error)) = failed.outcome else {
             panic!("{task}, {output}, {poison:?}: {failed:?}")
         };
-        assert_eq!(error.reason, "HEAD_FAILED", "{error:?}");
+        assert_eq!(
+            frostline::client::reason(&error),
+            "HEAD_FAILED",
+            "{error:?}"
+        );
         assert!(
             error.message.contains(&format!("{output}: holds")),
             "{error:?}"

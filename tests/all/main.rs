@@ -45,6 +45,7 @@ mod support;
 mod systemd;
 mod tls;
 mod tokens;
+mod told;
 mod traces;
 mod track;
 mod uploads;

@@ -136,7 +136,8 @@ async fn an_image_on_which_a_head_fails_costs_only_that_heads_answer() {
         let results = answer.unwrap().results;
         match (&results[0].outcome, red) {
             (Some(Answer::Error(error)), BAD_FOR_HEAD) => {
-                assert_eq!(error.reason, "HEAD_FAILED");
+                assert_eq!(error.code, Code::Internal as i32);
+                assert_eq!(frostline::client::reason(error), "HEAD_FAILED");
                 assert!(error.message.contains("fragile"), "{error:?}");
             }
             (Some(Answer::Tensor(_)), _) if red != BAD_FOR_HEAD => {

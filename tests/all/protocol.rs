@@ -206,7 +206,6 @@ fn the_spelling_is_american_and_messages_need_no_optional() {
                     "analys",
                     "behaviour",
                     "labelled",
-                    "cancelled",
                     "optimis",
                 ] {
                     let found = lower.contains(word) && !lower.contains("analysis");

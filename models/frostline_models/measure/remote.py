@@ -82,8 +82,13 @@ class Remote:
         self.channel = grpc.insecure_channel(address, options=options)
         self.stub = vision_grpc.VisionServiceStub(self.channel)
         models = model_grpc.ModelServiceStub(self.channel)
-        listed = self._call(models.ListHeads, model.ListHeadsRequest(), address)
-        heads = {h.name: h for h in listed.heads}
+        heads, page = {}, ""
+        while True:
+            listed = self._call(models.ListHeads, model.ListHeadsRequest(page_token=page), address)
+            heads |= {h.name: h for h in listed.heads}
+            page = listed.next_page_token
+            if not page:
+                break
         if head not in heads:
             raise InputError(f"{address}: there is no head {head!r}; it serves {', '.join(heads) or 'none'}")
         self.head = heads[head]

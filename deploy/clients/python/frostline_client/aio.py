@@ -255,7 +255,11 @@ class AsyncClient:
 
     async def heads(self, *, metadata: Metadata | None = None, timeout: float | None = None) -> list[results.Head]:
         """The loaded heads, by name."""
-        return await self._run(requests.heads(), timeout, metadata)
+        found, page = await self._run(requests.heads(), timeout, metadata)
+        while page:
+            more, page = await self._run(requests.heads(page), timeout, metadata)
+            found += more
+        return found
 
     async def head(self, name: str, *, metadata: Metadata | None = None, timeout: float | None = None) -> results.Head:
         """A loaded head."""

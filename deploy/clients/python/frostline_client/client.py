@@ -244,7 +244,11 @@ class Client:
 
     def heads(self, *, metadata: Metadata | None = None, timeout: float | None = None) -> list[results.Head]:
         """The loaded heads, by name."""
-        return self._run(requests.heads(), timeout, metadata)
+        found, page = self._run(requests.heads(), timeout, metadata)
+        while page:
+            more, page = self._run(requests.heads(page), timeout, metadata)
+            found += more
+        return found
 
     def head(self, name: str, *, metadata: Metadata | None = None, timeout: float | None = None) -> results.Head:
         """A loaded head."""

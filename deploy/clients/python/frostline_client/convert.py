@@ -9,6 +9,7 @@ import grpc
 from frostline.v1 import model_pb2, types_pb2, vision_pb2
 
 from . import results
+from .errors import FrostlineError
 from .results import Analysis, Classification, Detections, Features, HeadFailure, HeadResult, Segmentation, Tensors
 
 
@@ -111,12 +112,12 @@ def analysis(answer: vision_pb2.AnalyzeResponse, about: About) -> Analysis:
         if kind == "tensor":
             return Tensors(result.head, result.version, _tensors(result.tensor.outputs), made, about.request_id)
         if kind == "error":
-            error = result.error
-            code, reason, message = _code(error.code), error.reason, error.message
-        else:
-            code, reason = grpc.StatusCode.UNKNOWN, ""
-            message = "an answer of a kind that this version of the client does not know"
-        return HeadFailure(result.head, result.version, code, reason, message, about.request_id)
+            error = FrostlineError.of_status(_code(result.error.code), result.error)
+            return HeadFailure(
+                result.head, result.version, error.code, error.reason, error.message, about.request_id, error.details
+            )
+        message = "an answer of a kind that this version of the client does not know"
+        return HeadFailure(result.head, result.version, grpc.StatusCode.UNKNOWN, "", message, about.request_id)
 
     return Analysis({result.head: one(result) for result in answer.results}, made, about.request_id, about.image)
 
@@ -137,7 +138,20 @@ def head(message: model_pb2.Head) -> results.Head:
         fingerprint=message.fingerprint,
         trained=dict(message.trained),
         metrics=dict(message.metrics),
+        **_settings(message),
     )
+
+
+def _settings(message: model_pb2.Head) -> dict[str, Any]:
+    """What holds where a call says nothing, of those tasks that have such."""
+    settings: dict[str, Any] = {}
+    if message.HasField("detection"):
+        of = message.detection
+        settings = {"score_threshold": of.score_threshold, "max_detections": of.max_detections, "masks": of.has_masks}
+        settings["nms_iou"] = of.nms_iou if of.HasField("nms_iou") else None
+    if message.HasField("classification"):
+        settings["top_k"] = message.classification.top_k
+    return settings
 
 
 def backbone(message: model_pb2.Backbone) -> results.Backbone:

@@ -69,11 +69,18 @@ class FrostlineError(Exception):
             if key == "x-request-id":
                 made.request_id = value
             elif key == "grpc-status-details-bin":
-                made._read(value)
+                made._read(_status(value))
         return made
 
-    def _read(self, packed: bytes) -> None:
-        for detail in _details(packed):
+    @classmethod
+    def of_status(cls, code: grpc.StatusCode, status: status_pb2.Status) -> FrostlineError:
+        """From the part of an answer that says why there is no result."""
+        made = cls(code, status.message)
+        made._read(status)
+        return made
+
+    def _read(self, status: status_pb2.Status) -> None:
+        for detail in _details(status):
             if isinstance(detail, error_details_pb2.ErrorInfo):
                 self.reason, self.details = detail.reason, dict(detail.metadata)
             elif isinstance(detail, error_details_pb2.BadRequest):
@@ -86,13 +93,21 @@ def _again(cls: type[FrostlineError], code: grpc.StatusCode, message: str) -> Fr
     return cls(code, message)
 
 
-def _details(packed: bytes) -> Iterator[Any]:
-    """The messages of known kinds in a `google.rpc.Status`; what does not parse (a proxy's, perhaps) is left out."""
-    kinds = (error_details_pb2.ErrorInfo, error_details_pb2.BadRequest, error_details_pb2.RetryInfo)
+def _status(packed: bytes) -> status_pb2.Status:
+    """What does not parse (a proxy's, perhaps) says nothing."""
     try:
-        for any_ in status_pb2.Status.FromString(packed).details:
-            for kind in kinds:
-                if any_.Is(kind.DESCRIPTOR):
-                    yield kind.FromString(any_.value)
+        return status_pb2.Status.FromString(packed)
     except DecodeError:
-        return
+        return status_pb2.Status()
+
+
+def _details(status: status_pb2.Status) -> Iterator[Any]:
+    """The messages of known kinds in a `google.rpc.Status`; what does not parse is left out."""
+    kinds = (error_details_pb2.ErrorInfo, error_details_pb2.BadRequest, error_details_pb2.RetryInfo)
+    for any_ in status.details:
+        for kind in kinds:
+            if any_.Is(kind.DESCRIPTOR):
+                try:
+                    yield kind.FromString(any_.value)
+                except DecodeError:
+                    continue

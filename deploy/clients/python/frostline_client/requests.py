@@ -184,9 +184,10 @@ def backbone() -> Call[results.Backbone]:
     return Call("model", "GetBackbone", model_pb2.GetBackboneRequest(), lambda a, _: convert.backbone(a.backbone))
 
 
-def heads() -> Call[list[results.Head]]:
-    request = model_pb2.ListHeadsRequest()
-    return Call("model", "ListHeads", request, lambda a, _: [convert.head(h) for h in a.heads])
+def heads(page: str = "") -> Call[tuple[list[results.Head], str]]:
+    """One page of them, and where the next begins; empty after the last."""
+    request = model_pb2.ListHeadsRequest(page_token=page)
+    return Call("model", "ListHeads", request, lambda a, _: ([convert.head(h) for h in a.heads], a.next_page_token))
 
 
 def head(name: str) -> Call[results.Head]:

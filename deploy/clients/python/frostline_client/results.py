@@ -321,11 +321,17 @@ class HeadFailure:
     reason: str
     message: str
     request_id: str = field(default="", compare=False)
+    details: dict[str, str] = field(default_factory=dict, hash=False)
+    """Values that the server names beside its sentence."""
 
     def error(self) -> FrostlineError:
         """As the error that the head alone would have been."""
         return FrostlineError(
-            self.code, f"{self.head}: {self.message}", reason=self.reason, request_id=self.request_id
+            self.code,
+            f"{self.head}: {self.message}",
+            reason=self.reason,
+            details=self.details,
+            request_id=self.request_id,
         )
 
 
@@ -449,6 +455,16 @@ class Head:
     """How it was trained, as its manifest tells it."""
     metrics: dict[str, float] = field(hash=False)
     """What was measured on held-out data, as its manifest tells it."""
+    score_threshold: float | None = None
+    """Least score of a detection where a call asks for no other; ``None`` for other tasks, as the next three."""
+    max_detections: int | None = None
+    """Most detections in an answer."""
+    nms_iou: float | None = None
+    """Share of two boxes of one label from which on the lesser goes; ``None`` where all stay."""
+    masks: bool | None = None
+    """Whether detections have masks."""
+    top_k: int | None = None
+    """Labels in an answer where a call asks for no other number, of an action or classification head."""
 
     def __repr__(self) -> str:
         return f"<Head {self.name} {self.version}: {self.task}, {len(self.labels)} labels>"

@@ -19,6 +19,7 @@ from frostline_client import (
 )  # fmt: skip
 from frostline.v1 import types_pb2, vision_pb2
 from frostline_client.drawing import color
+from google.rpc import error_details_pb2, status_pb2
 from PIL import Image
 from pycocotools import mask as coco
 from pycocotools.coco import COCO
@@ -300,9 +301,11 @@ def test_each_heads_answer_has_its_type(client, both):
 
 def test_answers_that_a_server_may_give_one_day():
     """A head that failed, kinds and numbers that are not known yet."""
+    failed = status_pb2.Status(code=13, message="NaN")
+    failed.details.add().Pack(error_details_pb2.ErrorInfo(reason="HEAD_FAILED", metadata={"output": "boxes"}))
     answer = vision_pb2.AnalyzeResponse(
         results=[
-            vision_pb2.HeadResult(head="a", version="1", error=vision_pb2.HeadError(code=13, reason="HEAD_FAILED", message="NaN")),
+            vision_pb2.HeadResult(head="a", version="1", error=failed),
             vision_pb2.HeadResult(head="b", version="1"),
             vision_pb2.HeadResult(
                 head="c", version="1", tensor=types_pb2.TensorResult(
@@ -314,9 +317,10 @@ def test_answers_that_a_server_may_give_one_day():
     read = convert.analysis(answer, convert.About("id"))
     assert read.provenance.feature_source == "unknown_77"
     assert [failure.head for failure in read.failures()] == ["a", "b"]
-    with pytest.raises(FrostlineError, match="INTERNAL: a: NaN") as failed:
+    with pytest.raises(FrostlineError, match="INTERNAL: a: NaN") as raised:
         read.detections("a")
-    assert (failed.value.reason, failed.value.request_id) == ("HEAD_FAILED", "id")
+    assert (raised.value.reason, raised.value.request_id) == ("HEAD_FAILED", "id")
+    assert raised.value.details == {"output": "boxes"}
     with pytest.raises(FrostlineError):
         read.detections()
     assert isinstance(read["b"], HeadFailure) and isinstance(read.tensors(), Tensors)

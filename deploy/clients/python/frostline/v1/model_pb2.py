@@ -23,9 +23,10 @@ _sym_db = _symbol_database.Default()
 
 
 from frostline.v1 import types_pb2 as frostline_dot_v1_dot_types__pb2
+from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x66rostline/v1/model.proto\x12\x0c\x66rostline.v1\x1a\x18\x66rostline/v1/types.proto\"n\n\nFeatureMap\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06stride\x18\x02 \x01(\r\x12\x10\n\x08\x63hannels\x18\x03 \x01(\r\x12*\n\x06layout\x18\x05 \x01(\x0e\x32\x1a.frostline.v1.TensorLayoutJ\x04\x08\x04\x10\x05\"\xd3\x02\n\x08\x42\x61\x63kbone\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x04 \x01(\t\x12\x12\n\ncheckpoint\x18\x05 \x01(\t\x12\x0f\n\x07license\x18\x06 \x01(\t\x12,\n\x0binput_sizes\x18\x08 \x03(\x0b\x32\x17.frostline.v1.ImageSize\x12.\n\x0c\x66\x65\x61ture_maps\x18\n \x03(\x0b\x32\x18.frostline.v1.FeatureMap\x12*\n\tprecision\x18\x0b \x01(\x0e\x32\x17.frostline.v1.Precision\x12(\n\x06resize\x18\x0c \x01(\x0e\x32\x18.frostline.v1.ResizeModeJ\x04\x08\x07\x10\x08J\x04\x08\t\x10\nR\x07licenceR\x05sizesR\x08\x66\x65\x61tures\"\xac\x03\n\x04Head\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12$\n\x04task\x18\x03 \x01(\x0e\x32\x16.frostline.v1.HeadTask\x12\x13\n\x0b\x66ingerprint\x18\x04 \x01(\t\x12+\n\ninput_size\x18\x05 \x01(\x0b\x32\x17.frostline.v1.ImageSize\x12\r\n\x05reads\x18\x06 \x03(\t\x12\x0e\n\x06labels\x18\x07 \x03(\t\x12\x0e\n\x06\x66rames\x18\x08 \x01(\r\x12\x30\n\x07trained\x18\t \x03(\x0b\x32\x1f.frostline.v1.Head.TrainedEntry\x12\x30\n\x07metrics\x18\n \x03(\x0b\x32\x1f.frostline.v1.Head.MetricsEntry\x12\x19\n\x0c\x66rame_stride\x18\x0b \x01(\rH\x00\x88\x01\x01\x1a.\n\x0cTrainedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\x0f\n\r_frame_stride\"\\\n\nFailedHead\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x1c\n\x0fserving_version\x18\x03 \x01(\tH\x00\x88\x01\x01\x42\x12\n\x10_serving_version\"\x14\n\x12GetBackboneRequest\"?\n\x13GetBackboneResponse\x12(\n\x08\x62\x61\x63kbone\x18\x01 \x01(\x0b\x32\x16.frostline.v1.Backbone\"\x12\n\x10ListHeadsRequest\"`\n\x11ListHeadsResponse\x12!\n\x05heads\x18\x01 \x03(\x0b\x32\x12.frostline.v1.Head\x12(\n\x06\x66\x61iled\x18\x02 \x03(\x0b\x32\x18.frostline.v1.FailedHead\"\x1e\n\x0eGetHeadRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"3\n\x0fGetHeadResponse\x12 \n\x04head\x18\x01 \x01(\x0b\x32\x12.frostline.v1.Head\"\x1f\n\x0fLoadHeadRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"4\n\x10LoadHeadResponse\x12 \n\x04head\x18\x01 \x01(\x0b\x32\x12.frostline.v1.Head\"!\n\x11UnloadHeadRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"6\n\x12UnloadHeadResponse\x12 \n\x04head\x18\x01 \x01(\x0b\x32\x12.frostline.v1.Head*\xbd\x01\n\x08HeadTask\x12\x19\n\x15HEAD_TASK_UNSPECIFIED\x10\x00\x12\x17\n\x13HEAD_TASK_DETECTION\x10\x01\x12\x1a\n\x16HEAD_TASK_SEGMENTATION\x10\x02\x12\x14\n\x10HEAD_TASK_ACTION\x10\x03\x12\x1c\n\x18HEAD_TASK_CLASSIFICATION\x10\x04\x12\x17\n\x13HEAD_TASK_EMBEDDING\x10\x05\x12\x14\n\x10HEAD_TASK_TENSOR\x10\x06*]\n\x0cTensorLayout\x12\x1d\n\x19TENSOR_LAYOUT_UNSPECIFIED\x10\x00\x12\x16\n\x12TENSOR_LAYOUT_NCHW\x10\x01\x12\x16\n\x12TENSOR_LAYOUT_NHWC\x10\x02*v\n\tPrecision\x12\x19\n\x15PRECISION_UNSPECIFIED\x10\x00\x12\x12\n\x0ePRECISION_FP32\x10\x01\x12\x12\n\x0ePRECISION_FP16\x10\x02\x12\x12\n\x0ePRECISION_BF16\x10\x03\x12\x12\n\x0ePRECISION_INT8\x10\x04*z\n\nResizeMode\x12\x1b\n\x17RESIZE_MODE_UNSPECIFIED\x10\x00\x12\x19\n\x15RESIZE_MODE_LETTERBOX\x10\x01\x12\x17\n\x13RESIZE_MODE_STRETCH\x10\x02\x12\x1b\n\x17RESIZE_MODE_CENTER_CROP\x10\x03\x32\x94\x03\n\x0cModelService\x12R\n\x0bGetBackbone\x12 .frostline.v1.GetBackboneRequest\x1a!.frostline.v1.GetBackboneResponse\x12L\n\tListHeads\x12\x1e.frostline.v1.ListHeadsRequest\x1a\x1f.frostline.v1.ListHeadsResponse\x12\x46\n\x07GetHead\x12\x1c.frostline.v1.GetHeadRequest\x1a\x1d.frostline.v1.GetHeadResponse\x12I\n\x08LoadHead\x12\x1d.frostline.v1.LoadHeadRequest\x1a\x1e.frostline.v1.LoadHeadResponse\x12O\n\nUnloadHead\x12\x1f.frostline.v1.UnloadHeadRequest\x1a .frostline.v1.UnloadHeadResponseB\xa9\x01\n\x0c\x66rostline.v1B\nModelProtoP\x01Z0frostline.example/client/frostlinev1;frostlinev1\xa2\x02\x03\x46LV\xaa\x02\x0c\x46rostline.V1\xba\x02\tFrostline\xca\x02\x0c\x46rostline\\V1\xe2\x02\x18\x46rostline\\V1\\GPBMetadata\xea\x02\rFrostline::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x66rostline/v1/model.proto\x12\x0c\x66rostline.v1\x1a\x18\x66rostline/v1/types.proto\x1a\x17google/rpc/status.proto\"n\n\nFeatureMap\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06stride\x18\x02 \x01(\r\x12\x10\n\x08\x63hannels\x18\x03 \x01(\r\x12*\n\x06layout\x18\x05 \x01(\x0e\x32\x1a.frostline.v1.TensorLayoutJ\x04\x08\x04\x10\x05\"\x81\x03\n\x08\x42\x61\x63kbone\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x04 \x01(\t\x12\x12\n\ncheckpoint\x18\x05 \x01(\t\x12\x0f\n\x07license\x18\x06 \x01(\t\x12,\n\x0binput_sizes\x18\x08 \x03(\x0b\x32\x17.frostline.v1.ImageSize\x12.\n\x0c\x66\x65\x61ture_maps\x18\n \x03(\x0b\x32\x18.frostline.v1.FeatureMap\x12*\n\tprecision\x18\x0b \x01(\x0e\x32\x17.frostline.v1.Precision\x12(\n\x06resize\x18\x0c \x01(\x0e\x32\x18.frostline.v1.ResizeMode\x12\x1a\n\rcrop_fraction\x18\r \x01(\x01H\x00\x88\x01\x01\x42\x10\n\x0e_crop_fractionJ\x04\x08\x07\x10\x08J\x04\x08\t\x10\nR\x07licenceR\x05sizesR\x08\x66\x65\x61tures\"\x9e\x04\n\x04Head\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12$\n\x04task\x18\x03 \x01(\x0e\x32\x16.frostline.v1.HeadTask\x12\x13\n\x0b\x66ingerprint\x18\x04 \x01(\t\x12+\n\ninput_size\x18\x05 \x01(\x0b\x32\x17.frostline.v1.ImageSize\x12\r\n\x05reads\x18\x06 \x03(\t\x12\x0e\n\x06labels\x18\x07 \x03(\t\x12\x0e\n\x06\x66rames\x18\x08 \x01(\r\x12\x30\n\x07trained\x18\t \x03(\x0b\x32\x1f.frostline.v1.Head.TrainedEntry\x12\x30\n\x07metrics\x18\n \x03(\x0b\x32\x1f.frostline.v1.Head.MetricsEntry\x12\x19\n\x0c\x66rame_stride\x18\x0b \x01(\rH\x00\x88\x01\x01\x12\x32\n\tdetection\x18\x0c \x01(\x0b\x32\x1f.frostline.v1.DetectionSettings\x12<\n\x0e\x63lassification\x18\r \x01(\x0b\x32$.frostline.v1.ClassificationSettings\x1a.\n\x0cTrainedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\x0f\n\r_frame_stride\"\xa9\x01\n\x11\x44\x65tectionSettings\x12\x17\n\x0fscore_threshold\x18\x01 \x01(\x02\x12\x16\n\x0emax_detections\x18\x02 \x01(\r\x12\x14\n\x07nms_iou\x18\x03 \x01(\x02H\x00\x88\x01\x01\x12\x11\n\thas_masks\x18\x04 \x01(\x08\x12\x1b\n\x0emask_threshold\x18\x05 \x01(\x02H\x01\x88\x01\x01\x42\n\n\x08_nms_iouB\x11\n\x0f_mask_threshold\":\n\x16\x43lassificationSettings\x12\r\n\x05top_k\x18\x01 \x01(\r\x12\x11\n\tmax_top_k\x18\x02 \x01(\r\"}\n\nFailedHead\x12\x0c\n\x04name\x18\x01 \x01(\t\x12!\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x12.google.rpc.Status\x12\x1c\n\x0fserving_version\x18\x03 \x01(\tH\x00\x88\x01\x01\x42\x12\n\x10_serving_versionJ\x04\x08\x02\x10\x03R\x06reason\"\x14\n\x12GetBackboneRequest\"?\n\x13GetBackboneResponse\x12(\n\x08\x62\x61\x63kbone\x18\x01 \x01(\x0b\x32\x16.frostline.v1.Backbone\"L\n\x10ListHeadsRequest\x12\x16\n\tpage_size\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x12\n\npage_token\x18\x02 \x01(\tB\x0c\n\n_page_size\"y\n\x11ListHeadsResponse\x12!\n\x05heads\x18\x01 \x03(\x0b\x32\x12.frostline.v1.Head\x12(\n\x06\x66\x61iled\x18\x02 \x03(\x0b\x32\x18.frostline.v1.FailedHead\x12\x17\n\x0fnext_page_token\x18\x03 \x01(\t\"\x1e\n\x0eGetHeadRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"3\n\x0fGetHeadResponse\x12 \n\x04head\x18\x01 \x01(\x0b\x32\x12.frostline.v1.Head\"\x1f\n\x0fLoadHeadRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"4\n\x10LoadHeadResponse\x12 \n\x04head\x18\x01 \x01(\x0b\x32\x12.frostline.v1.Head\"!\n\x11UnloadHeadRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"6\n\x12UnloadHeadResponse\x12 \n\x04head\x18\x01 \x01(\x0b\x32\x12.frostline.v1.Head*\xbd\x01\n\x08HeadTask\x12\x19\n\x15HEAD_TASK_UNSPECIFIED\x10\x00\x12\x17\n\x13HEAD_TASK_DETECTION\x10\x01\x12\x1a\n\x16HEAD_TASK_SEGMENTATION\x10\x02\x12\x14\n\x10HEAD_TASK_ACTION\x10\x03\x12\x1c\n\x18HEAD_TASK_CLASSIFICATION\x10\x04\x12\x17\n\x13HEAD_TASK_EMBEDDING\x10\x05\x12\x14\n\x10HEAD_TASK_TENSOR\x10\x06*]\n\x0cTensorLayout\x12\x1d\n\x19TENSOR_LAYOUT_UNSPECIFIED\x10\x00\x12\x16\n\x12TENSOR_LAYOUT_NCHW\x10\x01\x12\x16\n\x12TENSOR_LAYOUT_NHWC\x10\x02*v\n\tPrecision\x12\x19\n\x15PRECISION_UNSPECIFIED\x10\x00\x12\x12\n\x0ePRECISION_FP32\x10\x01\x12\x12\n\x0ePRECISION_FP16\x10\x02\x12\x12\n\x0ePRECISION_BF16\x10\x03\x12\x12\n\x0ePRECISION_INT8\x10\x04*z\n\nResizeMode\x12\x1b\n\x17RESIZE_MODE_UNSPECIFIED\x10\x00\x12\x19\n\x15RESIZE_MODE_LETTERBOX\x10\x01\x12\x17\n\x13RESIZE_MODE_STRETCH\x10\x02\x12\x1b\n\x17RESIZE_MODE_CENTER_CROP\x10\x03\x32\x94\x03\n\x0cModelService\x12R\n\x0bGetBackbone\x12 .frostline.v1.GetBackboneRequest\x1a!.frostline.v1.GetBackboneResponse\x12L\n\tListHeads\x12\x1e.frostline.v1.ListHeadsRequest\x1a\x1f.frostline.v1.ListHeadsResponse\x12\x46\n\x07GetHead\x12\x1c.frostline.v1.GetHeadRequest\x1a\x1d.frostline.v1.GetHeadResponse\x12I\n\x08LoadHead\x12\x1d.frostline.v1.LoadHeadRequest\x1a\x1e.frostline.v1.LoadHeadResponse\x12O\n\nUnloadHead\x12\x1f.frostline.v1.UnloadHeadRequest\x1a .frostline.v1.UnloadHeadResponseB\xa9\x01\n\x0c\x66rostline.v1B\nModelProtoP\x01Z0frostline.example/client/frostlinev1;frostlinev1\xa2\x02\x03\x46LV\xaa\x02\x0c\x46rostline.V1\xba\x02\tFrostline\xca\x02\x0c\x46rostline\\V1\xe2\x02\x18\x46rostline\\V1\\GPBMetadata\xea\x02\rFrostline::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,46 +38,50 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_HEAD_TRAINEDENTRY']._serialized_options = b'8\001'
   _globals['_HEAD_METRICSENTRY']._loaded_options = None
   _globals['_HEAD_METRICSENTRY']._serialized_options = b'8\001'
-  _globals['_HEADTASK']._serialized_start=1516
-  _globals['_HEADTASK']._serialized_end=1705
-  _globals['_TENSORLAYOUT']._serialized_start=1707
-  _globals['_TENSORLAYOUT']._serialized_end=1800
-  _globals['_PRECISION']._serialized_start=1802
-  _globals['_PRECISION']._serialized_end=1920
-  _globals['_RESIZEMODE']._serialized_start=1922
-  _globals['_RESIZEMODE']._serialized_end=2044
-  _globals['_FEATUREMAP']._serialized_start=68
-  _globals['_FEATUREMAP']._serialized_end=178
-  _globals['_BACKBONE']._serialized_start=181
-  _globals['_BACKBONE']._serialized_end=520
-  _globals['_HEAD']._serialized_start=523
-  _globals['_HEAD']._serialized_end=951
-  _globals['_HEAD_TRAINEDENTRY']._serialized_start=840
-  _globals['_HEAD_TRAINEDENTRY']._serialized_end=886
-  _globals['_HEAD_METRICSENTRY']._serialized_start=888
-  _globals['_HEAD_METRICSENTRY']._serialized_end=934
-  _globals['_FAILEDHEAD']._serialized_start=953
-  _globals['_FAILEDHEAD']._serialized_end=1045
-  _globals['_GETBACKBONEREQUEST']._serialized_start=1047
-  _globals['_GETBACKBONEREQUEST']._serialized_end=1067
-  _globals['_GETBACKBONERESPONSE']._serialized_start=1069
-  _globals['_GETBACKBONERESPONSE']._serialized_end=1132
-  _globals['_LISTHEADSREQUEST']._serialized_start=1134
-  _globals['_LISTHEADSREQUEST']._serialized_end=1152
-  _globals['_LISTHEADSRESPONSE']._serialized_start=1154
-  _globals['_LISTHEADSRESPONSE']._serialized_end=1250
-  _globals['_GETHEADREQUEST']._serialized_start=1252
-  _globals['_GETHEADREQUEST']._serialized_end=1282
-  _globals['_GETHEADRESPONSE']._serialized_start=1284
-  _globals['_GETHEADRESPONSE']._serialized_end=1335
-  _globals['_LOADHEADREQUEST']._serialized_start=1337
-  _globals['_LOADHEADREQUEST']._serialized_end=1368
-  _globals['_LOADHEADRESPONSE']._serialized_start=1370
-  _globals['_LOADHEADRESPONSE']._serialized_end=1422
-  _globals['_UNLOADHEADREQUEST']._serialized_start=1424
-  _globals['_UNLOADHEADREQUEST']._serialized_end=1457
-  _globals['_UNLOADHEADRESPONSE']._serialized_start=1459
-  _globals['_UNLOADHEADRESPONSE']._serialized_end=1513
-  _globals['_MODELSERVICE']._serialized_start=2047
-  _globals['_MODELSERVICE']._serialized_end=2451
+  _globals['_HEADTASK']._serialized_start=2049
+  _globals['_HEADTASK']._serialized_end=2238
+  _globals['_TENSORLAYOUT']._serialized_start=2240
+  _globals['_TENSORLAYOUT']._serialized_end=2333
+  _globals['_PRECISION']._serialized_start=2335
+  _globals['_PRECISION']._serialized_end=2453
+  _globals['_RESIZEMODE']._serialized_start=2455
+  _globals['_RESIZEMODE']._serialized_end=2577
+  _globals['_FEATUREMAP']._serialized_start=93
+  _globals['_FEATUREMAP']._serialized_end=203
+  _globals['_BACKBONE']._serialized_start=206
+  _globals['_BACKBONE']._serialized_end=591
+  _globals['_HEAD']._serialized_start=594
+  _globals['_HEAD']._serialized_end=1136
+  _globals['_HEAD_TRAINEDENTRY']._serialized_start=1025
+  _globals['_HEAD_TRAINEDENTRY']._serialized_end=1071
+  _globals['_HEAD_METRICSENTRY']._serialized_start=1073
+  _globals['_HEAD_METRICSENTRY']._serialized_end=1119
+  _globals['_DETECTIONSETTINGS']._serialized_start=1139
+  _globals['_DETECTIONSETTINGS']._serialized_end=1308
+  _globals['_CLASSIFICATIONSETTINGS']._serialized_start=1310
+  _globals['_CLASSIFICATIONSETTINGS']._serialized_end=1368
+  _globals['_FAILEDHEAD']._serialized_start=1370
+  _globals['_FAILEDHEAD']._serialized_end=1495
+  _globals['_GETBACKBONEREQUEST']._serialized_start=1497
+  _globals['_GETBACKBONEREQUEST']._serialized_end=1517
+  _globals['_GETBACKBONERESPONSE']._serialized_start=1519
+  _globals['_GETBACKBONERESPONSE']._serialized_end=1582
+  _globals['_LISTHEADSREQUEST']._serialized_start=1584
+  _globals['_LISTHEADSREQUEST']._serialized_end=1660
+  _globals['_LISTHEADSRESPONSE']._serialized_start=1662
+  _globals['_LISTHEADSRESPONSE']._serialized_end=1783
+  _globals['_GETHEADREQUEST']._serialized_start=1785
+  _globals['_GETHEADREQUEST']._serialized_end=1815
+  _globals['_GETHEADRESPONSE']._serialized_start=1817
+  _globals['_GETHEADRESPONSE']._serialized_end=1868
+  _globals['_LOADHEADREQUEST']._serialized_start=1870
+  _globals['_LOADHEADREQUEST']._serialized_end=1901
+  _globals['_LOADHEADRESPONSE']._serialized_start=1903
+  _globals['_LOADHEADRESPONSE']._serialized_end=1955
+  _globals['_UNLOADHEADREQUEST']._serialized_start=1957
+  _globals['_UNLOADHEADREQUEST']._serialized_end=1990
+  _globals['_UNLOADHEADRESPONSE']._serialized_start=1992
+  _globals['_UNLOADHEADRESPONSE']._serialized_end=2046
+  _globals['_MODELSERVICE']._serialized_start=2580
+  _globals['_MODELSERVICE']._serialized_end=2984
 # @@protoc_insertion_point(module_scope)

@@ -1,4 +1,5 @@
 from frostline.v1 import types_pb2 as _types_pb2
+from google.rpc import status_pb2 as _status_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
@@ -71,7 +72,7 @@ class FeatureMap(_message.Message):
     def __init__(self, name: _Optional[str] = ..., stride: _Optional[int] = ..., channels: _Optional[int] = ..., layout: _Optional[_Union[TensorLayout, str]] = ...) -> None: ...
 
 class Backbone(_message.Message):
-    __slots__ = ("name", "version", "fingerprint", "architecture", "checkpoint", "license", "input_sizes", "feature_maps", "precision", "resize")
+    __slots__ = ("name", "version", "fingerprint", "architecture", "checkpoint", "license", "input_sizes", "feature_maps", "precision", "resize", "crop_fraction")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
@@ -82,6 +83,7 @@ class Backbone(_message.Message):
     FEATURE_MAPS_FIELD_NUMBER: _ClassVar[int]
     PRECISION_FIELD_NUMBER: _ClassVar[int]
     RESIZE_FIELD_NUMBER: _ClassVar[int]
+    CROP_FRACTION_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: str
     fingerprint: str
@@ -92,10 +94,11 @@ class Backbone(_message.Message):
     feature_maps: _containers.RepeatedCompositeFieldContainer[FeatureMap]
     precision: Precision
     resize: ResizeMode
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., fingerprint: _Optional[str] = ..., architecture: _Optional[str] = ..., checkpoint: _Optional[str] = ..., license: _Optional[str] = ..., input_sizes: _Optional[_Iterable[_Union[_types_pb2.ImageSize, _Mapping]]] = ..., feature_maps: _Optional[_Iterable[_Union[FeatureMap, _Mapping]]] = ..., precision: _Optional[_Union[Precision, str]] = ..., resize: _Optional[_Union[ResizeMode, str]] = ...) -> None: ...
+    crop_fraction: float
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., fingerprint: _Optional[str] = ..., architecture: _Optional[str] = ..., checkpoint: _Optional[str] = ..., license: _Optional[str] = ..., input_sizes: _Optional[_Iterable[_Union[_types_pb2.ImageSize, _Mapping]]] = ..., feature_maps: _Optional[_Iterable[_Union[FeatureMap, _Mapping]]] = ..., precision: _Optional[_Union[Precision, str]] = ..., resize: _Optional[_Union[ResizeMode, str]] = ..., crop_fraction: _Optional[float] = ...) -> None: ...
 
 class Head(_message.Message):
-    __slots__ = ("name", "version", "task", "fingerprint", "input_size", "reads", "labels", "frames", "trained", "metrics", "frame_stride")
+    __slots__ = ("name", "version", "task", "fingerprint", "input_size", "reads", "labels", "frames", "trained", "metrics", "frame_stride", "detection", "classification")
     class TrainedEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -121,6 +124,8 @@ class Head(_message.Message):
     TRAINED_FIELD_NUMBER: _ClassVar[int]
     METRICS_FIELD_NUMBER: _ClassVar[int]
     FRAME_STRIDE_FIELD_NUMBER: _ClassVar[int]
+    DETECTION_FIELD_NUMBER: _ClassVar[int]
+    CLASSIFICATION_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: str
     task: HeadTask
@@ -132,17 +137,41 @@ class Head(_message.Message):
     trained: _containers.ScalarMap[str, str]
     metrics: _containers.ScalarMap[str, float]
     frame_stride: int
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., task: _Optional[_Union[HeadTask, str]] = ..., fingerprint: _Optional[str] = ..., input_size: _Optional[_Union[_types_pb2.ImageSize, _Mapping]] = ..., reads: _Optional[_Iterable[str]] = ..., labels: _Optional[_Iterable[str]] = ..., frames: _Optional[int] = ..., trained: _Optional[_Mapping[str, str]] = ..., metrics: _Optional[_Mapping[str, float]] = ..., frame_stride: _Optional[int] = ...) -> None: ...
+    detection: DetectionSettings
+    classification: ClassificationSettings
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., task: _Optional[_Union[HeadTask, str]] = ..., fingerprint: _Optional[str] = ..., input_size: _Optional[_Union[_types_pb2.ImageSize, _Mapping]] = ..., reads: _Optional[_Iterable[str]] = ..., labels: _Optional[_Iterable[str]] = ..., frames: _Optional[int] = ..., trained: _Optional[_Mapping[str, str]] = ..., metrics: _Optional[_Mapping[str, float]] = ..., frame_stride: _Optional[int] = ..., detection: _Optional[_Union[DetectionSettings, _Mapping]] = ..., classification: _Optional[_Union[ClassificationSettings, _Mapping]] = ...) -> None: ...
+
+class DetectionSettings(_message.Message):
+    __slots__ = ("score_threshold", "max_detections", "nms_iou", "has_masks", "mask_threshold")
+    SCORE_THRESHOLD_FIELD_NUMBER: _ClassVar[int]
+    MAX_DETECTIONS_FIELD_NUMBER: _ClassVar[int]
+    NMS_IOU_FIELD_NUMBER: _ClassVar[int]
+    HAS_MASKS_FIELD_NUMBER: _ClassVar[int]
+    MASK_THRESHOLD_FIELD_NUMBER: _ClassVar[int]
+    score_threshold: float
+    max_detections: int
+    nms_iou: float
+    has_masks: bool
+    mask_threshold: float
+    def __init__(self, score_threshold: _Optional[float] = ..., max_detections: _Optional[int] = ..., nms_iou: _Optional[float] = ..., has_masks: _Optional[bool] = ..., mask_threshold: _Optional[float] = ...) -> None: ...
+
+class ClassificationSettings(_message.Message):
+    __slots__ = ("top_k", "max_top_k")
+    TOP_K_FIELD_NUMBER: _ClassVar[int]
+    MAX_TOP_K_FIELD_NUMBER: _ClassVar[int]
+    top_k: int
+    max_top_k: int
+    def __init__(self, top_k: _Optional[int] = ..., max_top_k: _Optional[int] = ...) -> None: ...
 
 class FailedHead(_message.Message):
-    __slots__ = ("name", "reason", "serving_version")
+    __slots__ = ("name", "error", "serving_version")
     NAME_FIELD_NUMBER: _ClassVar[int]
-    REASON_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
     SERVING_VERSION_FIELD_NUMBER: _ClassVar[int]
     name: str
-    reason: str
+    error: _status_pb2.Status
     serving_version: str
-    def __init__(self, name: _Optional[str] = ..., reason: _Optional[str] = ..., serving_version: _Optional[str] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ..., serving_version: _Optional[str] = ...) -> None: ...
 
 class GetBackboneRequest(_message.Message):
     __slots__ = ()
@@ -155,16 +184,22 @@ class GetBackboneResponse(_message.Message):
     def __init__(self, backbone: _Optional[_Union[Backbone, _Mapping]] = ...) -> None: ...
 
 class ListHeadsRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("page_size", "page_token")
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    page_size: int
+    page_token: str
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
 
 class ListHeadsResponse(_message.Message):
-    __slots__ = ("heads", "failed")
+    __slots__ = ("heads", "failed", "next_page_token")
     HEADS_FIELD_NUMBER: _ClassVar[int]
     FAILED_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     heads: _containers.RepeatedCompositeFieldContainer[Head]
     failed: _containers.RepeatedCompositeFieldContainer[FailedHead]
-    def __init__(self, heads: _Optional[_Iterable[_Union[Head, _Mapping]]] = ..., failed: _Optional[_Iterable[_Union[FailedHead, _Mapping]]] = ...) -> None: ...
+    next_page_token: str
+    def __init__(self, heads: _Optional[_Iterable[_Union[Head, _Mapping]]] = ..., failed: _Optional[_Iterable[_Union[FailedHead, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class GetHeadRequest(_message.Message):
     __slots__ = ("name",)

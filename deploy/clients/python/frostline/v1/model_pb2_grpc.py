@@ -74,7 +74,7 @@ class ModelServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListHeads(self, request, context):
-        """The manifests of all loaded heads, by name.
+        """The manifests of the loaded heads that the caller may use, by name, in pages.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -7,6 +7,27 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ERROR_REASON_UNSPECIFIED: _ClassVar[ErrorReason]
+    ERROR_REASON_INVALID_ARGUMENT: _ClassVar[ErrorReason]
+    ERROR_REASON_INVALID_IMAGE: _ClassVar[ErrorReason]
+    ERROR_REASON_LIMIT_EXCEEDED: _ClassVar[ErrorReason]
+    ERROR_REASON_UNKNOWN_HEAD: _ClassVar[ErrorReason]
+    ERROR_REASON_WRONG_TASK: _ClassVar[ErrorReason]
+    ERROR_REASON_UNAUTHENTICATED: _ClassVar[ErrorReason]
+    ERROR_REASON_PERMISSION_DENIED: _ClassVar[ErrorReason]
+    ERROR_REASON_RATE_LIMITED: _ClassVar[ErrorReason]
+    ERROR_REASON_OVERLOADED: _ClassVar[ErrorReason]
+    ERROR_REASON_DEADLINE_EXCEEDED: _ClassVar[ErrorReason]
+    ERROR_REASON_CANCELLED: _ClassVar[ErrorReason]
+    ERROR_REASON_BACKBONE_FAILED: _ClassVar[ErrorReason]
+    ERROR_REASON_HEAD_FAILED: _ClassVar[ErrorReason]
+    ERROR_REASON_LOAD_FAILED: _ClassVar[ErrorReason]
+    ERROR_REASON_UNAVAILABLE: _ClassVar[ErrorReason]
+    ERROR_REASON_UNKNOWN_METHOD: _ClassVar[ErrorReason]
+    ERROR_REASON_INTERNAL: _ClassVar[ErrorReason]
+
 class Priority(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     PRIORITY_UNSPECIFIED: _ClassVar[Priority]
@@ -35,6 +56,24 @@ class FeatureSource(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     FEATURE_SOURCE_COMPUTED: _ClassVar[FeatureSource]
     FEATURE_SOURCE_SHARED: _ClassVar[FeatureSource]
     FEATURE_SOURCE_CACHED: _ClassVar[FeatureSource]
+ERROR_REASON_UNSPECIFIED: ErrorReason
+ERROR_REASON_INVALID_ARGUMENT: ErrorReason
+ERROR_REASON_INVALID_IMAGE: ErrorReason
+ERROR_REASON_LIMIT_EXCEEDED: ErrorReason
+ERROR_REASON_UNKNOWN_HEAD: ErrorReason
+ERROR_REASON_WRONG_TASK: ErrorReason
+ERROR_REASON_UNAUTHENTICATED: ErrorReason
+ERROR_REASON_PERMISSION_DENIED: ErrorReason
+ERROR_REASON_RATE_LIMITED: ErrorReason
+ERROR_REASON_OVERLOADED: ErrorReason
+ERROR_REASON_DEADLINE_EXCEEDED: ErrorReason
+ERROR_REASON_CANCELLED: ErrorReason
+ERROR_REASON_BACKBONE_FAILED: ErrorReason
+ERROR_REASON_HEAD_FAILED: ErrorReason
+ERROR_REASON_LOAD_FAILED: ErrorReason
+ERROR_REASON_UNAVAILABLE: ErrorReason
+ERROR_REASON_UNKNOWN_METHOD: ErrorReason
+ERROR_REASON_INTERNAL: ErrorReason
 PRIORITY_UNSPECIFIED: Priority
 PRIORITY_BACKGROUND: Priority
 PRIORITY_NORMAL: Priority

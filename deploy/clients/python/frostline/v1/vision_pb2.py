@@ -23,9 +23,10 @@ _sym_db = _symbol_database.Default()
 
 
 from frostline.v1 import types_pb2 as frostline_dot_v1_dot_types__pb2
+from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x66rostline/v1/vision.proto\x12\x0c\x66rostline.v1\x1a\x18\x66rostline/v1/types.proto\"\x88\x01\n\x10\x44\x65tectionOptions\x12\x1c\n\x0fscore_threshold\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x1b\n\x0emax_detections\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x12\n\nomit_masks\x18\x03 \x01(\x08\x42\x12\n\x10_score_thresholdB\x11\n\x0f_max_detections\"C\n\x13SegmentationOptions\x12,\n\x06\x66ormat\x18\x01 \x01(\x0e\x32\x1c.frostline.v1.LabelMapFormat\"5\n\x15\x43lassificationOptions\x12\x12\n\x05top_k\x18\x01 \x01(\rH\x00\x88\x01\x01\x42\x08\n\x06_top_k\"\xc5\x02\n\x0e\x41nalyzeRequest\x12$\n\x05image\x18\x01 \x01(\x0b\x32\x13.frostline.v1.ImageH\x00\x12\"\n\x04\x63lip\x18\x02 \x01(\x0b\x32\x12.frostline.v1.ClipH\x00\x12\r\n\x05heads\x18\x03 \x03(\t\x12\x31\n\tdetection\x18\x04 \x01(\x0b\x32\x1e.frostline.v1.DetectionOptions\x12\x37\n\x0csegmentation\x18\x05 \x01(\x0b\x32!.frostline.v1.SegmentationOptions\x12;\n\x0e\x63lassification\x18\x06 \x01(\x0b\x32#.frostline.v1.ClassificationOptions\x12(\n\x08priority\x18\x07 \x01(\x0e\x32\x16.frostline.v1.PriorityB\x07\n\x05input\"\xba\x02\n\nHeadResult\x12\x0c\n\x04head\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x32\n\tdetection\x18\x03 \x01(\x0b\x32\x1d.frostline.v1.DetectionResultH\x00\x12\x38\n\x0csegmentation\x18\x04 \x01(\x0b\x32 .frostline.v1.SegmentationResultH\x00\x12<\n\x0e\x63lassification\x18\x05 \x01(\x0b\x32\".frostline.v1.ClassificationResultH\x00\x12,\n\x06tensor\x18\x06 \x01(\x0b\x32\x1a.frostline.v1.TensorResultH\x00\x12(\n\x05\x65rror\x18\x07 \x01(\x0b\x32\x17.frostline.v1.HeadErrorH\x00\x42\t\n\x07outcome\":\n\tHeadError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\"j\n\x0f\x41nalyzeResponse\x12)\n\x07results\x18\x01 \x03(\x0b\x32\x18.frostline.v1.HeadResult\x12,\n\nprovenance\x18\x02 \x01(\x0b\x32\x18.frostline.v1.Provenance\"\x9c\x01\n\rDetectRequest\x12\"\n\x05image\x18\x01 \x01(\x0b\x32\x13.frostline.v1.Image\x12\x0c\n\x04head\x18\x02 \x01(\t\x12/\n\x07options\x18\x03 \x01(\x0b\x32\x1e.frostline.v1.DetectionOptions\x12(\n\x08priority\x18\x04 \x01(\x0e\x32\x16.frostline.v1.Priority\"\x8c\x01\n\x0e\x44\x65tectResponse\x12-\n\x06result\x18\x01 \x01(\x0b\x32\x1d.frostline.v1.DetectionResult\x12\x0c\n\x04head\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12,\n\nprovenance\x18\x04 \x01(\x0b\x32\x18.frostline.v1.Provenance\"\xa0\x01\n\x0eSegmentRequest\x12\"\n\x05image\x18\x01 \x01(\x0b\x32\x13.frostline.v1.Image\x12\x0c\n\x04head\x18\x02 \x01(\t\x12\x32\n\x07options\x18\x03 \x01(\x0b\x32!.frostline.v1.SegmentationOptions\x12(\n\x08priority\x18\x04 \x01(\x0e\x32\x16.frostline.v1.Priority\"\x90\x01\n\x0fSegmentResponse\x12\x30\n\x06result\x18\x01 \x01(\x0b\x32 .frostline.v1.SegmentationResult\x12\x0c\n\x04head\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12,\n\nprovenance\x18\x04 \x01(\x0b\x32\x18.frostline.v1.Provenance\"\xb3\x01\n\x16RecognizeActionRequest\x12\"\n\x04\x63lip\x18\x01 \x01(\x0b\x32\x12.frostline.v1.ClipH\x00\x12\x0c\n\x04head\x18\x02 \x01(\t\x12\x34\n\x07options\x18\x03 \x01(\x0b\x32#.frostline.v1.ClassificationOptions\x12(\n\x08priority\x18\x04 \x01(\x0e\x32\x16.frostline.v1.PriorityB\x07\n\x05input\"\x9a\x01\n\x17RecognizeActionResponse\x12\x32\n\x06result\x18\x01 \x01(\x0b\x32\".frostline.v1.ClassificationResult\x12\x0c\n\x04head\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12,\n\nprovenance\x18\x04 \x01(\x0b\x32\x18.frostline.v1.Provenance\"\xcb\x01\n\x16\x45xtractFeaturesRequest\x12\"\n\x05image\x18\x01 \x01(\x0b\x32\x13.frostline.v1.Image\x12\x11\n\tmap_names\x18\x02 \x03(\t\x12+\n\ninput_size\x18\x06 \x01(\x0b\x32\x17.frostline.v1.ImageSize\x12(\n\x08priority\x18\x05 \x01(\x0e\x32\x16.frostline.v1.PriorityJ\x04\x08\x03\x10\x04J\x04\x08\x04\x10\x05R\x08\x66\x65\x61turesR\x06heightR\x05width\"k\n\x17\x45xtractFeaturesResponse\x12\"\n\x04maps\x18\x01 \x03(\x0b\x32\x14.frostline.v1.Tensor\x12,\n\nprovenance\x18\x02 \x01(\x0b\x32\x18.frostline.v1.Provenance2\xa4\x03\n\rVisionService\x12\x46\n\x07\x41nalyze\x12\x1c.frostline.v1.AnalyzeRequest\x1a\x1d.frostline.v1.AnalyzeResponse\x12\x43\n\x06\x44\x65tect\x12\x1b.frostline.v1.DetectRequest\x1a\x1c.frostline.v1.DetectResponse\x12\x46\n\x07Segment\x12\x1c.frostline.v1.SegmentRequest\x1a\x1d.frostline.v1.SegmentResponse\x12^\n\x0fRecognizeAction\x12$.frostline.v1.RecognizeActionRequest\x1a%.frostline.v1.RecognizeActionResponse\x12^\n\x0f\x45xtractFeatures\x12$.frostline.v1.ExtractFeaturesRequest\x1a%.frostline.v1.ExtractFeaturesResponseB\xaa\x01\n\x0c\x66rostline.v1B\x0bVisionProtoP\x01Z0frostline.example/client/frostlinev1;frostlinev1\xa2\x02\x03\x46LV\xaa\x02\x0c\x46rostline.V1\xba\x02\tFrostline\xca\x02\x0c\x46rostline\\V1\xe2\x02\x18\x46rostline\\V1\\GPBMetadata\xea\x02\rFrostline::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x66rostline/v1/vision.proto\x12\x0c\x66rostline.v1\x1a\x18\x66rostline/v1/types.proto\x1a\x17google/rpc/status.proto\"\x88\x01\n\x10\x44\x65tectionOptions\x12\x1c\n\x0fscore_threshold\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x1b\n\x0emax_detections\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x12\n\nomit_masks\x18\x03 \x01(\x08\x42\x12\n\x10_score_thresholdB\x11\n\x0f_max_detections\"C\n\x13SegmentationOptions\x12,\n\x06\x66ormat\x18\x01 \x01(\x0e\x32\x1c.frostline.v1.LabelMapFormat\"5\n\x15\x43lassificationOptions\x12\x12\n\x05top_k\x18\x01 \x01(\rH\x00\x88\x01\x01\x42\x08\n\x06_top_k\"\xc5\x02\n\x0e\x41nalyzeRequest\x12$\n\x05image\x18\x01 \x01(\x0b\x32\x13.frostline.v1.ImageH\x00\x12\"\n\x04\x63lip\x18\x02 \x01(\x0b\x32\x12.frostline.v1.ClipH\x00\x12\r\n\x05heads\x18\x03 \x03(\t\x12\x31\n\tdetection\x18\x04 \x01(\x0b\x32\x1e.frostline.v1.DetectionOptions\x12\x37\n\x0csegmentation\x18\x05 \x01(\x0b\x32!.frostline.v1.SegmentationOptions\x12;\n\x0e\x63lassification\x18\x06 \x01(\x0b\x32#.frostline.v1.ClassificationOptions\x12(\n\x08priority\x18\x07 \x01(\x0e\x32\x16.frostline.v1.PriorityB\x07\n\x05input\"\xbb\x02\n\nHeadResult\x12\x0c\n\x04head\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x32\n\tdetection\x18\x03 \x01(\x0b\x32\x1d.frostline.v1.DetectionResultH\x00\x12\x38\n\x0csegmentation\x18\x04 \x01(\x0b\x32 .frostline.v1.SegmentationResultH\x00\x12<\n\x0e\x63lassification\x18\x05 \x01(\x0b\x32\".frostline.v1.ClassificationResultH\x00\x12,\n\x06tensor\x18\x06 \x01(\x0b\x32\x1a.frostline.v1.TensorResultH\x00\x12#\n\x05\x65rror\x18\x08 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\t\n\x07outcomeJ\x04\x08\x07\x10\x08\"\x97\x01\n\x0f\x41nalyzeResponse\x12)\n\x07results\x18\x01 \x03(\x0b\x32\x18.frostline.v1.HeadResult\x12,\n\nprovenance\x18\x02 \x01(\x0b\x32\x18.frostline.v1.Provenance\x12+\n\nimage_size\x18\x03 \x01(\x0b\x32\x17.frostline.v1.ImageSize\"\x9c\x01\n\rDetectRequest\x12\"\n\x05image\x18\x01 \x01(\x0b\x32\x13.frostline.v1.Image\x12\x0c\n\x04head\x18\x02 \x01(\t\x12/\n\x07options\x18\x03 \x01(\x0b\x32\x1e.frostline.v1.DetectionOptions\x12(\n\x08priority\x18\x04 \x01(\x0e\x32\x16.frostline.v1.Priority\"\xb9\x01\n\x0e\x44\x65tectResponse\x12-\n\x06result\x18\x01 \x01(\x0b\x32\x1d.frostline.v1.DetectionResult\x12\x0c\n\x04head\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12,\n\nprovenance\x18\x04 \x01(\x0b\x32\x18.frostline.v1.Provenance\x12+\n\nimage_size\x18\x05 \x01(\x0b\x32\x17.frostline.v1.ImageSize\"\xa0\x01\n\x0eSegmentRequest\x12\"\n\x05image\x18\x01 \x01(\x0b\x32\x13.frostline.v1.Image\x12\x0c\n\x04head\x18\x02 \x01(\t\x12\x32\n\x07options\x18\x03 \x01(\x0b\x32!.frostline.v1.SegmentationOptions\x12(\n\x08priority\x18\x04 \x01(\x0e\x32\x16.frostline.v1.Priority\"\xbd\x01\n\x0fSegmentResponse\x12\x30\n\x06result\x18\x01 \x01(\x0b\x32 .frostline.v1.SegmentationResult\x12\x0c\n\x04head\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12,\n\nprovenance\x18\x04 \x01(\x0b\x32\x18.frostline.v1.Provenance\x12+\n\nimage_size\x18\x05 \x01(\x0b\x32\x17.frostline.v1.ImageSize\"\xb3\x01\n\x16RecognizeActionRequest\x12\"\n\x04\x63lip\x18\x01 \x01(\x0b\x32\x12.frostline.v1.ClipH\x00\x12\x0c\n\x04head\x18\x02 \x01(\t\x12\x34\n\x07options\x18\x03 \x01(\x0b\x32#.frostline.v1.ClassificationOptions\x12(\n\x08priority\x18\x04 \x01(\x0e\x32\x16.frostline.v1.PriorityB\x07\n\x05input\"\xc7\x01\n\x17RecognizeActionResponse\x12\x32\n\x06result\x18\x01 \x01(\x0b\x32\".frostline.v1.ClassificationResult\x12\x0c\n\x04head\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12,\n\nprovenance\x18\x04 \x01(\x0b\x32\x18.frostline.v1.Provenance\x12+\n\nimage_size\x18\x05 \x01(\x0b\x32\x17.frostline.v1.ImageSize\"\xcb\x01\n\x16\x45xtractFeaturesRequest\x12\"\n\x05image\x18\x01 \x01(\x0b\x32\x13.frostline.v1.Image\x12\x11\n\tmap_names\x18\x02 \x03(\t\x12+\n\ninput_size\x18\x06 \x01(\x0b\x32\x17.frostline.v1.ImageSize\x12(\n\x08priority\x18\x05 \x01(\x0e\x32\x16.frostline.v1.PriorityJ\x04\x08\x03\x10\x04J\x04\x08\x04\x10\x05R\x08\x66\x65\x61turesR\x06heightR\x05width\"\x98\x01\n\x17\x45xtractFeaturesResponse\x12\"\n\x04maps\x18\x01 \x03(\x0b\x32\x14.frostline.v1.Tensor\x12,\n\nprovenance\x18\x02 \x01(\x0b\x32\x18.frostline.v1.Provenance\x12+\n\nimage_size\x18\x03 \x01(\x0b\x32\x17.frostline.v1.ImageSize2\xa4\x03\n\rVisionService\x12\x46\n\x07\x41nalyze\x12\x1c.frostline.v1.AnalyzeRequest\x1a\x1d.frostline.v1.AnalyzeResponse\x12\x43\n\x06\x44\x65tect\x12\x1b.frostline.v1.DetectRequest\x1a\x1c.frostline.v1.DetectResponse\x12\x46\n\x07Segment\x12\x1c.frostline.v1.SegmentRequest\x1a\x1d.frostline.v1.SegmentResponse\x12^\n\x0fRecognizeAction\x12$.frostline.v1.RecognizeActionRequest\x1a%.frostline.v1.RecognizeActionResponse\x12^\n\x0f\x45xtractFeatures\x12$.frostline.v1.ExtractFeaturesRequest\x1a%.frostline.v1.ExtractFeaturesResponseB\xaa\x01\n\x0c\x66rostline.v1B\x0bVisionProtoP\x01Z0frostline.example/client/frostlinev1;frostlinev1\xa2\x02\x03\x46LV\xaa\x02\x0c\x46rostline.V1\xba\x02\tFrostline\xca\x02\x0c\x46rostline\\V1\xe2\x02\x18\x46rostline\\V1\\GPBMetadata\xea\x02\rFrostline::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,36 +34,34 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'frostline.v1.vision_pb2', _
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\014frostline.v1B\013VisionProtoP\001Z0frostline.example/client/frostlinev1;frostlinev1\242\002\003FLV\252\002\014Frostline.V1\272\002\tFrostline\312\002\014Frostline\\V1\342\002\030Frostline\\V1\\GPBMetadata\352\002\rFrostline::V1'
-  _globals['_DETECTIONOPTIONS']._serialized_start=70
-  _globals['_DETECTIONOPTIONS']._serialized_end=206
-  _globals['_SEGMENTATIONOPTIONS']._serialized_start=208
-  _globals['_SEGMENTATIONOPTIONS']._serialized_end=275
-  _globals['_CLASSIFICATIONOPTIONS']._serialized_start=277
-  _globals['_CLASSIFICATIONOPTIONS']._serialized_end=330
-  _globals['_ANALYZEREQUEST']._serialized_start=333
-  _globals['_ANALYZEREQUEST']._serialized_end=658
-  _globals['_HEADRESULT']._serialized_start=661
-  _globals['_HEADRESULT']._serialized_end=975
-  _globals['_HEADERROR']._serialized_start=977
-  _globals['_HEADERROR']._serialized_end=1035
-  _globals['_ANALYZERESPONSE']._serialized_start=1037
-  _globals['_ANALYZERESPONSE']._serialized_end=1143
-  _globals['_DETECTREQUEST']._serialized_start=1146
-  _globals['_DETECTREQUEST']._serialized_end=1302
-  _globals['_DETECTRESPONSE']._serialized_start=1305
-  _globals['_DETECTRESPONSE']._serialized_end=1445
-  _globals['_SEGMENTREQUEST']._serialized_start=1448
-  _globals['_SEGMENTREQUEST']._serialized_end=1608
-  _globals['_SEGMENTRESPONSE']._serialized_start=1611
-  _globals['_SEGMENTRESPONSE']._serialized_end=1755
-  _globals['_RECOGNIZEACTIONREQUEST']._serialized_start=1758
-  _globals['_RECOGNIZEACTIONREQUEST']._serialized_end=1937
-  _globals['_RECOGNIZEACTIONRESPONSE']._serialized_start=1940
-  _globals['_RECOGNIZEACTIONRESPONSE']._serialized_end=2094
-  _globals['_EXTRACTFEATURESREQUEST']._serialized_start=2097
-  _globals['_EXTRACTFEATURESREQUEST']._serialized_end=2300
-  _globals['_EXTRACTFEATURESRESPONSE']._serialized_start=2302
-  _globals['_EXTRACTFEATURESRESPONSE']._serialized_end=2409
-  _globals['_VISIONSERVICE']._serialized_start=2412
-  _globals['_VISIONSERVICE']._serialized_end=2832
+  _globals['_DETECTIONOPTIONS']._serialized_start=95
+  _globals['_DETECTIONOPTIONS']._serialized_end=231
+  _globals['_SEGMENTATIONOPTIONS']._serialized_start=233
+  _globals['_SEGMENTATIONOPTIONS']._serialized_end=300
+  _globals['_CLASSIFICATIONOPTIONS']._serialized_start=302
+  _globals['_CLASSIFICATIONOPTIONS']._serialized_end=355
+  _globals['_ANALYZEREQUEST']._serialized_start=358
+  _globals['_ANALYZEREQUEST']._serialized_end=683
+  _globals['_HEADRESULT']._serialized_start=686
+  _globals['_HEADRESULT']._serialized_end=1001
+  _globals['_ANALYZERESPONSE']._serialized_start=1004
+  _globals['_ANALYZERESPONSE']._serialized_end=1155
+  _globals['_DETECTREQUEST']._serialized_start=1158
+  _globals['_DETECTREQUEST']._serialized_end=1314
+  _globals['_DETECTRESPONSE']._serialized_start=1317
+  _globals['_DETECTRESPONSE']._serialized_end=1502
+  _globals['_SEGMENTREQUEST']._serialized_start=1505
+  _globals['_SEGMENTREQUEST']._serialized_end=1665
+  _globals['_SEGMENTRESPONSE']._serialized_start=1668
+  _globals['_SEGMENTRESPONSE']._serialized_end=1857
+  _globals['_RECOGNIZEACTIONREQUEST']._serialized_start=1860
+  _globals['_RECOGNIZEACTIONREQUEST']._serialized_end=2039
+  _globals['_RECOGNIZEACTIONRESPONSE']._serialized_start=2042
+  _globals['_RECOGNIZEACTIONRESPONSE']._serialized_end=2241
+  _globals['_EXTRACTFEATURESREQUEST']._serialized_start=2244
+  _globals['_EXTRACTFEATURESREQUEST']._serialized_end=2447
+  _globals['_EXTRACTFEATURESRESPONSE']._serialized_start=2450
+  _globals['_EXTRACTFEATURESRESPONSE']._serialized_end=2602
+  _globals['_VISIONSERVICE']._serialized_start=2605
+  _globals['_VISIONSERVICE']._serialized_end=3025
 # @@protoc_insertion_point(module_scope)

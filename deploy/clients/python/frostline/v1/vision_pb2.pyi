@@ -1,4 +1,5 @@
 from frostline.v1 import types_pb2 as _types_pb2
+from google.rpc import status_pb2 as _status_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -62,26 +63,18 @@ class HeadResult(_message.Message):
     segmentation: _types_pb2.SegmentationResult
     classification: _types_pb2.ClassificationResult
     tensor: _types_pb2.TensorResult
-    error: HeadError
-    def __init__(self, head: _Optional[str] = ..., version: _Optional[str] = ..., detection: _Optional[_Union[_types_pb2.DetectionResult, _Mapping]] = ..., segmentation: _Optional[_Union[_types_pb2.SegmentationResult, _Mapping]] = ..., classification: _Optional[_Union[_types_pb2.ClassificationResult, _Mapping]] = ..., tensor: _Optional[_Union[_types_pb2.TensorResult, _Mapping]] = ..., error: _Optional[_Union[HeadError, _Mapping]] = ...) -> None: ...
-
-class HeadError(_message.Message):
-    __slots__ = ("code", "reason", "message")
-    CODE_FIELD_NUMBER: _ClassVar[int]
-    REASON_FIELD_NUMBER: _ClassVar[int]
-    MESSAGE_FIELD_NUMBER: _ClassVar[int]
-    code: int
-    reason: str
-    message: str
-    def __init__(self, code: _Optional[int] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
+    error: _status_pb2.Status
+    def __init__(self, head: _Optional[str] = ..., version: _Optional[str] = ..., detection: _Optional[_Union[_types_pb2.DetectionResult, _Mapping]] = ..., segmentation: _Optional[_Union[_types_pb2.SegmentationResult, _Mapping]] = ..., classification: _Optional[_Union[_types_pb2.ClassificationResult, _Mapping]] = ..., tensor: _Optional[_Union[_types_pb2.TensorResult, _Mapping]] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ...) -> None: ...
 
 class AnalyzeResponse(_message.Message):
-    __slots__ = ("results", "provenance")
+    __slots__ = ("results", "provenance", "image_size")
     RESULTS_FIELD_NUMBER: _ClassVar[int]
     PROVENANCE_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     results: _containers.RepeatedCompositeFieldContainer[HeadResult]
     provenance: _types_pb2.Provenance
-    def __init__(self, results: _Optional[_Iterable[_Union[HeadResult, _Mapping]]] = ..., provenance: _Optional[_Union[_types_pb2.Provenance, _Mapping]] = ...) -> None: ...
+    image_size: _types_pb2.ImageSize
+    def __init__(self, results: _Optional[_Iterable[_Union[HeadResult, _Mapping]]] = ..., provenance: _Optional[_Union[_types_pb2.Provenance, _Mapping]] = ..., image_size: _Optional[_Union[_types_pb2.ImageSize, _Mapping]] = ...) -> None: ...
 
 class DetectRequest(_message.Message):
     __slots__ = ("image", "head", "options", "priority")
@@ -96,16 +89,18 @@ class DetectRequest(_message.Message):
     def __init__(self, image: _Optional[_Union[_types_pb2.Image, _Mapping]] = ..., head: _Optional[str] = ..., options: _Optional[_Union[DetectionOptions, _Mapping]] = ..., priority: _Optional[_Union[_types_pb2.Priority, str]] = ...) -> None: ...
 
 class DetectResponse(_message.Message):
-    __slots__ = ("result", "head", "version", "provenance")
+    __slots__ = ("result", "head", "version", "provenance", "image_size")
     RESULT_FIELD_NUMBER: _ClassVar[int]
     HEAD_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     PROVENANCE_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     result: _types_pb2.DetectionResult
     head: str
     version: str
     provenance: _types_pb2.Provenance
-    def __init__(self, result: _Optional[_Union[_types_pb2.DetectionResult, _Mapping]] = ..., head: _Optional[str] = ..., version: _Optional[str] = ..., provenance: _Optional[_Union[_types_pb2.Provenance, _Mapping]] = ...) -> None: ...
+    image_size: _types_pb2.ImageSize
+    def __init__(self, result: _Optional[_Union[_types_pb2.DetectionResult, _Mapping]] = ..., head: _Optional[str] = ..., version: _Optional[str] = ..., provenance: _Optional[_Union[_types_pb2.Provenance, _Mapping]] = ..., image_size: _Optional[_Union[_types_pb2.ImageSize, _Mapping]] = ...) -> None: ...
 
 class SegmentRequest(_message.Message):
     __slots__ = ("image", "head", "options", "priority")
@@ -120,16 +115,18 @@ class SegmentRequest(_message.Message):
     def __init__(self, image: _Optional[_Union[_types_pb2.Image, _Mapping]] = ..., head: _Optional[str] = ..., options: _Optional[_Union[SegmentationOptions, _Mapping]] = ..., priority: _Optional[_Union[_types_pb2.Priority, str]] = ...) -> None: ...
 
 class SegmentResponse(_message.Message):
-    __slots__ = ("result", "head", "version", "provenance")
+    __slots__ = ("result", "head", "version", "provenance", "image_size")
     RESULT_FIELD_NUMBER: _ClassVar[int]
     HEAD_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     PROVENANCE_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     result: _types_pb2.SegmentationResult
     head: str
     version: str
     provenance: _types_pb2.Provenance
-    def __init__(self, result: _Optional[_Union[_types_pb2.SegmentationResult, _Mapping]] = ..., head: _Optional[str] = ..., version: _Optional[str] = ..., provenance: _Optional[_Union[_types_pb2.Provenance, _Mapping]] = ...) -> None: ...
+    image_size: _types_pb2.ImageSize
+    def __init__(self, result: _Optional[_Union[_types_pb2.SegmentationResult, _Mapping]] = ..., head: _Optional[str] = ..., version: _Optional[str] = ..., provenance: _Optional[_Union[_types_pb2.Provenance, _Mapping]] = ..., image_size: _Optional[_Union[_types_pb2.ImageSize, _Mapping]] = ...) -> None: ...
 
 class RecognizeActionRequest(_message.Message):
     __slots__ = ("clip", "head", "options", "priority")
@@ -144,16 +141,18 @@ class RecognizeActionRequest(_message.Message):
     def __init__(self, clip: _Optional[_Union[_types_pb2.Clip, _Mapping]] = ..., head: _Optional[str] = ..., options: _Optional[_Union[ClassificationOptions, _Mapping]] = ..., priority: _Optional[_Union[_types_pb2.Priority, str]] = ...) -> None: ...
 
 class RecognizeActionResponse(_message.Message):
-    __slots__ = ("result", "head", "version", "provenance")
+    __slots__ = ("result", "head", "version", "provenance", "image_size")
     RESULT_FIELD_NUMBER: _ClassVar[int]
     HEAD_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     PROVENANCE_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     result: _types_pb2.ClassificationResult
     head: str
     version: str
     provenance: _types_pb2.Provenance
-    def __init__(self, result: _Optional[_Union[_types_pb2.ClassificationResult, _Mapping]] = ..., head: _Optional[str] = ..., version: _Optional[str] = ..., provenance: _Optional[_Union[_types_pb2.Provenance, _Mapping]] = ...) -> None: ...
+    image_size: _types_pb2.ImageSize
+    def __init__(self, result: _Optional[_Union[_types_pb2.ClassificationResult, _Mapping]] = ..., head: _Optional[str] = ..., version: _Optional[str] = ..., provenance: _Optional[_Union[_types_pb2.Provenance, _Mapping]] = ..., image_size: _Optional[_Union[_types_pb2.ImageSize, _Mapping]] = ...) -> None: ...
 
 class ExtractFeaturesRequest(_message.Message):
     __slots__ = ("image", "map_names", "input_size", "priority")
@@ -168,9 +167,11 @@ class ExtractFeaturesRequest(_message.Message):
     def __init__(self, image: _Optional[_Union[_types_pb2.Image, _Mapping]] = ..., map_names: _Optional[_Iterable[str]] = ..., input_size: _Optional[_Union[_types_pb2.ImageSize, _Mapping]] = ..., priority: _Optional[_Union[_types_pb2.Priority, str]] = ...) -> None: ...
 
 class ExtractFeaturesResponse(_message.Message):
-    __slots__ = ("maps", "provenance")
+    __slots__ = ("maps", "provenance", "image_size")
     MAPS_FIELD_NUMBER: _ClassVar[int]
     PROVENANCE_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     maps: _containers.RepeatedCompositeFieldContainer[_types_pb2.Tensor]
     provenance: _types_pb2.Provenance
-    def __init__(self, maps: _Optional[_Iterable[_Union[_types_pb2.Tensor, _Mapping]]] = ..., provenance: _Optional[_Union[_types_pb2.Provenance, _Mapping]] = ...) -> None: ...
+    image_size: _types_pb2.ImageSize
+    def __init__(self, maps: _Optional[_Iterable[_Union[_types_pb2.Tensor, _Mapping]]] = ..., provenance: _Optional[_Union[_types_pb2.Provenance, _Mapping]] = ..., image_size: _Optional[_Union[_types_pb2.ImageSize, _Mapping]] = ...) -> None: ...

@@ -30,7 +30,9 @@ class VisionServiceStub:
 
     Errors of every method: INVALID_ARGUMENT (with the field in google.rpc.BadRequest), NOT_FOUND for an unknown
     head, RESOURCE_EXHAUSTED when the server is full (with google.rpc.RetryInfo), DEADLINE_EXCEEDED, UNAVAILABLE
-    while it drains, INTERNAL. google.rpc.ErrorInfo carries a stable reason.
+    while it drains, INTERNAL. google.rpc.ErrorInfo carries a stable reason (ErrorReason) and the values that the message is
+    about; equal errors have equal messages. The header x-request-id of every answer is the call's number in the server's log:
+    the caller's own, if it sent one. An error has it among its trailers.
     """
 
     def __init__(self, channel):
@@ -71,7 +73,9 @@ class VisionServiceServicer:
 
     Errors of every method: INVALID_ARGUMENT (with the field in google.rpc.BadRequest), NOT_FOUND for an unknown
     head, RESOURCE_EXHAUSTED when the server is full (with google.rpc.RetryInfo), DEADLINE_EXCEEDED, UNAVAILABLE
-    while it drains, INTERNAL. google.rpc.ErrorInfo carries a stable reason.
+    while it drains, INTERNAL. google.rpc.ErrorInfo carries a stable reason (ErrorReason) and the values that the message is
+    about; equal errors have equal messages. The header x-request-id of every answer is the call's number in the server's log:
+    the caller's own, if it sent one. An error has it among its trailers.
     """
 
     def Analyze(self, request, context):
@@ -150,7 +154,9 @@ class VisionService:
 
     Errors of every method: INVALID_ARGUMENT (with the field in google.rpc.BadRequest), NOT_FOUND for an unknown
     head, RESOURCE_EXHAUSTED when the server is full (with google.rpc.RetryInfo), DEADLINE_EXCEEDED, UNAVAILABLE
-    while it drains, INTERNAL. google.rpc.ErrorInfo carries a stable reason.
+    while it drains, INTERNAL. google.rpc.ErrorInfo carries a stable reason (ErrorReason) and the values that the message is
+    about; equal errors have equal messages. The header x-request-id of every answer is the call's number in the server's log:
+    the caller's own, if it sent one. An error has it among its trailers.
     """
 
     @staticmethod

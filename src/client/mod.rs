@@ -1,4 +1,36 @@
 //! A typed client, used by the commands and the tests.
+//!
+//! ```
+//! # #[cfg(feature = "demo-models")]
+//! # async fn serve() -> anyhow::Result<std::net::SocketAddr> {
+//! # use frostline::{backend::Runtime, engine::Engine, repository::Repository, server};
+//! # let (runtime, repository) = (Runtime::load(None)?, Repository::embedded()?);
+//! # let engine = std::sync::Arc::new(Engine::start(&runtime, &repository, Default::default())?);
+//! # let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+//! # let address = listener.local_addr()?;
+//! # let config = server::ServerConfig::default();
+//! # tokio::spawn(server::serve(listener, engine, config, std::future::pending()));
+//! # Ok(address)
+//! # }
+//! # #[cfg(feature = "demo-models")]
+//! # #[tokio::main]
+//! # async fn main() -> anyhow::Result<()> {
+//! # let address = serve().await?;
+//! use frostline::client::Client;
+//!
+//! let mut client = Client::connect(&format!("http://{address}")).await?;
+//! let photo = std::fs::read("models/demo/samples/scene-1.jpg")?;
+//! let answer = client.detect(photo.into()).await?;
+//! let found = answer.result.unwrap_or_default().detections;
+//! for detection in &found {
+//!     println!("{} {:.2}", detection.label, detection.score);
+//! }
+//! assert!(!found.is_empty());
+//! # Ok(())
+//! # }
+//! # #[cfg(not(feature = "demo-models"))]
+//! # fn main() {}
+//! ```
 
 mod connect;
 

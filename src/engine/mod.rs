@@ -10,6 +10,36 @@
 //! ```
 //!
 //! Who is next, how large a batch is and what a thread does is [`sched`]'s matter; what work costs is [`cost`]'s.
+//!
+//! In a process of one's own, here with the demo models:
+//!
+//! ```
+//! # #[cfg(feature = "demo-models")]
+//! # #[tokio::main]
+//! # async fn main() -> anyhow::Result<()> {
+//! use frostline::{
+//!     backend::Runtime,
+//!     engine::{Engine, EngineConfig, Outcome, Request, Source},
+//!     repository::Repository,
+//! };
+//!
+//! let runtime = Runtime::load(None)?;
+//! let engine = Engine::start(&runtime, &Repository::embedded()?, EngineConfig::default())?;
+//! let photo = Source::Encoded(std::fs::read("models/demo/samples/scene-1.jpg")?.into());
+//! let request = Request {
+//!     images: vec![(photo, "photo".to_owned())],
+//!     heads: engine.head("objects").into_iter().collect(),
+//!     ..Request::default()
+//! };
+//! let analysis = engine.run(request).await?;
+//! let (_, outcome) = &analysis.heads[0];
+//! assert!(matches!(outcome, Ok(Outcome::Detection(found)) if !found.is_empty()));
+//! assert_eq!(analysis.provenance.backbone_rows, 1);
+//! # Ok(())
+//! # }
+//! # #[cfg(not(feature = "demo-models"))]
+//! # fn main() {}
+//! ```
 
 mod admission;
 mod assemble;

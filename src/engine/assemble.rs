@@ -39,28 +39,30 @@ impl Engine {
         for (position, answer) in answers {
             // Of an image that came from the cache there is none.
             if provenance.batch_size > 0
-                && let Ok(Some(took)) = answer.as_ref().map(|done| done.device_time)
+                && let Ok(Some(took)) = answer.as_ref().map(Done::device_time)
             {
                 provenance.timing.backbone = took;
             }
-            let index = match position {
-                Position::Head(index) => index,
-                Position::Row(_) => continue,
-                Position::Features => {
-                    features = answer?.features;
+            let (index, computed) = match (position, answer) {
+                (Position::Features, Ok(Done::Features(extracted))) => {
+                    features = Some(extracted.row);
                     continue;
                 }
+                (Position::Features, Err(error)) => return Err(error),
+                (Position::Head(index), Ok(Done::Head(computed))) => (index, Ok(computed)),
+                (Position::Head(index), Err(error)) => (index, Err(error)),
+                // What was kept went its own way. No job answers what another was asked.
+                _ => continue,
             };
-            if let Ok(done) = &answer {
+            if let Ok(computed) = &computed {
                 let timing = &mut provenance.timing;
-                timing.head = timing.head.max(done.head_time);
-                timing.postprocess = timing.postprocess.max(done.postprocess_time);
-                let finished = done.postprocess_begun + done.postprocess_time;
+                timing.head = timing.head.max(computed.head_time);
+                timing.postprocess = timing.postprocess.max(computed.postprocess_time);
+                let finished = computed.postprocess_begun + computed.postprocess_time;
                 shared.costs.delivery.add(finished.elapsed());
-                shared.note_head(&request.heads[index].name, done, &request.trace);
+                shared.note_head(&request.heads[index].name, computed, &request.trace);
             }
-            let missing = || Error::new(Kind::Internal, "the head gave no output");
-            results[index] = Some(answer.and_then(|done| done.outcome.ok_or_else(missing)));
+            results[index] = Some(computed.map(|computed| computed.outcome));
         }
         provenance.timing.total = started.elapsed();
         boarded.spans(started, &request.trace);

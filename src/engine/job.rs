@@ -59,15 +59,27 @@ struct State {
 
 /// A finished job.
 #[derive(Debug)]
-pub(super) struct Done {
-    /// The last image's features, if the job wants those.
-    pub(super) features: Option<FeatureRow>,
-    /// How that lies in the input.
+pub(super) enum Done {
+    /// Features, of a job without a head.
+    Features(Extracted),
+    /// What a head found.
+    Head(Computed),
+}
+
+/// The last image's features.
+#[derive(Debug)]
+pub(super) struct Extracted {
+    pub(super) row: FeatureRow,
+    /// How the image lies in the input.
     pub(super) geometry: Option<Geometry>,
+}
+
+/// What a head found, and how long it took.
+#[derive(Debug)]
+pub(super) struct Computed {
+    pub(super) outcome: Outcome,
     /// How long a device took for the last image's batch.
     pub(super) device_time: Option<Duration>,
-    /// What the head found, if the job has one.
-    pub(super) outcome: Option<Outcome>,
     /// How long the head's batch took.
     pub(super) head_time: Duration,
     /// How long its output took to become a result.
@@ -78,6 +90,16 @@ pub(super) struct Done {
     pub(super) postprocess_begun: Instant,
     /// The head's batch in the traces.
     pub(super) batch: Context,
+}
+
+impl Done {
+    /// How long a device took for the last image's batch.
+    pub(super) fn device_time(&self) -> Option<Duration> {
+        match self {
+            Self::Features(features) => features.row.device_time(),
+            Self::Head(computed) => computed.device_time,
+        }
+    }
 }
 
 /// A head's output on its way to its caller.
@@ -273,18 +295,16 @@ impl Finish {
         let took = begun.elapsed();
         // Here, and not by the caller, who may have given up: what takes too long must be known as well.
         head.finish.add(&job.rank.flow.caller, job.output, took);
-        let done = outcome.map(|outcome| Done {
-            features: None,
-            geometry: Some(geometry),
+        let done = outcome.map(|outcome| Computed {
+            outcome,
             device_time,
-            outcome: Some(outcome),
             head_time,
             postprocess_time: took,
             computed,
             postprocess_begun: begun,
             batch,
         });
-        Some((job, done))
+        Some((job, done.map(Done::Head)))
     }
 }
 

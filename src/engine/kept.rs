@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use super::{
     Engine, Head, Options, Outcome, Priority, Shared,
     board::{Position, Reply},
-    job::{Done, Job, stopped},
+    job::{Done, Extracted, Job, stopped},
     landed::{How, Landed},
     live::{Kept, Part, Parts},
     request::Looks,
@@ -163,9 +163,11 @@ impl Engine {
         }
         shared.queue.push_jobs(vec![job]);
         let done = self.reply(reply, request.deadline).await?;
-        shared.note_head(&head.name, &done, &request.trace);
-        let missing = || Error::new(Kind::Internal, "the head gave no output");
-        let outcome = done.outcome.ok_or_else(missing)?;
+        let Done::Head(computed) = done else {
+            return Err(Error::new(Kind::Internal, "the head gave no output"));
+        };
+        shared.note_head(&head.name, &computed, &request.trace);
+        let outcome = computed.outcome;
         drop(permit);
         Ok((outcome, room))
     }
@@ -225,6 +227,9 @@ impl Shared {
                 let mut answer = answer.unwrap_or_else(|_| Err(stopped()));
                 if let (Some(parts), Ok(done)) = (parts, &mut answer) {
                     self.hand_over(*position, done, parts, caller);
+                    if let Position::Row(_) = position {
+                        return false;
+                    }
                 }
                 answers.push((*position, answer));
                 false
@@ -239,25 +244,24 @@ impl Shared {
     }
 
     fn hand_over(&self, position: Position, done: &mut Done, parts: &Parts, caller: &Arc<str>) {
-        match position {
-            Position::Head(index) => {
-                if let Some(outcome) = done.outcome.replace(Outcome::Sent) {
-                    parts.give(Part::Head(index, outcome));
-                }
+        match (position, done) {
+            (Position::Head(index), Done::Head(computed)) => {
+                let outcome = std::mem::replace(&mut computed.outcome, Outcome::Sent);
+                parts.give(Part::Head(index, outcome));
             }
-            Position::Row(size) => {
-                let kept = self.keep(done, caller);
-                parts.give(Part::Row(size, kept));
+            (Position::Row(size), Done::Features(extracted)) => {
+                parts.give(Part::Row(size, self.keep(extracted, caller)));
             }
-            Position::Features => {}
+            _ => {}
         }
     }
 
     /// Takes the room that a kept row needs.
-    fn keep(&self, done: &mut Done, caller: &Arc<str>) -> Result<Kept> {
-        let (Some(row), Some(geometry)) = (done.features.take(), done.geometry) else {
+    fn keep(&self, extracted: &Extracted, caller: &Arc<str>) -> Result<Kept> {
+        let Some(geometry) = extracted.geometry else {
             return Err(Error::new(Kind::Internal, "a row was not kept"));
         };
+        let row = extracted.row.clone();
         let (weight, _) = self.config.weights(caller, "");
         let bytes = row.bytes() as u64;
         let room = self

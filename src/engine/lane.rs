@@ -259,7 +259,9 @@ impl Thread {
                             job.finish(Err(Error::new(Kind::BackboneFailed, message)));
                         }
                     },
-                    row => job.finish(Ok(extracted(row))),
+                    Some(row) => job.finish(Ok(extracted(row))),
+                    // Finished meanwhile: its caller gave up.
+                    None => {}
                 }
                 continue;
             };
@@ -296,7 +298,7 @@ impl Thread {
             spent.backbone += took;
         }
         for (job, row) in pending.features {
-            job.finish(Ok(extracted(Some(row))));
+            job.finish(Ok(extracted(row)));
         }
         for answer in pending.answers {
             spent.results += self.hand_on(shared, answer);

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Instant};
 
-use super::{Analysis, Engine, Shared, board::Boarded, flight::Flight, job::Done};
+use super::{Analysis, Engine, Shared, board::Boarded, flight::Flight, job::Computed};
 use crate::{
     error::Result,
     metrics::{self, Sample, Stage},
@@ -150,7 +150,7 @@ impl Shared {
     }
 
     /// Notes a head's own stages.
-    pub(super) fn note_head(&self, head: &Arc<str>, done: &Done, trace: &Context) {
+    pub(super) fn note_head(&self, head: &Arc<str>, done: &Computed, trace: &Context) {
         let (metrics, tracer) = (&self.config.metrics, &self.config.tracer);
         metrics.stage(Stage::Head, head, None, done.head_time);
         metrics.stage(Stage::Postprocess, head, None, done.postprocess_time);

@@ -1,16 +1,13 @@
 //! What a step's end means for those who wait: features land, and what failed is told.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Instant};
 
 use super::FULL;
 use crate::{
     backend::{BackendError, Fault, FeatureBatch, FeatureRow},
     engine::{
         Head, Shared, Timing,
-        job::{Done, Job},
+        job::{Done, Extracted, Job},
         landed::{How, Landed},
         live::label,
         observe,
@@ -18,22 +15,14 @@ use crate::{
     },
     error::{Error, Kind},
     metrics::Stage,
-    trace::Context,
 };
 
 /// The answer of a job without a head.
-pub(super) fn extracted(features: Option<FeatureRow>) -> Done {
-    Done {
-        device_time: features.as_ref().and_then(FeatureRow::device_time),
-        features,
+pub(super) fn extracted(row: FeatureRow) -> Done {
+    Done::Features(Extracted {
+        row,
         geometry: None,
-        outcome: None,
-        head_time: Duration::ZERO,
-        postprocess_time: Duration::ZERO,
-        computed: Instant::now(),
-        postprocess_begun: Instant::now(),
-        batch: Context::default(),
-    }
+    })
 }
 
 /// Answers a job that keeps a row: a copy of the maps that it wants, so that the rest of the batch is let go of. On a device
@@ -46,10 +35,8 @@ pub(super) fn keep(job: &Job, row: Option<FeatureRow>, maps: &[String]) {
         return job.finish(Err(error.retry_after(FULL)));
     };
     let geometry = job.geometry();
-    job.finish(Ok(Done {
-        geometry,
-        ..extracted(Some(copy))
-    }));
+    let row = copy;
+    job.finish(Ok(Done::Features(Extracted { row, geometry })));
 }
 
 /// The device is gone: everything that waits is told, and the server ends. Returns what they are told.

@@ -84,8 +84,8 @@ pub struct Config {
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Server {
-    /// Address and port, or a list of them; a host's name stands for all its addresses. Counts for nothing where systemd has
-    /// opened the sockets.
+    /// Address and port, or a list of them; a host's name stands for all its addresses, `unix:/PATH` is a socket in the file
+    /// system. Counts for nothing where systemd has opened the sockets.
     pub listen: Listen,
     /// Allows an address other than loopback while there is neither TLS nor authorization.
     pub insecure: bool,

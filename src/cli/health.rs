@@ -10,7 +10,7 @@ use anyhow::ensure;
 use clap::Args;
 
 use super::call::{Target, with_client};
-use crate::{client::ConnectError, config::Config};
+use crate::{client::ConnectError, config::Config, server::Address};
 
 /// Longest that the admin port may take for each step of its answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -54,25 +54,11 @@ pub(super) fn health(config: &Config, command: &Health) -> anyhow::Result<()> {
         let admin = reachable(admin);
         return probe(&admin.to_string(), vec![admin]);
     }
-    // Without an address the one asked is this machine's, which must have one.
-    let own = match &command.addr {
-        Some(_) => String::new(),
-        None => {
-            let listen = &config.server.listen;
-            let addresses = listen.addresses();
-            let first = addresses.map_err(|e| silent(&listen.to_string(), e))?;
-            let nowhere = || silent(&listen.to_string(), io::ErrorKind::NotFound.into());
-            reachable(*first.first().ok_or_else(nowhere)?).to_string()
-        }
-    };
     let target = Target {
-        addr: Some(command.addr.clone().unwrap_or_else(|| {
-            let scheme = match config.tls.cert {
-                Some(_) => "https",
-                None => "http",
-            };
-            format!("{scheme}://{own}")
-        })),
+        addr: Some(match &command.addr {
+            Some(address) => address.clone(),
+            None => own_address(config)?,
+        }),
         credentials: command.credentials.clone(),
     };
     with_client(config, &target, async |mut client| {
@@ -86,6 +72,22 @@ pub(super) fn health(config: &Config, command: &Health) -> anyhow::Result<()> {
         );
         say!("{name} serves");
         Ok(())
+    })
+}
+
+/// Where the server of this configuration is reached, which is on this machine.
+fn own_address(config: &Config) -> anyhow::Result<String> {
+    let listen = &config.server.listen;
+    let addresses = listen.addresses();
+    let addresses = addresses.map_err(|error| silent(&listen.to_string(), error))?;
+    let nowhere = || silent(&listen.to_string(), io::ErrorKind::NotFound.into());
+    let scheme = match config.tls.cert {
+        Some(_) => "https",
+        None => "http",
+    };
+    Ok(match addresses.first().ok_or_else(nowhere)? {
+        Address::Ip(address) => format!("{scheme}://{}", reachable(*address)),
+        unix @ Address::Unix(_) => unix.to_string(),
     })
 }
 

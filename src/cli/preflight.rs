@@ -9,7 +9,9 @@ use super::{room, systemd};
 use crate::{
     backend::Runtime,
     config::{Config, ConfigError, LogFormat},
-    files, server, telemetry,
+    files,
+    server::{self, Address, check_unix},
+    telemetry,
 };
 
 /// Largest file of authorities, bytes.
@@ -33,14 +35,14 @@ fn wrong(config: &Config, strict: bool) -> Vec<(&'static str, String)> {
         match config.server.listen.addresses() {
             Ok(addresses) => {
                 for address in addresses {
-                    note("server.listen", free(address));
+                    note("server.listen", free(&address));
                 }
             }
             Err(error) => note("server.listen", Err(error.to_string())),
         }
     }
     if let Some(admin) = config.telemetry.admin {
-        note("telemetry.admin", free(admin));
+        note("telemetry.admin", free(&Address::Ip(admin)));
     }
     note("limits", room::check(config));
     wrong
@@ -95,14 +97,19 @@ fn readable(file: &Path) -> Result<(), String> {
 }
 
 /// Whether a server could listen on `address`. Nobody is let in meanwhile: it is bound and not listened on.
-fn free(address: SocketAddr) -> Result<(), String> {
+fn free(address: &Address) -> Result<(), String> {
     let bound = match address {
+        Address::Unix(path) => check_unix(path),
+        Address::Ip(address) => bind(*address),
+    };
+    bound.map_err(|error| format!("cannot listen on {address}: {error}"))
+}
+
+fn bind(address: SocketAddr) -> std::io::Result<()> {
+    let socket = match address {
         SocketAddr::V4(_) => TcpSocket::new_v4(),
         SocketAddr::V6(_) => TcpSocket::new_v6(),
-    };
-    let bound = bound.and_then(|socket| {
-        socket.set_reuseaddr(true)?;
-        socket.bind(address)
-    });
-    bound.map_err(|error| format!("cannot listen on {address}: {error}"))
+    }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)
 }

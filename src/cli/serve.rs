@@ -1,7 +1,6 @@
 //! `frostline serve`.
 
 use std::{
-    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -18,7 +17,7 @@ use crate::{
     engine::{Engine, EngineConfig},
     memory, metrics,
     repository::{Location, OnBadHead},
-    server::{self, Admin, Life, ServerConfig, TransportLimits},
+    server::{self, Address, Admin, Life, Listener, ServerConfig, TransportLimits},
     slice,
     telemetry::{AUDIT, LogFilter},
     trace::Tracer,
@@ -143,7 +142,7 @@ fn asked_to_stop() -> std::io::Result<impl Future<Output = ()> + Send + 'static>
 }
 
 /// Tells the log and the service manager that the server serves, and what.
-fn tell_ready(engine: &Engine, runtime: &Runtime, addresses: &[SocketAddr], started: Instant) {
+fn tell_ready(engine: &Engine, runtime: &Runtime, addresses: &[Address], started: Instant) {
     let heads = engine.heads();
     let heads: Vec<_> = heads.iter().map(|h| h.manifest.name.as_str()).collect();
     let (heads, lacks) = (heads.join(","), engine.lacks());
@@ -168,27 +167,31 @@ fn tell_ready(engine: &Engine, runtime: &Runtime, addresses: &[SocketAddr], star
 }
 
 /// The sockets to serve on, opened by the service manager or here, and their addresses: at least one.
-async fn listen(config: &Config) -> anyhow::Result<(Vec<TcpListener>, Vec<SocketAddr>)> {
-    let mut listeners = Vec::new();
+async fn listen(config: &Config) -> anyhow::Result<(Vec<Listener>, Vec<Address>)> {
+    let mut listeners: Vec<Listener> = Vec::new();
     for socket in systemd::sockets().context("a socket of the service manager")? {
-        let address = socket.local_addr()?;
-        if !address.ip().to_canonical().is_loopback() {
+        let listener: Listener = TcpListener::from_std(socket)?.into();
+        let address = listener.address()?;
+        if address.is_exposed() {
             let exposed = config.check_exposed(&address);
             exposed.map_err(|detail| ConfigError::settings(&[("server.listen", detail)]))?;
         }
-        listeners.push(TcpListener::from_std(socket)?);
+        listeners.push(listener);
     }
     if listeners.is_empty() {
         for address in config.server.listen.addresses()? {
-            let listener = TcpListener::bind(address).await;
+            let listener = match &address {
+                Address::Ip(address) => TcpListener::bind(address).await.map(Listener::from),
+                Address::Unix(path) => Listener::bind_unix(path),
+            };
             listeners.push(listener.with_context(|| format!("cannot listen on {address}"))?);
         }
     }
-    let addresses: Result<Vec<_>, _> = listeners.iter().map(TcpListener::local_addr).collect();
+    let addresses: Result<Vec<_>, _> = listeners.iter().map(Listener::address).collect();
     let addresses = addresses?;
     ensure!(!addresses.is_empty(), "server.listen stands for no address");
     let mut all = addresses.iter();
-    if let Some(listen) = all.find(|a| !a.ip().to_canonical().is_loopback()) {
+    if let Some(listen) = all.find(|address| address.is_exposed()) {
         let (tls, authorization) = (config.tls.cert.is_some(), config.auth.on());
         if !tls || !authorization {
             tracing::warn!(%listen, tls, authorization, "insecure: others can reach this server");

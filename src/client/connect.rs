@@ -1,8 +1,9 @@
 //! Connections: plain or TLS, with a token or a certificate.
 
-use std::{error::Error, fmt, io, net::IpAddr};
+use std::{error::Error, fmt, io, net::IpAddr, path::PathBuf};
 
 use hyper_util::{client::legacy::connect::HttpConnector, rt::TokioIo};
+use tokio::net::UnixStream;
 use tonic::{
     Request, Status,
     metadata::{Ascii, MetadataValue},
@@ -17,7 +18,9 @@ use crate::corked::Corked;
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     /// The address is malformed.
-    #[error("{0:?} is not an address; one is like http://127.0.0.1:8461")]
+    #[error(
+        "{0:?} is not an address; one is like http://127.0.0.1:8461 or unix:/run/frostline.sock"
+    )]
     Address(String),
     /// The address goes on after the port.
     #[error("{0:?} has a path, which gRPC has not: leave out {1:?}")]
@@ -87,6 +90,13 @@ pub struct Credentials {
     pub server_name: Option<String>,
 }
 
+impl Credentials {
+    /// Whether they are of TLS.
+    fn secure(&self) -> bool {
+        self.authorities.is_some() || self.identity.is_some()
+    }
+}
+
 impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Credentials")
@@ -126,7 +136,15 @@ pub(super) async fn open(
     address: &str,
     credentials: &Credentials,
 ) -> Result<Transport, ConnectError> {
-    let mut endpoint = Channel::from_shared(address.to_owned())
+    // As gRPC has it: `unix:/path` and `unix:///path`.
+    let socket = address.strip_prefix("unix:");
+    let socket = socket.map(|path| PathBuf::from(path.strip_prefix("//").unwrap_or(path)));
+    let url = match (&socket, credentials.secure()) {
+        (Some(_), true) => "https://localhost",
+        (Some(_), false) => "http://localhost",
+        (None, _) => address,
+    };
+    let mut endpoint = Channel::from_shared(url.to_owned())
         .map_err(|_| ConnectError::Address(address.to_owned()))?;
     let path = endpoint.uri().path_and_query();
     if let Some(path) = path.filter(|path| path.as_str() != "/") {
@@ -162,17 +180,31 @@ pub(super) async fn open(
         Ok(value)
     });
     let token = token.transpose()?;
-    let mut tcp = HttpConnector::new();
-    tcp.set_nodelay(true);
-    // The scheme may be https as well: encryption comes on top.
-    tcp.enforce_http(false);
-    let connector = tcp.map_response(|stream| TokioIo::new(Corked::new(stream.into_inner())));
-    let channel = endpoint
-        .connect_with_connector(connector)
-        .await
-        .map_err(|source| ConnectError::Unreachable {
-            address: address.to_owned(),
-            source,
-        })?;
+    let connecting = match socket {
+        Some(path) => {
+            let connector = tower::service_fn(move |_| {
+                let path = path.clone();
+                async {
+                    UnixStream::connect(path)
+                        .await
+                        .map(|s| TokioIo::new(Corked::new(s)))
+                }
+            });
+            endpoint.connect_with_connector(connector).await
+        }
+        None => {
+            let mut tcp = HttpConnector::new();
+            tcp.set_nodelay(true);
+            // The scheme may be https as well: encryption comes on top.
+            tcp.enforce_http(false);
+            let connector =
+                tcp.map_response(|stream| TokioIo::new(Corked::new(stream.into_inner())));
+            endpoint.connect_with_connector(connector).await
+        }
+    };
+    let channel = connecting.map_err(|source| ConnectError::Unreachable {
+        address: address.to_owned(),
+        source,
+    })?;
     Ok(InterceptedService::new(channel, Bearer(token)))
 }

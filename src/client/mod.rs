@@ -85,7 +85,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects to `address`, such as `http://127.0.0.1:8461`, without credentials.
+    /// Connects to `address`, such as `http://127.0.0.1:8461` or `unix:/run/frostline.sock`, without credentials.
     ///
     /// # Errors
     /// The address is malformed, or nothing listens there.

@@ -3,16 +3,23 @@
 use std::{
     fmt, io,
     net::{SocketAddr, ToSocketAddrs},
+    path::{Path, PathBuf},
 };
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// One address and port or several; a host's name stands for all addresses that it has.
+use crate::server::Address;
+
+/// What a path is preceded by.
+const UNIX: &str = "unix:";
+
+/// One address and port or several; a host's name stands for all addresses that it has. `unix:/PATH` is a socket in the file
+/// system.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub enum Listen {
-    /// Such as `127.0.0.1:8461`.
+    /// Such as `127.0.0.1:8461` or `unix:/run/frostline/frostline.sock`.
     One(String),
     /// Such as `["10.0.0.7:8461", "[::1]:8461"]`.
     Many(Vec<String>),
@@ -42,16 +49,21 @@ impl Listen {
     ///
     /// # Errors
     /// An entry without a port, or a name that no address is known of, named.
-    pub fn addresses(&self) -> io::Result<Vec<SocketAddr>> {
+    pub fn addresses(&self) -> io::Result<Vec<Address>> {
         let mut all = Vec::new();
+        let mut add = |address: Address| {
+            if !all.contains(&address) {
+                all.push(address);
+            }
+        };
         for entry in self.entries() {
+            if let Some(path) = path(entry) {
+                add(Address::Unix(path));
+                continue;
+            }
             let found = entry.to_socket_addrs();
             let found = found.map_err(|e| io::Error::new(e.kind(), format!("{entry}: {e}")))?;
-            for address in found {
-                if !all.contains(&address) {
-                    all.push(address);
-                }
-            }
+            found.for_each(|address| add(Address::Ip(address)));
         }
         Ok(all)
     }
@@ -61,14 +73,23 @@ impl Listen {
         if self.entries().is_empty() {
             return Err("is empty, but must be an address and port".to_owned());
         }
+        let relative = |entry: &&String| path(entry).is_some_and(|path| !path.is_absolute());
+        if let Some(entry) = self.entries().iter().find(relative) {
+            return Err(format!(
+                "is {entry:?}, but a socket's path must be absolute"
+            ));
+        }
         let wrong = |entry: &&String| {
+            if path(entry).is_some() {
+                return false;
+            }
             let port = entry
                 .rsplit_once(':')
                 .map(|(host, port)| (host, port.parse::<u16>()));
             !matches!(port, Some((host, Ok(_))) if !host.is_empty())
         };
         match self.entries().iter().find(wrong) {
-            Some(entry) => Err(format!("is {entry:?}, but must be HOST:PORT")),
+            Some(entry) => Err(format!("is {entry:?}, but must be HOST:PORT or unix:/PATH")),
             None => Ok(()),
         }
     }
@@ -80,11 +101,18 @@ impl Listen {
             let host = entry
                 .rsplit_once(':')
                 .map_or(entry.as_str(), |(host, _)| host);
-            let own = host.eq_ignore_ascii_case("localhost");
+            let own = host.eq_ignore_ascii_case("localhost") || path(entry).is_some();
             let address = entry.parse::<SocketAddr>();
             own || address.is_ok_and(|address| address.ip().to_canonical().is_loopback())
         })
     }
+}
+
+/// The path of a socket in the file system.
+fn path(entry: &str) -> Option<PathBuf> {
+    let path = entry.strip_prefix(UNIX)?;
+    // As gRPC has it: `unix:/path` and `unix:///path`.
+    Some(Path::new(path.strip_prefix("//").unwrap_or(path)).to_owned())
 }
 
 #[cfg(test)]
@@ -115,6 +143,13 @@ mod tests {
         ] {
             assert!(Listen::One(reached.to_owned()).exposed(), "{reached}");
         }
+        for socket in ["unix:/run/a.sock", "unix:///run/a.sock"] {
+            let listen = Listen::One(socket.to_owned());
+            assert!(listen.check().is_ok() && !listen.exposed(), "{socket}");
+            let address = Address::Unix("/run/a.sock".into());
+            assert_eq!(listen.addresses().unwrap(), [address], "{socket}");
+        }
+        assert!(Listen::One("unix:run/a.sock".to_owned()).check().is_err());
         let both = vec!["127.0.0.1:1".to_owned(), "10.0.0.1:1".to_owned()];
         assert!(Listen::Many(both).exposed());
     }

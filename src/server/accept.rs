@@ -1,9 +1,8 @@
 //! Connections as they come: counted, given a time to say what they are, and told so if there is no place for them.
 
-use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{future::Future, io, sync::Arc, time::Duration};
 
 use tokio::{
-    net::{TcpListener, TcpStream},
     sync::{Semaphore, mpsc},
     time::{sleep, timeout},
 };
@@ -17,6 +16,7 @@ use super::{
     peer::{LOOKS, Peer, State},
     quiet::Quiet,
     registry::{Place, Registry},
+    socket::{Bare, Listener, Origin},
     tls,
 };
 use crate::metrics::{End, Metrics};
@@ -43,7 +43,7 @@ struct Door {
 /// Accepts connections until the stream of them is dropped. Then those that have not finished their handshake are closed:
 /// they hold no call. Those that hold none and do not take their leave have as long as a handshake may take.
 pub(super) fn accept(
-    listeners: Vec<TcpListener>,
+    listeners: Vec<Listener>,
     settings: Option<tls::Settings>,
     limits: TransportLimits,
     metrics: Arc<Metrics>,
@@ -77,7 +77,7 @@ pub(super) fn accept(
 
 impl Door {
     /// Takes connections from `listener` until they are not wanted any more.
-    async fn take_from(self: Arc<Self>, listener: TcpListener) {
+    async fn take_from(self: Arc<Self>, listener: Listener) {
         let next = async || {
             self.registry.room(self.limits.connections).await;
             listener.accept().await
@@ -88,7 +88,7 @@ impl Door {
                 () = self.ready.closed() => break,
             };
             match accepting {
-                Ok((stream, address)) => Arc::clone(&self).open(stream, address),
+                Ok((stream, origin)) => Arc::clone(&self).open(stream, origin),
                 Err(error) => {
                     // Out of file descriptors, most likely, which a connection that rests then gives back; those with
                     // calls go on.
@@ -108,10 +108,9 @@ impl Door {
     }
 
     /// Follows a connection until HTTP/2 has it.
-    fn open(self: Arc<Self>, stream: TcpStream, address: SocketAddr) {
+    fn open(self: Arc<Self>, stream: Bare, origin: Origin) {
         let mut place = self.registry.open(&self.metrics);
-        // A small answer would else wait 40 ms for the client's delayed acknowledgement.
-        if stream.set_nodelay(true).is_err() {
+        if stream.hasten().is_err() {
             return;
         }
         let state = Arc::new(State::new());
@@ -121,7 +120,7 @@ impl Door {
             Some(false) => {}
             None => {
                 self.metrics.connection_ended(End::Refused);
-                tracing::debug!(%address, "there is no place for a connection");
+                tracing::debug!(address = %origin, "there is no place for a connection");
                 tokio::spawn(async move { self.refuse(stream, place).await });
                 return;
             }
@@ -138,12 +137,12 @@ impl Door {
                 Ok(Ok(shaken)) => shaken,
                 Ok(Err(error)) => {
                     self.metrics.connection_ended(End::Handshake);
-                    tracing::debug!(%address, %error, "the handshake failed");
+                    tracing::debug!(address = %origin, %error, "the handshake failed");
                     return;
                 }
                 Err(_) => {
                     self.metrics.connection_ended(End::HandshakeTimeout);
-                    tracing::debug!(%address, "the handshake took too long");
+                    tracing::debug!(address = %origin, "the handshake took too long");
                     return;
                 }
             };
@@ -158,12 +157,12 @@ impl Door {
                 Begun::Other => {
                     self.metrics.connection_ended(End::NotGrpc);
                     self.metrics.refused("not_grpc");
-                    tracing::debug!(%address, "this is no HTTP");
+                    tracing::debug!(address = %origin, "this is no HTTP");
                     return;
                 }
             };
             let peer = Arc::new(Peer {
-                address,
+                origin,
                 certificate,
                 state,
             });
@@ -175,7 +174,7 @@ impl Door {
     }
 
     /// Says that there is no place, in HTTP/2: its client then knows that no call was taken.
-    async fn refuse(&self, stream: TcpStream, _place: Place) {
+    async fn refuse(&self, stream: Bare, _place: Place) {
         self.metrics.refused("connections");
         let most = self.limits.connections;
         let telling = async {
@@ -199,7 +198,7 @@ impl Door {
     }
 
     /// Ends the TLS handshake, if there is one, and reads how the connection begins.
-    async fn shake(&self, stream: TcpStream) -> io::Result<(Stream, Option<tls::Names>, Begun)> {
+    async fn shake(&self, stream: Bare) -> io::Result<(Stream, Option<tls::Names>, Begun)> {
         let (mut stream, certificate) = match &self.settings {
             None => (Stream::Plain(stream), None),
             Some(settings) => {

@@ -1,10 +1,10 @@
 //! Who changed what: lines of the target `frostline::audit`, which no filter of the log leaves out.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::sync::Arc;
 
 use tonic::Request;
 
-use super::{identity::Identity, observe::CallRecord, peer::Peer};
+use super::{identity::Identity, observe::CallRecord, peer::Peer, socket::Origin};
 use crate::{
     engine::{Engine, Head},
     error::{Error, Kind},
@@ -16,7 +16,7 @@ use crate::{
 pub(super) struct By {
     identity: Arc<str>,
     request_id: String,
-    from: Option<SocketAddr>,
+    from: Option<Origin>,
 }
 
 impl By {
@@ -27,7 +27,7 @@ impl By {
         Self {
             identity: Identity::of(extensions).name(),
             request_id: record.map(CallRecord::request_id).unwrap_or_default(),
-            from: extensions.get::<Arc<Peer>>().map(|peer| peer.address),
+            from: extensions.get::<Arc<Peer>>().map(|peer| peer.origin),
         }
     }
 

@@ -11,7 +11,6 @@ use std::{
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
     time::{Sleep, sleep},
 };
 use tokio_rustls::server::TlsStream;
@@ -23,6 +22,7 @@ use super::{
     greeting::{Greeting, PREFACE},
     peer::Peer,
     registry::Place,
+    socket::Bare,
 };
 use crate::{corked::Corked, metrics::Metrics};
 
@@ -32,8 +32,8 @@ const TURN: usize = 256 << 10;
 /// The bytes of a connection, in plain text or not.
 #[derive(Debug)]
 pub(super) enum Stream {
-    Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
+    Plain(Bare),
+    Tls(Box<TlsStream<Bare>>),
 }
 
 /// A connection that is ready for HTTP/2.
@@ -94,7 +94,7 @@ impl Connection {
             return Ok(());
         };
         self.metrics.refused("flood");
-        let address = self.peer.address;
+        let address = self.peer.origin;
         let what = match flood {
             Flood::Frames => "frames that carry nothing",
             Flood::Resets => "resets",

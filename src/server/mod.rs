@@ -37,6 +37,7 @@ mod quota;
 mod refusals;
 mod registry;
 mod routes;
+mod socket;
 mod status;
 mod tls;
 mod unpacked;
@@ -45,7 +46,6 @@ mod watched;
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-use tokio::net::TcpListener;
 use tonic::transport::Server;
 
 use observe::ObserveLayer;
@@ -57,6 +57,7 @@ pub use life::{Life, Phase};
 pub use observe::MAX_REQUEST_ID;
 pub use preflight::check_files;
 pub use registry::SPARE_CONNECTIONS;
+pub use socket::{Address, Listener, UnixSocket, check_unix};
 
 use crate::{engine::Engine, error::Kind};
 
@@ -84,12 +85,12 @@ pub fn code_name(kind: Kind) -> &'static str {
 /// # Errors
 /// As [`serve_on`].
 pub async fn serve(
-    listener: TcpListener,
+    listener: impl Into<Listener>,
     engine: Arc<Engine>,
     config: ServerConfig,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> anyhow::Result<()> {
-    serve_on(vec![listener], engine, config, shutdown).await
+    serve_on(vec![listener.into()], engine, config, shutdown).await
 }
 
 /// Serves `engine` on `listeners` until `shutdown` completes, then lets calls under way finish.
@@ -97,7 +98,7 @@ pub async fn serve(
 /// # Errors
 /// The transport's failure, the engine's death, or a drain that took too long.
 pub async fn serve_on(
-    listeners: Vec<TcpListener>,
+    listeners: Vec<Listener>,
     engine: Arc<Engine>,
     config: ServerConfig,
     shutdown: impl Future<Output = ()> + Send + 'static,

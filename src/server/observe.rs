@@ -315,7 +315,7 @@ impl Ending {
     fn refused(&self, code: Code) {
         let record = &self.record.0;
         let from = self.peer.as_ref();
-        let from = from.map(|peer| peer.address.ip().to_canonical().to_string());
+        let from = from.map(|peer| peer.origin.host());
         self.refusals.tell(&Refused {
             code,
             method: &self.method,

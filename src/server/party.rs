@@ -18,7 +18,7 @@ pub(super) enum Party {
     Identity(Arc<str>),
     /// Anybody from this address; of an IPv6 address, from its /64 network.
     Address(IpAddr),
-    /// Callers in the same process.
+    /// Callers on this machine who have no address: in the same process, or through a socket of the file system.
     Local,
 }
 
@@ -30,7 +30,7 @@ impl Party {
             return Self::Identity(name);
         }
         match peer {
-            Some(peer) => Self::from(peer.address.ip()),
+            Some(peer) => peer.origin.ip().map_or(Self::Local, Self::from),
             None => Self::Local,
         }
     }

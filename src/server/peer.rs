@@ -2,7 +2,6 @@
 
 use std::{
     collections::HashMap,
-    net::SocketAddr,
     sync::{
         Arc, Weak,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
@@ -13,7 +12,7 @@ use std::{
 
 use parking_lot::Mutex;
 
-use super::tls;
+use super::{socket::Origin, tls};
 
 /// How often an answer is looked at within the time that it may be left unread.
 pub(super) const LOOKS: u32 = 4;
@@ -29,7 +28,7 @@ const STRIKE_RATE: f64 = 512.0;
 #[derive(Debug)]
 pub(super) struct Peer {
     /// Where it comes from.
-    pub(super) address: SocketAddr,
+    pub(super) origin: Origin,
     /// What its verified certificate says of its holder.
     pub(super) certificate: Option<tls::Names>,
     pub(super) state: Arc<State>,

@@ -41,6 +41,7 @@ mod reloads;
 mod repository;
 mod sharing;
 mod sizes;
+mod sockets;
 mod support;
 mod systemd;
 mod tls;

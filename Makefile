@@ -99,10 +99,12 @@ reference: build ## Write deploy/REFERENCE.md, models/MANIFEST.md and its schema
 	@$(PYTHON) deploy/helm/config_schema.py target/release/frostline
 	@for of in backbone head; do target/release/frostline reference $$of-schema > models/schema/$$of.schema.json; done
 
-test-rules: ## Check the Prometheus configuration and rules with promtool, and run the rules' unit tests
+# The binary is the one that the Rust tests built.
+test-rules: test-rust ## Check the Prometheus configuration, rules and metrics with promtool, and run the rules' unit tests
 	$(call step,promtool,deploy/observability/tools.sh target/observability \
 		&& cd deploy/observability && ../../target/observability/promtool check config prometheus.yml \
 		&& ../../target/observability/promtool test rules rules.test.yml)
+	$(call step,metrics,PYTHON=$(PYTHON) deploy/observability/check_metrics.sh target/debug/frostline target/observability/promtool)
 
 .PHONY: corpus
 corpus: tests/.venv/ready ## Decode 1,600 pictures that come with packages and compare with Pillow (fetches them)

@@ -103,6 +103,12 @@ pub const DEFINITIONS: &[Definition] = &[
         &["reason"],
         "Connections that the server ended: handshake (TLS failed), handshake_timeout, not_grpc, evicted (idle longest when another came), refused (no place); all there from the start",
     ),
+    of(
+        Counter,
+        "frostline_resets_total",
+        &[],
+        "Calls that their callers gave up by resetting the stream: deadlines that passed at the caller's, cancelled calls",
+    ),
     // === sharing ===
     of(
         Counter,

@@ -126,6 +126,7 @@ pub struct Metrics {
     refused: Counters<1>,
     connections: Gauge,
     connections_ended: Counters<1>,
+    resets: Counter,
     head_loads: Counters<2>,
     heads_current: Gauges<1>,
     files_current: Gauges<1>,
@@ -184,6 +185,7 @@ impl Default for Metrics {
             refused: Family::default(),
             connections: Gauge::default(),
             connections_ended: Family::default(),
+            resets: Counter::default(),
             head_loads: Family::default(),
             heads_current: Family::default(),
             files_current: Family::default(),
@@ -218,6 +220,7 @@ impl Default for Metrics {
         );
         register(registry, "frostline_connections", open);
         register(registry, "frostline_connections_ended_total", ended);
+        register(registry, "frostline_resets_total", metrics.resets.clone());
         register(
             registry,
             "frostline_head_loads_total",
@@ -345,6 +348,11 @@ impl Metrics {
     pub fn connection_ended(&self, end: End) {
         let labels = [("reason", end.name().into())];
         self.connections_ended.get_or_create(&labels).inc();
+    }
+
+    /// Callers gave up so many calls by resetting their streams.
+    pub fn reset_by_callers(&self, calls: u64) {
+        self.resets.inc_by(calls);
     }
 
     /// Files of this kind are read: from now on what becomes of them is told.

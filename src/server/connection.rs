@@ -90,7 +90,12 @@ impl Connection {
 
     /// Follows what came.
     fn follow(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let Err(flood) = self.meter.read(bytes, Instant::now()) else {
+        let read = self.meter.read(bytes, Instant::now());
+        let resets = self.meter.new_resets();
+        if resets > 0 {
+            self.metrics.reset_by_callers(resets);
+        }
+        let Err(flood) = read else {
             return Ok(());
         };
         self.metrics.refused("flood");

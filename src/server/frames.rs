@@ -41,6 +41,8 @@ pub(super) struct Meter {
     skip: usize,
     credit: f64,
     resets: f64,
+    /// Resets that nobody has asked for yet.
+    came: u64,
     filled: Instant,
 }
 
@@ -62,6 +64,7 @@ impl Meter {
             skip: preface,
             credit: MOST_CREDIT,
             resets: MOST_RESETS,
+            came: 0,
             filled: now,
         }
     }
@@ -69,6 +72,11 @@ impl Meter {
     /// Notes `bytes` that were written.
     pub(super) fn wrote(&mut self, bytes: usize) {
         self.credit += bytes as f64 / BYTES_EARN_ONE;
+    }
+
+    /// Resets of streams that have come since it was asked last.
+    pub(super) fn new_resets(&mut self) -> u64 {
+        std::mem::take(&mut self.came)
     }
 
     /// Follows `bytes` that came before `now`.
@@ -116,7 +124,10 @@ impl Meter {
                 }
             }
             HEADERS => self.credit += CALL_EARNS,
-            RST_STREAM => self.resets -= 1.0,
+            RST_STREAM => {
+                self.resets -= 1.0;
+                self.came += 1;
+            }
             SETTINGS if flags & ACK == 0 => self.credit -= SETTINGS_COST,
             _ => self.credit -= FRAME_COSTS,
         }

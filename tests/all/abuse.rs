@@ -5,6 +5,7 @@ use std::{fs, net::SocketAddr, os::unix::fs::symlink, path::Path, time::Duration
 use bytes::Bytes;
 use frostline::{
     client::{Client, encoded},
+    metrics::Sample,
     proto,
     repository::Repository,
     server::{ServerConfig, TransportLimits},
@@ -266,6 +267,13 @@ async fn a_flood_of_resets_ends_its_own_connection() {
     assert!(calm || error.is_io(), "{error}");
     witness.sees_nothing(&server).await;
     server.settled().await;
+    let metrics = &server.engine.config().metrics;
+    let page = metrics.render(Sample::default()).unwrap();
+    let resets = page
+        .lines()
+        .find_map(|l| l.strip_prefix("frostline_resets_total "));
+    let resets: f64 = resets.expect("they are counted").parse().unwrap();
+    assert!((1000.0..=50_000.0).contains(&resets), "{resets}");
     drop(witness);
     server.stop().await;
 }

@@ -10,7 +10,7 @@ use crate::{
     backend::Runtime,
     config::{Config, ConfigError, LogFormat},
     files,
-    server::{self, Address, check_unix},
+    server::{self, Address, check_admin_tokens, check_unix},
     telemetry,
 };
 
@@ -30,6 +30,11 @@ fn wrong(config: &Config, strict: bool) -> Vec<(&'static str, String)> {
         let opened = telemetry::open_audit(file).map(drop);
         let cannot = |error| format!("{}: cannot be written: {error}", file.display());
         note("telemetry.audit", opened.map_err(cannot));
+    }
+    if let Some(file) = &config.telemetry.admin_tokens {
+        let tokens = check_admin_tokens(file);
+        let wrong = |error| format!("{}: {error:#}", file.display());
+        note("telemetry.admin_tokens", tokens.map_err(wrong));
     }
     if !systemd::opened() {
         match config.server.listen.addresses() {

@@ -17,7 +17,7 @@ use crate::{
     engine::{Engine, EngineConfig},
     memory, metrics,
     repository::{Location, OnBadHead},
-    server::{self, Address, Admin, Life, Listener, ServerConfig, TransportLimits},
+    server::{self, Address, Admin, AdminTokens, Life, Listener, ServerConfig, TransportLimits},
     slice,
     telemetry::{AUDIT, LogFilter},
     trace::Tracer,
@@ -50,7 +50,12 @@ pub(super) fn run(
         ..config.engine()
     };
     let life = Life::default();
-    let (metrics, access) = (&instrumented.metrics, config.telemetry.access());
+    let (metrics, mut access) = (&instrumented.metrics, config.telemetry.access());
+    if let Some(file) = &config.telemetry.admin_tokens {
+        let tokens = AdminTokens::read(file, metrics);
+        let tokens = tokens.with_context(|| format!("{}, telemetry.admin_tokens", file.display()));
+        access.tokens = Some(Arc::new(tokens?));
+    }
     let admin = Admin::new(life.clone(), Arc::clone(metrics), log.clone(), access);
     // Before the models are loaded, so that a long start can be watched.
     open_admin_port(&config, &admin, &executor)?;
@@ -120,7 +125,7 @@ fn open_admin_port(
         .block_on(TcpListener::bind(address))
         .with_context(|| format!("cannot listen on {address}, telemetry.admin"))?;
     tracing::info!(address = %listener.local_addr()?, "admin port");
-    if config.telemetry.exposed() {
+    if config.telemetry.exposed() && config.telemetry.admin_tokens.is_none() {
         tracing::warn!(%address, "others can reach the admin port, which asks nobody who they are");
     }
     executor.spawn(admin.clone().serve(listener));

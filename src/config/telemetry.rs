@@ -32,6 +32,9 @@ pub struct Telemetry {
     /// Names under which the admin port is called, beside addresses, `localhost` and names without a dot; `*.suffix` stands
     /// for all that end so. Requests for other names, and those of pages in a browser, are refused.
     pub admin_hosts: Vec<String>,
+    /// File of tokens, one a line, of which the admin port wants one (`Authorization: Bearer …`) for metrics and the log's
+    /// filter; whoever reaches it may have those if unset. Probes need none. Read again when it changes.
+    pub admin_tokens: Option<PathBuf>,
     /// The collector that traces are sent to, OTLP over gRPC, such as `http://127.0.0.1:4317` or, over TLS,
     /// `https://collector.example:4317`; none if unset.
     pub traces: Option<String>,
@@ -65,6 +68,7 @@ impl Default for Telemetry {
             admin: None,
             remote_log: AdminAccess::default().remote_log,
             admin_hosts: AdminAccess::default().hosts,
+            admin_tokens: None,
             traces: None,
             traces_ca: None,
             trace_ratio: 0.01,
@@ -90,12 +94,13 @@ impl Config {
 }
 
 impl Telemetry {
-    /// Whom the admin port serves.
+    /// Whom the admin port serves; without its tokens, which are read by whoever serves.
     #[must_use]
     pub fn access(&self) -> AdminAccess {
         AdminAccess {
             remote_log: self.remote_log,
             hosts: self.admin_hosts.clone(),
+            tokens: None,
         }
     }
 

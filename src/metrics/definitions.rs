@@ -268,7 +268,7 @@ pub const DEFINITIONS: &[Definition] = &[
         Gauge,
         "frostline_files_current",
         &["files"],
-        "Whether all of what files say is in use (keys, jwks, certificates, repository): 0 while they cannot be read, do not hold or hold in part",
+        "Whether all of what files say is in use (keys, jwks, certificates, repository, admin_tokens): 0 while they cannot be read, do not hold or hold in part",
     ),
     of(
         Counter,

@@ -27,7 +27,10 @@ use hyper_util::{
 };
 use tokio::net::TcpListener;
 
-use super::life::{Life, Phase};
+use super::{
+    admin_tokens::AdminTokens,
+    life::{Life, Phase},
+};
 use crate::{
     engine::Engine,
     metrics::{self, CONTENT_TYPE, Metrics, PLAIN_CONTENT_TYPE, Sample},
@@ -66,6 +69,8 @@ pub struct AdminAccess {
     /// Names under which it is called, beside addresses, `localhost` and names without a dot; `*.suffix` stands for all
     /// that end so. A page whose name was made to lead here (DNS rebinding) is refused by them.
     pub hosts: Vec<String>,
+    /// Who may read metrics and the log's filter, and change that; whoever reaches them if unset. Probes ask nobody.
+    pub tokens: Option<Arc<AdminTokens>>,
 }
 
 impl Default for AdminAccess {
@@ -73,6 +78,7 @@ impl Default for AdminAccess {
         Self {
             remote_log: false,
             hosts: vec!["*.svc".to_owned(), "*.cluster.local".to_owned()],
+            tokens: None,
         }
     }
 }
@@ -119,12 +125,15 @@ impl Admin {
 
     /// Answers on `listener` for ever.
     pub async fn serve(self, listener: TcpListener) {
+        let told = Router::new()
+            .route("/metrics", get(scraped))
+            .route("/log", get(log).put(set_log))
+            .layer(middleware::from_fn_with_state(self.clone(), only_known));
         let router = Router::new()
             .route("/livez", get(live))
             .route("/readyz", get(ready))
             .route("/startedz", get(started))
-            .route("/metrics", get(scraped))
-            .route("/log", get(log).put(set_log))
+            .merge(told)
             .layer(DefaultBodyLimit::max(MAX_LOG_FILTER))
             .layer(middleware::from_fn_with_state(self.clone(), only_meant))
             .with_state(self);
@@ -181,6 +190,17 @@ async fn only_meant(State(admin): State<Admin>, request: Request, next: Next) ->
         None => next.run(request).await,
         Some(reason) => (StatusCode::FORBIDDEN, reason).into_response(),
     }
+}
+
+/// Refuses whoever brings no token, where there are tokens.
+async fn only_known(State(admin): State<Admin>, request: Request, next: Next) -> Response {
+    let tokens = admin.0.access.tokens.as_ref();
+    if tokens.is_none_or(|tokens| tokens.admit(request.headers())) {
+        return next.run(request).await;
+    }
+    let challenge = [(header::WWW_AUTHENTICATE, "Bearer")];
+    let message = "needs one of the tokens in telemetry.admin_tokens";
+    (StatusCode::UNAUTHORIZED, challenge, message).into_response()
 }
 
 fn stray(access: &AdminAccess, headers: &HeaderMap) -> Option<&'static str> {

@@ -4,6 +4,7 @@
 
 mod accept;
 mod admin;
+mod admin_tokens;
 mod answer;
 mod audit;
 mod auth;
@@ -51,6 +52,7 @@ use tonic::transport::Server;
 use observe::ObserveLayer;
 
 pub use admin::{Admin, AdminAccess, MAX_LOG_FILTER};
+pub use admin_tokens::{AdminTokens, check_admin_tokens};
 pub use budget::LONE_SHARE;
 pub use convert::{MAX_DETECTIONS, MAX_TOP_K};
 pub use life::{Life, Phase};

@@ -1,7 +1,8 @@
 //! The admin port under callers that mean it no good.
 
-use std::{io::ErrorKind, net::SocketAddr, time::Duration};
+use std::{io::ErrorKind, net::SocketAddr, sync::Arc, time::Duration};
 
+use frostline::server::{AdminAccess, AdminTokens, check_admin_tokens};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -22,6 +23,81 @@ async fn status(address: SocketAddr, method: &str, path: &str, headers: &str) ->
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
     answer.split(' ').nth(1).unwrap().parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_tokens_metrics_and_the_log_are_for_those_who_have_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("tokens");
+    let (old, new) = ("the-old-token-of-16", "the-new-token-of-16");
+    std::fs::write(&file, format!("{old}\n{new}\n")).unwrap();
+    let config = one_lane();
+    let tokens = AdminTokens::read(&file, &config.metrics).unwrap();
+    let access = AdminAccess {
+        tokens: Some(Arc::new(tokens)),
+        ..AdminAccess::default()
+    };
+    let observed = Observed::start_for(config, access).await;
+    let ask = async |method, path, token: &str| {
+        let headers = format!("host: {}\r\n{token}", observed.admin);
+        status(observed.admin, method, path, &headers).await
+    };
+    let bearer = |token: &str| format!("authorization: Bearer {token}\r\n");
+    for path in ["/livez", "/readyz", "/startedz"] {
+        assert_eq!(ask("GET", path, "").await, 200, "{path}");
+    }
+    for (method, path) in [("GET", "/metrics"), ("GET", "/log"), ("PUT", "/log")] {
+        for wrong in [
+            String::new(),
+            bearer(""),
+            bearer("the-wrong-token-of-16"),
+            format!("authorization: Basic {old}\r\n"),
+            bearer(old) + &bearer(new),
+        ] {
+            assert_eq!(
+                ask(method, path, &wrong).await,
+                401,
+                "{method} {path} {wrong}"
+            );
+        }
+        for right in [
+            bearer(old),
+            bearer(new),
+            format!("authorization: bearer {new}\r\n"),
+        ] {
+            let answered = ask(method, path, &right).await;
+            // An empty filter is none.
+            let expected = if method == "PUT" { 400 } else { 200 };
+            assert_eq!(answered, expected, "{method} {path} {right}");
+        }
+    }
+    // The old one is taken away.
+    std::fs::write(&file, new).unwrap();
+    let gone = async { while ask("GET", "/log", &bearer(old)).await == 200 {} };
+    timeout(Duration::from_secs(60), gone).await.unwrap();
+    assert_eq!(ask("GET", "/log", &bearer(new)).await, 200);
+    observed.server.stop().await;
+}
+
+#[test]
+fn files_without_tokens_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("tokens");
+    let cases: [(&[u8], &str); 5] = [
+        (b"\n \n", "holds no token"),
+        (b"short", "token 1 is none"),
+        (
+            b"long-enough-as-it-is\nnot one because of spaces",
+            "token 2 is none",
+        ),
+        (&[0xff; 40], "is no text"),
+        (&b"long-enough-as-it-is\n".repeat(17), "more than 16"),
+    ];
+    for (content, says) in cases {
+        std::fs::write(&file, content).unwrap();
+        let error = check_admin_tokens(&file).unwrap_err().to_string();
+        assert!(error.contains(says), "{error}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -26,20 +26,23 @@ pub(crate) struct Observed {
 
 impl Observed {
     pub(crate) async fn start(config: EngineConfig) -> Self {
+        Self::start_for(config, AdminAccess::default()).await
+    }
+
+    /// As [`Observed::start`], for these alone.
+    pub(crate) async fn start_for(config: EngineConfig, access: AdminAccess) -> Self {
         let (life, filter) = (Life::default(), LogFilter::default());
         let metrics = Arc::clone(&config.metrics);
-        let admin = Admin::new(
-            life.clone(),
-            metrics,
-            filter.clone(),
-            AdminAccess::default(),
-        );
+        let open = access.tokens.is_none();
+        let admin = Admin::new(life.clone(), metrics, filter.clone(), access);
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         tokio::spawn(admin.clone().serve(listener));
         assert_eq!(http(address, "GET", "/readyz", "").await.0, 503, "starting");
         assert_eq!(http(address, "GET", "/livez", "").await.0, 200);
-        assert!(scrape(address).await.contains("frostline_ready 0"));
+        if open {
+            assert!(scrape(address).await.contains("frostline_ready 0"));
+        }
         let server = ServerConfig {
             life: life.clone(),
             ..ServerConfig::default()

@@ -82,6 +82,20 @@ def test_all_kinds_are_rendered_by_some_case():
     }
 
 
+def test_a_scraper_brings_the_admin_ports_token():
+    secret = {"credentials": {"name": "frostline-admin", "key": "token"}}
+    given = {
+        "insecure": True,
+        "serviceMonitor": {"enabled": True, "authorization": secret},
+        "config": {"telemetry": {"admin_tokens": "/etc/frostline/admin/tokens"}},
+    }
+    documents = render(given)
+    monitor = by_kind(documents, "ServiceMonitor")[0]
+    assert monitor["spec"]["endpoints"][0]["authorization"] == secret
+    assert not schemas.has_go() or not schemas.problems(monitor)
+    assert any("admin_tokens" in str(document.get("data")) for document in by_kind(documents, "ConfigMap"))
+
+
 @pytest.mark.parametrize(
     "kind, path",
     [

@@ -22,6 +22,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .bytes(".")
         .codec_path("crate::proto::codec::Codec")
         .extern_path(".google.rpc", "::tonic_types::pb")
+        .extern_path(".google.api", "::prost_types")
         .compile_fds_with_config(descriptors, names)?;
     println!("cargo:rustc-env=BUILT_COMMIT={}", commit());
     Ok(())

@@ -38,7 +38,9 @@ mod webp;
 
 pub use self::cost::Work;
 pub use self::decode::{Header, decode, decode_while, probe};
-pub use self::encode::{encode_gray8_png, encode_gray16_png, encode_jpeg, encode_png};
+pub use self::encode::{
+    encode_bits_png, encode_gray8_png, encode_gray16_png, encode_jpeg, encode_png,
+};
 pub use self::error::{MediaError, MediaErrorKind};
 pub use self::fit::{Filter, Preprocess, ResizeMode};
 pub use self::format::Format;

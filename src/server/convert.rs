@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
-use super::status;
+use super::{masks, status};
 use crate::{
     backend::{Element, TensorRow},
     engine::{
@@ -12,9 +12,9 @@ use crate::{
         Source,
     },
     error::{Error, Kind, Result},
-    proto::{self, LabelMapFormat},
+    proto::{self, LabelMapFormat, MaskFormat},
     repository::{BackboneManifest, HeadManifest, Layout, Resize, Task},
-    task::{Detection, Rle, ScoredLabel},
+    task::{Detection, ScoredLabel},
 };
 
 /// The most detections that a caller may ask for.
@@ -42,16 +42,19 @@ pub(super) fn image(image: Option<proto::Image>, field: &str) -> Result<(Source,
     }
 }
 
-/// A clip's frames, each with the path of its field.
-pub(super) fn clip(clip: Option<proto::Clip>) -> Result<Vec<(Source, String)>> {
+/// A clip's frames, each with the path of its field; `prefix` is where in the request the clip is.
+pub(super) fn clip(clip: Option<proto::Clip>, prefix: &str) -> Result<Vec<(Source, String)>> {
     let frames = clip.map(|clip| clip.frames).unwrap_or_default();
     if frames.is_empty() {
-        return Err(Error::invalid("clip.frames", "has no frame"));
+        return Err(Error::invalid(
+            format!("{prefix}clip.frames"),
+            "has no frame",
+        ));
     }
     frames
         .into_iter()
         .enumerate()
-        .map(|(index, frame)| image(Some(frame), &format!("clip.frames[{index}]")))
+        .map(|(index, frame)| image(Some(frame), &format!("{prefix}clip.frames[{index}]")))
         .collect()
 }
 
@@ -158,11 +161,15 @@ pub(super) fn label_map_format(
 
 // === answers ===
 
-pub(super) fn head_result(head: &Head, outcome: Result<Outcome>) -> proto::HeadResult {
+pub(super) fn head_result(
+    head: &Head,
+    outcome: Result<Outcome>,
+    format: MaskFormat,
+) -> proto::HeadResult {
     use proto::head_result::Outcome as Answer;
     let converted = outcome.and_then(|outcome| {
         Ok(match outcome {
-            Outcome::Detection(found) => Answer::Detection(detections(found, head)),
+            Outcome::Detection(found) => Answer::Detection(detections(found, head, format)?),
             Outcome::Segmentation(found) => Answer::Segmentation(label_map(found, head)?),
             Outcome::Classification(top) => Answer::Classification(classification(&top, head)),
             Outcome::Tensors(row) => Answer::Tensor(proto::TensorResult {
@@ -182,12 +189,16 @@ pub(super) fn head_result(head: &Head, outcome: Result<Outcome>) -> proto::HeadR
     }
 }
 
-pub(super) fn detections(found: Vec<Detection>, head: &Head) -> proto::DetectionResult {
+pub(super) fn detections(
+    found: Vec<Detection>,
+    head: &Head,
+    format: MaskFormat,
+) -> Result<proto::DetectionResult> {
     let detections = found
         .into_iter()
         .map(|detection| {
             let [x_min, y_min, x_max, y_max] = detection.bbox;
-            proto::Detection {
+            Ok(proto::Detection {
                 bbox: Some(proto::BoundingBox {
                     x_min,
                     y_min,
@@ -197,11 +208,15 @@ pub(super) fn detections(found: Vec<Detection>, head: &Head) -> proto::Detection
                 score: detection.score,
                 class_index: detection.label,
                 label: label(&head.manifest, detection.label),
-                mask: detection.mask.as_ref().map(mask),
-            }
+                mask: detection
+                    .mask
+                    .as_ref()
+                    .map(|rle| masks::mask(rle, format))
+                    .transpose()?,
+            })
         })
-        .collect();
-    proto::DetectionResult { detections }
+        .collect::<Result<_>>()?;
+    Ok(proto::DetectionResult { detections })
 }
 
 pub(super) fn label_map(found: Segmentation, head: &Head) -> Result<proto::SegmentationResult> {
@@ -214,16 +229,18 @@ pub(super) fn label_map(found: Segmentation, head: &Head) -> Result<proto::Segme
     let segments = found
         .counts
         .into_iter()
-        .map(|(class_index, pixels)| proto::Segment {
-            class_index,
-            label: label(&head.manifest, class_index),
-            pixels: u32::try_from(pixels).unwrap_or(u32::MAX),
+        .map(|(class_index, pixels)| {
             // Both are in the order of their labels.
-            mask: masks
-                .next_if(|(other, _)| *other == class_index)
-                .map(|(_, rle)| mask(&rle)),
+            let mask = masks.next_if(|(other, _)| *other == class_index);
+            let mask = mask.map(|(_, rle)| masks::mask(&rle, MaskFormat::Rle));
+            Ok(proto::Segment {
+                class_index,
+                label: label(&head.manifest, class_index),
+                pixels: u32::try_from(pixels).unwrap_or(u32::MAX),
+                mask: mask.transpose()?,
+            })
         })
-        .collect();
+        .collect::<Result<_>>()?;
     Ok(proto::SegmentationResult {
         width: found.width,
         height: found.height,
@@ -246,22 +263,25 @@ pub(super) fn classification(top: &[ScoredLabel], head: &Head) -> proto::Classif
 }
 
 pub(super) fn tensor(row: TensorRow<'_>) -> proto::Tensor {
-    let data_type = match row.element {
-        Element::F32 => proto::DataType::Float32,
-        Element::F16 => proto::DataType::Float16,
-        Element::I64 => proto::DataType::Int64,
-        Element::I32 => proto::DataType::Int32,
-        Element::U8 => proto::DataType::Uint8,
-    };
     proto::Tensor {
         name: row.name.to_owned(),
-        data_type: data_type.into(),
+        data_type: data_type(row.element).into(),
         shape: row
             .shape
             .iter()
             .map(|&d| u32::try_from(d).unwrap_or(u32::MAX))
             .collect(),
         data: Bytes::copy_from_slice(row.bytes()),
+    }
+}
+
+pub(super) fn data_type(element: Element) -> proto::DataType {
+    match element {
+        Element::F32 => proto::DataType::Float32,
+        Element::F16 => proto::DataType::Float16,
+        Element::I64 => proto::DataType::Int64,
+        Element::I32 => proto::DataType::Int32,
+        Element::U8 => proto::DataType::Uint8,
     }
 }
 
@@ -394,12 +414,4 @@ fn label(manifest: &HeadManifest, class_index: u32) -> String {
         .get(class_index as usize)
         .cloned()
         .unwrap_or_else(|| class_index.to_string())
-}
-
-fn mask(rle: &Rle) -> proto::Mask {
-    proto::Mask {
-        height: rle.height(),
-        width: rle.width(),
-        counts: rle.to_coco_string(),
-    }
 }

@@ -32,7 +32,7 @@ pub fn request(bytes: &[u8]) {
                     let _ = convert::image(Some(image), "image");
                 }
                 Some(proto::analyze_request::Input::Clip(clip)) => {
-                    if let Ok(frames) = convert::clip(Some(clip)) {
+                    if let Ok(frames) = convert::clip(Some(clip), "") {
                         assert!(!frames.is_empty(), "a clip without frames");
                     }
                 }

@@ -1,15 +1,22 @@
 //! `VisionService`.
 
 use std::{
+    pin::Pin,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use tonic::{Request, Response, Status};
 
-use super::{call::Call, convert, status::status};
+use super::{
+    call::Call,
+    convert,
+    features::{self, Wanted},
+    masks,
+    status::status,
+};
 use crate::{
-    engine::{self, Analysis, Engine, Head, Options},
+    engine::{self, Analysis, Engine, Head, Options, Room},
     error::{Error, Kind, Result},
     proto::{self, vision_service_server::VisionService},
     repository::Task,
@@ -33,10 +40,59 @@ impl Made {
     }
 }
 
+/// What is to be analyzed.
+pub(super) enum Input {
+    Image(proto::Image),
+    Clip(proto::Clip),
+}
+
+/// How results are to be made.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct How {
+    options: Options,
+    masks: proto::MaskFormat,
+}
+
+impl How {
+    /// Reads the options of a call for any task.
+    pub(super) fn read(
+        detection: Option<&proto::DetectionOptions>,
+        segmentation: Option<proto::SegmentationOptions>,
+        classification: Option<&proto::ClassificationOptions>,
+    ) -> Result<Self> {
+        let segmentation = segmentation.unwrap_or_default();
+        let mut options = Options {
+            label_map: convert::label_map_format(segmentation, "segmentation.format")?,
+            ..Options::default()
+        };
+        convert::detection_options(detection, "detection", &mut options)?;
+        convert::classification_options(classification, "classification", &mut options)?;
+        Ok(Self {
+            options,
+            masks: masks::format(detection, "detection")?,
+        })
+    }
+}
+
+/// What `make` makes, on a thread of its own where masks have to be drawn.
+async fn encoded<T: Send + 'static>(
+    format: proto::MaskFormat,
+    make: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    if matches!(
+        format,
+        proto::MaskFormat::Unspecified | proto::MaskFormat::Rle
+    ) {
+        return make();
+    }
+    let made = tokio::task::spawn_blocking(make).await;
+    made.map_err(|error| Error::new(Kind::Internal, error.to_string()))?
+}
+
 /// Answers calls with an engine.
 #[derive(Clone)]
 pub(super) struct Vision {
-    engine: Arc<Engine>,
+    pub(super) engine: Arc<Engine>,
     default_deadline: Option<Duration>,
 }
 
@@ -48,7 +104,7 @@ impl Vision {
         }
     }
 
-    fn call<T>(&self, request: &Request<T>, priority: i32) -> Result<Call> {
+    pub(super) fn call<T>(&self, request: &Request<T>, priority: i32) -> Result<Call> {
         Call::read(request, priority, self.default_deadline)
     }
 
@@ -90,49 +146,59 @@ impl Vision {
     ) -> Result<proto::AnalyzeResponse> {
         let call = self.call(&request, request.get_ref().priority)?;
         let request = request.into_inner();
-        let (images, clip) = match request.input {
-            Some(proto::analyze_request::Input::Image(image)) => {
-                (vec![convert::image(Some(image), "image")?], false)
-            }
-            Some(proto::analyze_request::Input::Clip(clip)) => (convert::clip(Some(clip))?, true),
+        let how = How::read(
+            request.detection.as_ref(),
+            request.segmentation,
+            request.classification.as_ref(),
+        )?;
+        let input = match request.input {
+            Some(proto::analyze_request::Input::Image(image)) => Input::Image(image),
+            Some(proto::analyze_request::Input::Clip(clip)) => Input::Clip(clip),
             None => return Err(Error::invalid("input", "is missing: set image or clip")),
         };
-        let heads = call.heads(&self.engine, &request.heads, clip)?;
-        let label_map = convert::label_map_format(
-            request.segmentation.unwrap_or_default(),
-            "segmentation.format",
-        )?;
-        let mut options = Options {
-            label_map,
-            ..Options::default()
-        };
-        convert::detection_options(request.detection.as_ref(), "detection", &mut options)?;
-        convert::classification_options(
-            request.classification.as_ref(),
-            "classification",
-            &mut options,
-        )?;
-        let fields = ["detection.max_detections", "classification.top_k"];
-        convert::check_bounds(&options, &heads, fields)?;
-        let begun = call.begun;
-        let request = call.request(images, heads, options);
-        let analysis = self.engine.run(request).await?;
-        Ok(self.analyzed(analysis, begun))
+        self.analyze_one(call, input, "", &request.heads, how).await
     }
 
-    fn analyzed(&self, analysis: Analysis, begun: Instant) -> proto::AnalyzeResponse {
+    /// One input of a call; `prefix` is where in the request it is.
+    pub(super) async fn analyze_one(
+        &self,
+        call: Call,
+        input: Input,
+        prefix: &str,
+        heads: &[String],
+        how: How,
+    ) -> Result<proto::AnalyzeResponse> {
+        let (images, clip) = match input {
+            Input::Image(image) => {
+                let image = convert::image(Some(image), &format!("{prefix}image"))?;
+                (vec![image], false)
+            }
+            Input::Clip(clip) => (convert::clip(Some(clip), prefix)?, true),
+        };
+        let heads = call.heads(&self.engine, heads, clip)?;
+        let fields = ["detection.max_detections", "classification.top_k"];
+        convert::check_bounds(&how.options, &heads, fields)?;
+        let begun = call.begun;
+        let analysis = self
+            .engine
+            .run(call.request(images, heads, how.options))
+            .await?;
         let made = Made {
             begun,
             provenance: analysis.provenance,
             image_size: analysis.image_size,
         };
-        let heads = analysis.heads.into_iter();
-        let results = heads.map(|(head, outcome)| convert::head_result(&head, outcome));
-        proto::AnalyzeResponse {
-            results: results.collect(),
+        let (heads, format) = (analysis.heads, how.masks);
+        let results = encoded(format, move || {
+            let one =
+                |(head, outcome): (Arc<Head>, _)| convert::head_result(&head, outcome, format);
+            Ok(heads.into_iter().map(one).collect())
+        });
+        Ok(proto::AnalyzeResponse {
+            results: results.await?,
             image_size: made.image_size(),
             provenance: self.provenance(&made),
-        }
+        })
     }
 
     async fn detect_inner(
@@ -146,12 +212,15 @@ impl Vision {
         let mut options = Options::default();
         convert::detection_options(request.options.as_ref(), "options", &mut options)?;
         convert::check_bounds(&options, std::slice::from_ref(&head), FIELDS)?;
+        let format = masks::format(request.options.as_ref(), "options")?;
         let (head, outcome, made) = self.run_one(images, head, options, call).await?;
-        let engine::Outcome::Detection(detections) = outcome else {
+        let engine::Outcome::Detection(found) = outcome else {
             return Err(mixed_up());
         };
+        let by = Arc::clone(&head);
+        let result = encoded(format, move || convert::detections(found, &by, format));
         Ok(proto::DetectResponse {
-            result: Some(convert::detections(detections, &head)),
+            result: Some(result.await?),
             head: head.manifest.name.clone(),
             version: head.manifest.version.clone(),
             image_size: made.image_size(),
@@ -197,7 +266,7 @@ impl Vision {
         let clip = request
             .input
             .map(|proto::recognize_action_request::Input::Clip(clip)| clip);
-        let images = convert::clip(clip)?;
+        let images = convert::clip(clip, "")?;
         let mut options = Options::default();
         convert::classification_options(request.options.as_ref(), "options", &mut options)?;
         convert::check_bounds(&options, std::slice::from_ref(&head), FIELDS)?;
@@ -214,72 +283,72 @@ impl Vision {
         })
     }
 
-    async fn features_inner(
+    /// The maps that a request wants, made as it wants them.
+    async fn maps(
         &self,
-        request: Request<proto::ExtractFeaturesRequest>,
-    ) -> Result<proto::ExtractFeaturesResponse> {
-        let call = self.call(&request, request.get_ref().priority)?;
-        let request = request.into_inner();
-        let backbone = self.engine.backbone();
+        request: proto::ExtractFeaturesRequest,
+        call: Call,
+        prefix: &str,
+        whole: bool,
+    ) -> Result<(Vec<proto::Tensor>, Made, Option<Arc<Room>>)> {
         // As by the Open Inference Protocol, where it is a model of its name.
+        let backbone = self.engine.backbone();
         call.identity.check_head(&backbone.name, "map_names")?;
-        let size = match request.input_size {
-            None => backbone.input.sizes[0],
-            Some(proto::ImageSize { height, width }) => [height, width],
-        };
-        if !backbone.input.sizes.contains(&size) {
-            let sizes = &backbone.input.sizes;
-            let message = format!("{size:?} is not among the backbone's sizes {sizes:?}");
-            return Err(Error::invalid("input_size", message));
+        let wanted = Wanted::read(&request, &self.engine)?;
+        if whole {
+            wanted.check_bytes(request.max_bytes)?;
         }
-        for (index, name) in request.map_names.iter().enumerate() {
-            if !backbone
-                .features
-                .iter()
-                .any(|feature| feature.name == *name)
-            {
-                let known: Vec<_> = backbone.features.iter().map(|f| f.name.as_str()).collect();
-                let message = format!("is not among the backbone's feature maps {known:?}");
-                return Err(Error::invalid(format!("map_names[{index}]"), message));
-            }
-            if request.map_names[..index].contains(name) {
-                return Err(Error::invalid(
-                    format!("map_names[{index}]"),
-                    "is named twice",
-                ));
-            }
-        }
-        let images = vec![convert::image(request.image, "image")?];
+        let images = vec![convert::image(request.image, &format!("{prefix}image"))?];
         let begun = call.begun;
         let analysis = self
             .engine
             .run(engine::Request {
-                features: Some(size),
+                features: Some(wanted.size),
                 ..call.request(images, Vec::new(), Options::default())
             })
             .await?;
         let row = analysis.features.ok_or_else(mixed_up)?;
-        let maps = if request.map_names.is_empty() {
-            row.maps().map(convert::tensor).collect()
-        } else {
-            let named = |name: &String| {
-                let map = row.maps().find(|map| map.name == name);
-                map.map(convert::tensor).ok_or_else(mixed_up)
-            };
-            request.map_names.iter().map(named).collect::<Result<_>>()?
-        };
+        let maps = wanted.tensors(&row)?;
         let made = Made {
             begun,
             provenance: analysis.provenance,
             image_size: analysis.image_size,
         };
+        Ok((maps, made, analysis.room))
+    }
+
+    async fn features_inner(
+        &self,
+        request: Request<proto::ExtractFeaturesRequest>,
+    ) -> Result<proto::ExtractFeaturesResponse> {
+        let call = self.call(&request, request.get_ref().priority)?;
+        let (maps, made, _room) = self.maps(request.into_inner(), call, "", true).await?;
         Ok(proto::ExtractFeaturesResponse {
             maps,
             image_size: made.image_size(),
             provenance: self.provenance(&made),
         })
     }
+
+    async fn stream_inner(&self, request: Request<proto::StreamFeaturesRequest>) -> Result<Pieces> {
+        let asked = request.get_ref().features_request.as_ref();
+        let call = self.call(&request, asked.map_or(0, |asked| asked.priority))?;
+        let asked = request.into_inner().features_request;
+        let asked = asked.ok_or_else(|| Error::invalid("features_request", "is missing"))?;
+        let (maps, made, room) = self.maps(asked, call, "features_request.", false).await?;
+        let last = proto::StreamFeaturesResponse {
+            image_size: made.image_size(),
+            provenance: self.provenance(&made),
+            ..Default::default()
+        };
+        let pieces = features::pieces(maps, last, room).map(Ok);
+        Ok(Box::pin(tokio_stream::iter(pieces)))
+    }
 }
+
+/// An answer in several messages.
+type Pieces =
+    Pin<Box<dyn tokio_stream::Stream<Item = Result<proto::StreamFeaturesResponse, Status>> + Send>>;
 
 fn mixed_up() -> Error {
     Error::new(Kind::Internal, "the engine gave another kind of answer")
@@ -324,5 +393,21 @@ impl VisionService for Vision {
         request: Request<proto::ExtractFeaturesRequest>,
     ) -> Result<Response<proto::ExtractFeaturesResponse>, Status> {
         reply(self.features_inner(request).await)
+    }
+
+    type StreamFeaturesStream = Pieces;
+
+    async fn stream_features(
+        &self,
+        request: Request<proto::StreamFeaturesRequest>,
+    ) -> Result<Response<Pieces>, Status> {
+        reply(self.stream_inner(request).await)
+    }
+
+    async fn batch_analyze(
+        &self,
+        request: Request<proto::BatchAnalyzeRequest>,
+    ) -> Result<Response<proto::BatchAnalyzeResponse>, Status> {
+        reply(self.batch_inner(request).await)
     }
 }

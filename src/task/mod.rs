@@ -3,6 +3,7 @@
 mod classify;
 mod detection;
 mod error;
+mod outline;
 mod paste;
 mod rle;
 mod segmentation;
@@ -10,6 +11,7 @@ mod segmentation;
 pub use classify::{ScoredLabel, softmax, top_k};
 pub use detection::{Detection, DetectionOutputs, DetectionParams, detect, detect_while};
 pub use error::{Problem, TaskError};
+pub use outline::Crop;
 pub use paste::MaskKind;
 pub use rle::{Rle, RleError};
 pub use segmentation::{LabelMap, segment_labels, segment_logits};

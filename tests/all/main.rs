@@ -23,6 +23,7 @@ mod descriptors;
 mod device;
 mod drain;
 mod foreign;
+mod forms;
 mod geometry;
 mod health;
 mod layers;

@@ -2,11 +2,12 @@
 //
 // usage: go run . [-timeout 10s] ADDRESS IMAGE
 //
-// Run generate.sh once before: it writes package frostlinev1.
+// Package frostlinev1 is what generate.sh makes of the protocol.
 package main
 
 import (
 	"context"
+	_ "embed"
 	"flag"
 	"fmt"
 	"log"
@@ -15,12 +16,17 @@ import (
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
 	pb "frostline.example/client/frostlinev1"
 )
+
+// serviceConfig waits for a server that is away, and tries again as it says.
+//
+//go:embed service_config.json
+var serviceConfig string
 
 func main() {
 	timeout := flag.Duration("timeout", 10*time.Second, "how long to wait, retries included")
@@ -41,17 +47,19 @@ func detect(ctx context.Context, address, path string) error {
 	if err != nil {
 		return err
 	}
-	connection, err := grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	connection, err := grpc.NewClient(address,
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithDefaultServiceConfig(serviceConfig),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64<<20)))
 	if err != nil {
 		return err
 	}
 	defer connection.Close()
 	request := &pb.DetectRequest{Image: &pb.Image{Content: &pb.Image_Encoded{Encoded: picture}}}
-	answer, err := patiently(ctx, func() (*pb.DetectResponse, error) {
-		return pb.NewVisionServiceClient(connection).Detect(ctx, request)
-	})
+	var trailers metadata.MD
+	answer, err := pb.NewVisionServiceClient(connection).Detect(ctx, request, grpc.Trailer(&trailers))
 	if err != nil {
-		return err
+		return explained(err, trailers)
 	}
 	for _, found := range answer.GetResult().GetDetections() {
 		box := found.GetBbox()
@@ -61,30 +69,12 @@ func detect(ctx context.Context, address, path string) error {
 	return nil
 }
 
-// patiently repeats a call that a full server refused, after the time that the server names.
-func patiently[T any](ctx context.Context, call func() (T, error)) (T, error) {
-	for {
-		answer, err := call()
-		delay, again := retryAfter(err)
-		if !again {
-			return answer, err
-		}
-		select {
-		case <-time.After(delay):
-		case <-ctx.Done():
-			return answer, err
-		}
-	}
-}
-
-func retryAfter(err error) (time.Duration, bool) {
-	if status.Code(err) != codes.ResourceExhausted {
-		return 0, false
-	}
+// explained is the error with the reason that the server gives, and the call's number in its log.
+func explained(err error, trailers metadata.MD) error {
 	for _, detail := range status.Convert(err).Details() {
-		if info, ok := detail.(*errdetails.RetryInfo); ok {
-			return info.GetRetryDelay().AsDuration(), true
+		if info, ok := detail.(*errdetails.ErrorInfo); ok {
+			return fmt.Errorf("%w (%s %v, request %s)", err, info.GetReason(), info.GetMetadata(), trailers.Get("x-request-id"))
 		}
 	}
-	return 0, false
+	return err
 }

@@ -184,7 +184,7 @@ class Remote:
     def features(self, image: np.ndarray | Path) -> dict[str, np.ndarray]:
         """The backbone's maps of one image."""
         kinds = {1: np.float32, 2: np.float16, 3: np.int64, 4: np.int32, 5: np.uint8}
-        request = self.vision.ExtractFeaturesRequest(image=self._image(image))
+        request = self.vision.ExtractFeaturesRequest(image=self._image(image), max_bytes=LARGEST_MESSAGE)
         answer = self._answer(self.stub.ExtractFeatures, request, "ExtractFeatures")
         return {
             t.name: np.frombuffer(t.data, kinds[t.data_type]).reshape(tuple(t.shape))

@@ -10,6 +10,7 @@ from typing import Any, Generic, Literal, TypeVar
 from frostline.v1 import model_pb2, types_pb2, vision_pb2
 
 from . import convert, images, results
+from .connection import LARGEST_MESSAGE
 from .images import Frames, ImageLike
 
 Priority = Literal["background", "normal", "high"]
@@ -175,6 +176,8 @@ def features(
         image=images.image(source),
         map_names=names(wanted, "names"),
         input_size=input_size,
+        # What the channel takes; without it the server holds to what other clients take by default.
+        max_bytes=LARGEST_MESSAGE,
         priority=priority(urgency),
     )
     return Call("vision", "ExtractFeatures", request, convert.features)

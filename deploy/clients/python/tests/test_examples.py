@@ -8,9 +8,10 @@ import shutil
 import subprocess
 import sys
 
+import grpc
 import pytest
-from conftest import ROOT, SAMPLES
-from frostline.v1 import vision_pb2
+from conftest import ROOT, SAMPLES, Server, own_port
+from frostline.v1 import types_pb2, vision_pb2, vision_pb2_grpc
 from frostline_client import AsyncClient
 from google.protobuf import json_format
 from PIL import Image, ImageChops
@@ -94,12 +95,42 @@ def test_load_data_shares_nothing(server, tmp_path):
 
 
 def test_go(server):
-    """Generated, built and run from nothing but the protocol and pinned plugins."""
+    """The module is what pinned plugins make of the protocol, and it runs; errors say their reason and their number."""
     assert shutil.which("go"), "the Go example needs Go"
     folder = CLIENTS / "go"
+    committed = {path.name: path.read_text() for path in (folder / "frostlinev1").iterdir()}
     output([folder / "generate.sh", sys.executable])
+    written = {path.name: path.read_text() for path in (folder / "frostlinev1").iterdir()}
+    assert written == committed and len(written) >= 5, "run generate.sh"
+    output(["go", "vet", "./..."], cwd=folder)
+    refused = subprocess.run(["go", "run", ".", server, "go.mod"], cwd=folder, capture_output=True, text=True, timeout=300)
+    assert refused.returncode == 1 and "INVALID_IMAGE map[field:image.encoded], request [" in refused.stderr, refused.stderr
     said = output(["go", "run", ".", server, SAMPLES / PICTURE["file"]], cwd=folder)
     assert OBJECTS == {line.rsplit(" ", 3)[0] for line in said.splitlines()}, said
+
+
+def test_the_service_configuration_waits_for_a_server_that_is_away(tmp_path):
+    """In Go, and in any client of gRPC's core: calls begin before there is a server, and all are answered."""
+    folder, address = CLIENTS / "go", own_port()
+    output(["go", "build", "-o", tmp_path / "detect", "."], cwd=folder)
+    config = (folder / "service_config.json").read_text()
+    image = types_pb2.Image(encoded=(SAMPLES / PICTURE["file"]).read_bytes())
+    with grpc.insecure_channel(address, [("grpc.service_config", config)]) as channel:
+        waiting = vision_pb2_grpc.VisionServiceStub(channel).Detect.future(
+            vision_pb2.DetectRequest(image=image), timeout=240
+        )
+        command = [tmp_path / "detect", "-timeout", "240s", address, SAMPLES / PICTURE["file"]]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as one:
+            # Nothing listens, and neither gives up.
+            with pytest.raises(subprocess.TimeoutExpired):
+                one.wait(timeout=2)
+            assert not waiting.done()
+            server = Server(listen=address)
+            said, _ = one.communicate(timeout=240)
+            assert one.returncode == 0
+        assert OBJECTS == {line.rsplit(" ", 3)[0] for line in said.splitlines()}, said
+        assert OBJECTS == {found.label for found in waiting.result().result.detections}
+    assert server.stop() == 0
 
 
 @pytest.mark.skipif(not (TOOLS / "grpcurl").exists(), reason="deploy/install_tools.sh grpcurl builds it; minutes")
@@ -109,7 +140,7 @@ def test_grpcurl(server):
     services = said.split("# health")[0].split()
     assert {"frostline.v1.VisionService", "inference.GRPCInferenceService"} <= set(services)
     assert '"status": "SERVING"' in said
-    assert all(f'"name": "{name}"' in said for name in OBJECTS), said
+    assert all(f'"label": "{name}"' in said for name in OBJECTS), said
     infer = json.loads(said.split("Open Inference Protocol\n")[1])
     scores, labels = infer["outputs"]
     assert scores["shape"] == labels["shape"] and len(scores["contents"]["fp32Contents"]) == int(scores["shape"][1])

@@ -1,4 +1,5 @@
 from frostline.v1 import types_pb2 as _types_pb2
+from google.api import annotations_pb2 as _annotations_pb2
 from google.rpc import status_pb2 as _status_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper

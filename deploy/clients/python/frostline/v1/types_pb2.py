@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x66rostline/v1/types.proto\x12\x0c\x66rostline.v1\"*\n\tImageSize\x12\x0e\n\x06height\x18\x01 \x01(\r\x12\r\n\x05width\x18\x02 \x01(\r\"L\n\x05Image\x12\x11\n\x07\x65ncoded\x18\x01 \x01(\x0cH\x00\x12%\n\x03raw\x18\x02 \x01(\x0b\x32\x16.frostline.v1.RawImageH\x00\x42\t\n\x07\x63ontent\"6\n\x08RawImage\x12\r\n\x05width\x18\x01 \x01(\r\x12\x0e\n\x06height\x18\x02 \x01(\r\x12\x0b\n\x03rgb\x18\x03 \x01(\x0c\"+\n\x04\x43lip\x12#\n\x06\x66rames\x18\x01 \x03(\x0b\x32\x13.frostline.v1.Image\"I\n\x0b\x42oundingBox\x12\r\n\x05x_min\x18\x01 \x01(\x02\x12\r\n\x05y_min\x18\x02 \x01(\x02\x12\r\n\x05x_max\x18\x03 \x01(\x02\x12\r\n\x05y_max\x18\x04 \x01(\x02\"5\n\x04Mask\x12\x0e\n\x06height\x18\x01 \x01(\r\x12\r\n\x05width\x18\x02 \x01(\r\x12\x0e\n\x06\x63ounts\x18\x03 \x01(\t\"\x89\x01\n\tDetection\x12\'\n\x04\x62\x62ox\x18\x01 \x01(\x0b\x32\x19.frostline.v1.BoundingBox\x12\r\n\x05score\x18\x02 \x01(\x02\x12\x13\n\x0b\x63lass_index\x18\x03 \x01(\r\x12\r\n\x05label\x18\x04 \x01(\t\x12 \n\x04mask\x18\x05 \x01(\x0b\x32\x12.frostline.v1.Mask\">\n\x0f\x44\x65tectionResult\x12+\n\ndetections\x18\x01 \x03(\x0b\x32\x17.frostline.v1.Detection\"_\n\x07Segment\x12\x13\n\x0b\x63lass_index\x18\x01 \x01(\r\x12\r\n\x05label\x18\x02 \x01(\t\x12\x0e\n\x06pixels\x18\x03 \x01(\r\x12 \n\x04mask\x18\x04 \x01(\x0b\x32\x12.frostline.v1.Mask\"i\n\x12SegmentationResult\x12\r\n\x05width\x18\x01 \x01(\r\x12\x0e\n\x06height\x18\x02 \x01(\r\x12\x0b\n\x03png\x18\x03 \x01(\x0c\x12\'\n\x08segments\x18\x04 \x03(\x0b\x32\x15.frostline.v1.Segment\"F\n\x0bScoredLabel\x12\x13\n\x0b\x63lass_index\x18\x01 \x01(\r\x12\r\n\x05label\x18\x02 \x01(\t\x12\x13\n\x0bprobability\x18\x03 \x01(\x02\"N\n\x14\x43lassificationResult\x12&\n\x03top\x18\x01 \x03(\x0b\x32\x19.frostline.v1.ScoredLabel\x12\x0e\n\x06\x66rames\x18\x02 \x01(\r\"^\n\x06Tensor\x12\x0c\n\x04name\x18\x01 \x01(\t\x12)\n\tdata_type\x18\x02 \x01(\x0e\x32\x16.frostline.v1.DataType\x12\r\n\x05shape\x18\x03 \x03(\r\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\"5\n\x0cTensorResult\x12%\n\x07outputs\x18\x01 \x03(\x0b\x32\x14.frostline.v1.Tensor\"}\n\x06Timing\x12\x10\n\x08queue_us\x18\x01 \x01(\r\x12\x11\n\tdecode_us\x18\x02 \x01(\r\x12\x13\n\x0b\x62\x61\x63kbone_us\x18\x03 \x01(\r\x12\x0f\n\x07head_us\x18\x04 \x01(\r\x12\x16\n\x0epostprocess_us\x18\x05 \x01(\r\x12\x10\n\x08total_us\x18\x06 \x01(\r\"\xb8\x01\n\nProvenance\x12\x10\n\x08\x62\x61\x63kbone\x18\x01 \x01(\t\x12\x33\n\x0e\x66\x65\x61ture_source\x18\x02 \x01(\x0e\x32\x1b.frostline.v1.FeatureSource\x12\x15\n\rbackbone_rows\x18\x03 \x01(\r\x12\x17\n\nbatch_size\x18\x04 \x01(\rH\x00\x88\x01\x01\x12$\n\x06timing\x18\x05 \x01(\x0b\x32\x14.frostline.v1.TimingB\r\n\x0b_batch_size*\xc5\x04\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12!\n\x1d\x45RROR_REASON_INVALID_ARGUMENT\x10\x01\x12\x1e\n\x1a\x45RROR_REASON_INVALID_IMAGE\x10\x02\x12\x1f\n\x1b\x45RROR_REASON_LIMIT_EXCEEDED\x10\x03\x12\x1d\n\x19\x45RROR_REASON_UNKNOWN_HEAD\x10\x04\x12\x1b\n\x17\x45RROR_REASON_WRONG_TASK\x10\x05\x12 \n\x1c\x45RROR_REASON_UNAUTHENTICATED\x10\x06\x12\"\n\x1e\x45RROR_REASON_PERMISSION_DENIED\x10\x07\x12\x1d\n\x19\x45RROR_REASON_RATE_LIMITED\x10\x08\x12\x1b\n\x17\x45RROR_REASON_OVERLOADED\x10\t\x12\"\n\x1e\x45RROR_REASON_DEADLINE_EXCEEDED\x10\n\x12\x1a\n\x16\x45RROR_REASON_CANCELLED\x10\x0b\x12 \n\x1c\x45RROR_REASON_BACKBONE_FAILED\x10\x0c\x12\x1c\n\x18\x45RROR_REASON_HEAD_FAILED\x10\r\x12\x1c\n\x18\x45RROR_REASON_LOAD_FAILED\x10\x0e\x12\x1c\n\x18\x45RROR_REASON_UNAVAILABLE\x10\x0f\x12\x1f\n\x1b\x45RROR_REASON_UNKNOWN_METHOD\x10\x10\x12\x19\n\x15\x45RROR_REASON_INTERNAL\x10\x11*e\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x17\n\x13PRIORITY_BACKGROUND\x10\x01\x12\x13\n\x0fPRIORITY_NORMAL\x10\x02\x12\x11\n\rPRIORITY_HIGH\x10\x03*f\n\x0eLabelMapFormat\x12 \n\x1cLABEL_MAP_FORMAT_UNSPECIFIED\x10\x00\x12\x18\n\x14LABEL_MAP_FORMAT_PNG\x10\x01\x12\x18\n\x14LABEL_MAP_FORMAT_RLE\x10\x02*\x92\x01\n\x08\x44\x61taType\x12\x19\n\x15\x44\x41TA_TYPE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT32\x10\x01\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT16\x10\x02\x12\x13\n\x0f\x44\x41TA_TYPE_INT64\x10\x03\x12\x13\n\x0f\x44\x41TA_TYPE_INT32\x10\x04\x12\x13\n\x0f\x44\x41TA_TYPE_UINT8\x10\x05*\x82\x01\n\rFeatureSource\x12\x1e\n\x1a\x46\x45\x41TURE_SOURCE_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x46\x45\x41TURE_SOURCE_COMPUTED\x10\x01\x12\x19\n\x15\x46\x45\x41TURE_SOURCE_SHARED\x10\x02\x12\x19\n\x15\x46\x45\x41TURE_SOURCE_CACHED\x10\x03\x42\xa9\x01\n\x0c\x66rostline.v1B\nTypesProtoP\x01Z0frostline.example/client/frostlinev1;frostlinev1\xa2\x02\x03\x46LV\xaa\x02\x0c\x46rostline.V1\xba\x02\tFrostline\xca\x02\x0c\x46rostline\\V1\xe2\x02\x18\x46rostline\\V1\\GPBMetadata\xea\x02\rFrostline::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x66rostline/v1/types.proto\x12\x0c\x66rostline.v1\"*\n\tImageSize\x12\x0e\n\x06height\x18\x01 \x01(\r\x12\r\n\x05width\x18\x02 \x01(\r\"L\n\x05Image\x12\x11\n\x07\x65ncoded\x18\x01 \x01(\x0cH\x00\x12%\n\x03raw\x18\x02 \x01(\x0b\x32\x16.frostline.v1.RawImageH\x00\x42\t\n\x07\x63ontent\"6\n\x08RawImage\x12\r\n\x05width\x18\x01 \x01(\r\x12\x0e\n\x06height\x18\x02 \x01(\r\x12\x0b\n\x03rgb\x18\x03 \x01(\x0c\"+\n\x04\x43lip\x12#\n\x06\x66rames\x18\x01 \x03(\x0b\x32\x13.frostline.v1.Image\"I\n\x0b\x42oundingBox\x12\r\n\x05x_min\x18\x01 \x01(\x02\x12\r\n\x05y_min\x18\x02 \x01(\x02\x12\r\n\x05x_max\x18\x03 \x01(\x02\x12\r\n\x05y_max\x18\x04 \x01(\x02\"\x87\x01\n\x04Mask\x12\x0e\n\x06height\x18\x01 \x01(\r\x12\r\n\x05width\x18\x02 \x01(\r\x12\x0e\n\x06\x63ounts\x18\x03 \x01(\t\x12\'\n\x08png_crop\x18\x04 \x01(\x0b\x32\x15.frostline.v1.PngCrop\x12\'\n\x08polygons\x18\x05 \x03(\x0b\x32\x15.frostline.v1.Polygon\",\n\x07PngCrop\x12\t\n\x01x\x18\x01 \x01(\r\x12\t\n\x01y\x18\x02 \x01(\r\x12\x0b\n\x03png\x18\x03 \x01(\x0c\"\x19\n\x07Polygon\x12\x0e\n\x06points\x18\x01 \x03(\r\"\x89\x01\n\tDetection\x12\'\n\x04\x62\x62ox\x18\x01 \x01(\x0b\x32\x19.frostline.v1.BoundingBox\x12\r\n\x05score\x18\x02 \x01(\x02\x12\x13\n\x0b\x63lass_index\x18\x03 \x01(\r\x12\r\n\x05label\x18\x04 \x01(\t\x12 \n\x04mask\x18\x05 \x01(\x0b\x32\x12.frostline.v1.Mask\">\n\x0f\x44\x65tectionResult\x12+\n\ndetections\x18\x01 \x03(\x0b\x32\x17.frostline.v1.Detection\"_\n\x07Segment\x12\x13\n\x0b\x63lass_index\x18\x01 \x01(\r\x12\r\n\x05label\x18\x02 \x01(\t\x12\x0e\n\x06pixels\x18\x03 \x01(\r\x12 \n\x04mask\x18\x04 \x01(\x0b\x32\x12.frostline.v1.Mask\"i\n\x12SegmentationResult\x12\r\n\x05width\x18\x01 \x01(\r\x12\x0e\n\x06height\x18\x02 \x01(\r\x12\x0b\n\x03png\x18\x03 \x01(\x0c\x12\'\n\x08segments\x18\x04 \x03(\x0b\x32\x15.frostline.v1.Segment\"F\n\x0bScoredLabel\x12\x13\n\x0b\x63lass_index\x18\x01 \x01(\r\x12\r\n\x05label\x18\x02 \x01(\t\x12\x13\n\x0bprobability\x18\x03 \x01(\x02\"N\n\x14\x43lassificationResult\x12&\n\x03top\x18\x01 \x03(\x0b\x32\x19.frostline.v1.ScoredLabel\x12\x0e\n\x06\x66rames\x18\x02 \x01(\r\"^\n\x06Tensor\x12\x0c\n\x04name\x18\x01 \x01(\t\x12)\n\tdata_type\x18\x02 \x01(\x0e\x32\x16.frostline.v1.DataType\x12\r\n\x05shape\x18\x03 \x03(\r\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\"5\n\x0cTensorResult\x12%\n\x07outputs\x18\x01 \x03(\x0b\x32\x14.frostline.v1.Tensor\"}\n\x06Timing\x12\x10\n\x08queue_us\x18\x01 \x01(\r\x12\x11\n\tdecode_us\x18\x02 \x01(\r\x12\x13\n\x0b\x62\x61\x63kbone_us\x18\x03 \x01(\r\x12\x0f\n\x07head_us\x18\x04 \x01(\r\x12\x16\n\x0epostprocess_us\x18\x05 \x01(\r\x12\x10\n\x08total_us\x18\x06 \x01(\r\"\xb8\x01\n\nProvenance\x12\x10\n\x08\x62\x61\x63kbone\x18\x01 \x01(\t\x12\x33\n\x0e\x66\x65\x61ture_source\x18\x02 \x01(\x0e\x32\x1b.frostline.v1.FeatureSource\x12\x15\n\rbackbone_rows\x18\x03 \x01(\r\x12\x17\n\nbatch_size\x18\x04 \x01(\rH\x00\x88\x01\x01\x12$\n\x06timing\x18\x05 \x01(\x0b\x32\x14.frostline.v1.TimingB\r\n\x0b_batch_size*\xc5\x04\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12!\n\x1d\x45RROR_REASON_INVALID_ARGUMENT\x10\x01\x12\x1e\n\x1a\x45RROR_REASON_INVALID_IMAGE\x10\x02\x12\x1f\n\x1b\x45RROR_REASON_LIMIT_EXCEEDED\x10\x03\x12\x1d\n\x19\x45RROR_REASON_UNKNOWN_HEAD\x10\x04\x12\x1b\n\x17\x45RROR_REASON_WRONG_TASK\x10\x05\x12 \n\x1c\x45RROR_REASON_UNAUTHENTICATED\x10\x06\x12\"\n\x1e\x45RROR_REASON_PERMISSION_DENIED\x10\x07\x12\x1d\n\x19\x45RROR_REASON_RATE_LIMITED\x10\x08\x12\x1b\n\x17\x45RROR_REASON_OVERLOADED\x10\t\x12\"\n\x1e\x45RROR_REASON_DEADLINE_EXCEEDED\x10\n\x12\x1a\n\x16\x45RROR_REASON_CANCELLED\x10\x0b\x12 \n\x1c\x45RROR_REASON_BACKBONE_FAILED\x10\x0c\x12\x1c\n\x18\x45RROR_REASON_HEAD_FAILED\x10\r\x12\x1c\n\x18\x45RROR_REASON_LOAD_FAILED\x10\x0e\x12\x1c\n\x18\x45RROR_REASON_UNAVAILABLE\x10\x0f\x12\x1f\n\x1b\x45RROR_REASON_UNKNOWN_METHOD\x10\x10\x12\x19\n\x15\x45RROR_REASON_INTERNAL\x10\x11*e\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x17\n\x13PRIORITY_BACKGROUND\x10\x01\x12\x13\n\x0fPRIORITY_NORMAL\x10\x02\x12\x11\n\rPRIORITY_HIGH\x10\x03*r\n\nMaskFormat\x12\x1b\n\x17MASK_FORMAT_UNSPECIFIED\x10\x00\x12\x13\n\x0fMASK_FORMAT_RLE\x10\x01\x12\x18\n\x14MASK_FORMAT_PNG_CROP\x10\x02\x12\x18\n\x14MASK_FORMAT_POLYGONS\x10\x03*f\n\x0eLabelMapFormat\x12 \n\x1cLABEL_MAP_FORMAT_UNSPECIFIED\x10\x00\x12\x18\n\x14LABEL_MAP_FORMAT_PNG\x10\x01\x12\x18\n\x14LABEL_MAP_FORMAT_RLE\x10\x02*\x92\x01\n\x08\x44\x61taType\x12\x19\n\x15\x44\x41TA_TYPE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT32\x10\x01\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT16\x10\x02\x12\x13\n\x0f\x44\x41TA_TYPE_INT64\x10\x03\x12\x13\n\x0f\x44\x41TA_TYPE_INT32\x10\x04\x12\x13\n\x0f\x44\x41TA_TYPE_UINT8\x10\x05*\x82\x01\n\rFeatureSource\x12\x1e\n\x1a\x46\x45\x41TURE_SOURCE_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x46\x45\x41TURE_SOURCE_COMPUTED\x10\x01\x12\x19\n\x15\x46\x45\x41TURE_SOURCE_SHARED\x10\x02\x12\x19\n\x15\x46\x45\x41TURE_SOURCE_CACHED\x10\x03\x42\xa9\x01\n\x0c\x66rostline.v1B\nTypesProtoP\x01Z0frostline.example/client/frostlinev1;frostlinev1\xa2\x02\x03\x46LV\xaa\x02\x0c\x46rostline.V1\xba\x02\tFrostline\xca\x02\x0c\x46rostline\\V1\xe2\x02\x18\x46rostline\\V1\\GPBMetadata\xea\x02\rFrostline::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,16 +32,18 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'frostline.v1.types_pb2', _g
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\014frostline.v1B\nTypesProtoP\001Z0frostline.example/client/frostlinev1;frostlinev1\242\002\003FLV\252\002\014Frostline.V1\272\002\tFrostline\312\002\014Frostline\\V1\342\002\030Frostline\\V1\\GPBMetadata\352\002\rFrostline::V1'
-  _globals['_ERRORREASON']._serialized_start=1421
-  _globals['_ERRORREASON']._serialized_end=2002
-  _globals['_PRIORITY']._serialized_start=2004
-  _globals['_PRIORITY']._serialized_end=2105
-  _globals['_LABELMAPFORMAT']._serialized_start=2107
-  _globals['_LABELMAPFORMAT']._serialized_end=2209
-  _globals['_DATATYPE']._serialized_start=2212
-  _globals['_DATATYPE']._serialized_end=2358
-  _globals['_FEATURESOURCE']._serialized_start=2361
-  _globals['_FEATURESOURCE']._serialized_end=2491
+  _globals['_ERRORREASON']._serialized_start=1577
+  _globals['_ERRORREASON']._serialized_end=2158
+  _globals['_PRIORITY']._serialized_start=2160
+  _globals['_PRIORITY']._serialized_end=2261
+  _globals['_MASKFORMAT']._serialized_start=2263
+  _globals['_MASKFORMAT']._serialized_end=2377
+  _globals['_LABELMAPFORMAT']._serialized_start=2379
+  _globals['_LABELMAPFORMAT']._serialized_end=2481
+  _globals['_DATATYPE']._serialized_start=2484
+  _globals['_DATATYPE']._serialized_end=2630
+  _globals['_FEATURESOURCE']._serialized_start=2633
+  _globals['_FEATURESOURCE']._serialized_end=2763
   _globals['_IMAGESIZE']._serialized_start=42
   _globals['_IMAGESIZE']._serialized_end=84
   _globals['_IMAGE']._serialized_start=86
@@ -52,26 +54,30 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CLIP']._serialized_end=263
   _globals['_BOUNDINGBOX']._serialized_start=265
   _globals['_BOUNDINGBOX']._serialized_end=338
-  _globals['_MASK']._serialized_start=340
-  _globals['_MASK']._serialized_end=393
-  _globals['_DETECTION']._serialized_start=396
-  _globals['_DETECTION']._serialized_end=533
-  _globals['_DETECTIONRESULT']._serialized_start=535
-  _globals['_DETECTIONRESULT']._serialized_end=597
-  _globals['_SEGMENT']._serialized_start=599
-  _globals['_SEGMENT']._serialized_end=694
-  _globals['_SEGMENTATIONRESULT']._serialized_start=696
-  _globals['_SEGMENTATIONRESULT']._serialized_end=801
-  _globals['_SCOREDLABEL']._serialized_start=803
-  _globals['_SCOREDLABEL']._serialized_end=873
-  _globals['_CLASSIFICATIONRESULT']._serialized_start=875
-  _globals['_CLASSIFICATIONRESULT']._serialized_end=953
-  _globals['_TENSOR']._serialized_start=955
-  _globals['_TENSOR']._serialized_end=1049
-  _globals['_TENSORRESULT']._serialized_start=1051
-  _globals['_TENSORRESULT']._serialized_end=1104
-  _globals['_TIMING']._serialized_start=1106
-  _globals['_TIMING']._serialized_end=1231
-  _globals['_PROVENANCE']._serialized_start=1234
-  _globals['_PROVENANCE']._serialized_end=1418
+  _globals['_MASK']._serialized_start=341
+  _globals['_MASK']._serialized_end=476
+  _globals['_PNGCROP']._serialized_start=478
+  _globals['_PNGCROP']._serialized_end=522
+  _globals['_POLYGON']._serialized_start=524
+  _globals['_POLYGON']._serialized_end=549
+  _globals['_DETECTION']._serialized_start=552
+  _globals['_DETECTION']._serialized_end=689
+  _globals['_DETECTIONRESULT']._serialized_start=691
+  _globals['_DETECTIONRESULT']._serialized_end=753
+  _globals['_SEGMENT']._serialized_start=755
+  _globals['_SEGMENT']._serialized_end=850
+  _globals['_SEGMENTATIONRESULT']._serialized_start=852
+  _globals['_SEGMENTATIONRESULT']._serialized_end=957
+  _globals['_SCOREDLABEL']._serialized_start=959
+  _globals['_SCOREDLABEL']._serialized_end=1029
+  _globals['_CLASSIFICATIONRESULT']._serialized_start=1031
+  _globals['_CLASSIFICATIONRESULT']._serialized_end=1109
+  _globals['_TENSOR']._serialized_start=1111
+  _globals['_TENSOR']._serialized_end=1205
+  _globals['_TENSORRESULT']._serialized_start=1207
+  _globals['_TENSORRESULT']._serialized_end=1260
+  _globals['_TIMING']._serialized_start=1262
+  _globals['_TIMING']._serialized_end=1387
+  _globals['_PROVENANCE']._serialized_start=1390
+  _globals['_PROVENANCE']._serialized_end=1574
 # @@protoc_insertion_point(module_scope)

@@ -35,6 +35,13 @@ class Priority(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     PRIORITY_NORMAL: _ClassVar[Priority]
     PRIORITY_HIGH: _ClassVar[Priority]
 
+class MaskFormat(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    MASK_FORMAT_UNSPECIFIED: _ClassVar[MaskFormat]
+    MASK_FORMAT_RLE: _ClassVar[MaskFormat]
+    MASK_FORMAT_PNG_CROP: _ClassVar[MaskFormat]
+    MASK_FORMAT_POLYGONS: _ClassVar[MaskFormat]
+
 class LabelMapFormat(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     LABEL_MAP_FORMAT_UNSPECIFIED: _ClassVar[LabelMapFormat]
@@ -78,6 +85,10 @@ PRIORITY_UNSPECIFIED: Priority
 PRIORITY_BACKGROUND: Priority
 PRIORITY_NORMAL: Priority
 PRIORITY_HIGH: Priority
+MASK_FORMAT_UNSPECIFIED: MaskFormat
+MASK_FORMAT_RLE: MaskFormat
+MASK_FORMAT_PNG_CROP: MaskFormat
+MASK_FORMAT_POLYGONS: MaskFormat
 LABEL_MAP_FORMAT_UNSPECIFIED: LabelMapFormat
 LABEL_MAP_FORMAT_PNG: LabelMapFormat
 LABEL_MAP_FORMAT_RLE: LabelMapFormat
@@ -137,14 +148,34 @@ class BoundingBox(_message.Message):
     def __init__(self, x_min: _Optional[float] = ..., y_min: _Optional[float] = ..., x_max: _Optional[float] = ..., y_max: _Optional[float] = ...) -> None: ...
 
 class Mask(_message.Message):
-    __slots__ = ("height", "width", "counts")
+    __slots__ = ("height", "width", "counts", "png_crop", "polygons")
     HEIGHT_FIELD_NUMBER: _ClassVar[int]
     WIDTH_FIELD_NUMBER: _ClassVar[int]
     COUNTS_FIELD_NUMBER: _ClassVar[int]
+    PNG_CROP_FIELD_NUMBER: _ClassVar[int]
+    POLYGONS_FIELD_NUMBER: _ClassVar[int]
     height: int
     width: int
     counts: str
-    def __init__(self, height: _Optional[int] = ..., width: _Optional[int] = ..., counts: _Optional[str] = ...) -> None: ...
+    png_crop: PngCrop
+    polygons: _containers.RepeatedCompositeFieldContainer[Polygon]
+    def __init__(self, height: _Optional[int] = ..., width: _Optional[int] = ..., counts: _Optional[str] = ..., png_crop: _Optional[_Union[PngCrop, _Mapping]] = ..., polygons: _Optional[_Iterable[_Union[Polygon, _Mapping]]] = ...) -> None: ...
+
+class PngCrop(_message.Message):
+    __slots__ = ("x", "y", "png")
+    X_FIELD_NUMBER: _ClassVar[int]
+    Y_FIELD_NUMBER: _ClassVar[int]
+    PNG_FIELD_NUMBER: _ClassVar[int]
+    x: int
+    y: int
+    png: bytes
+    def __init__(self, x: _Optional[int] = ..., y: _Optional[int] = ..., png: _Optional[bytes] = ...) -> None: ...
+
+class Polygon(_message.Message):
+    __slots__ = ("points",)
+    POINTS_FIELD_NUMBER: _ClassVar[int]
+    points: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, points: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Detection(_message.Message):
     __slots__ = ("bbox", "score", "class_index", "label", "mask")

@@ -23,10 +23,11 @@ _sym_db = _symbol_database.Default()
 
 
 from frostline.v1 import types_pb2 as frostline_dot_v1_dot_types__pb2
+from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x66rostline/v1/vision.proto\x12\x0c\x66rostline.v1\x1a\x18\x66rostline/v1/types.proto\x1a\x17google/rpc/status.proto\"\x88\x01\n\x10\x44\x65tectionOptions\x12\x1c\n\x0fscore_threshold\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x1b\n\x0emax_detections\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x12\n\nomit_masks\x18\x03 \x01(\x08\x42\x12\n\x10_score_thresholdB\x11\n\x0f_max_detections\"C\n\x13SegmentationOptions\x12,\n\x06\x66ormat\x18\x01 \x01(\x0e\x32\x1c.frostline.v1.LabelMapFormat\"5\n\x15\x43lassificationOptions\x12\x12\n\x05top_k\x18\x01 \x01(\rH\x00\x88\x01\x01\x42\x08\n\x06_top_k\"\xc5\x02\n\x0e\x41nalyzeRequest\x12$\n\x05image\x18\x01 \x01(\x0b\x32\x13.frostline.v1.ImageH\x00\x12\"\n\x04\x63lip\x18\x02 \x01(\x0b\x32\x12.frostline.v1.ClipH\x00\x12\r\n\x05heads\x18\x03 \x03(\t\x12\x31\n\tdetection\x18\x04 \x01(\x0b\x32\x1e.frostline.v1.DetectionOptions\x12\x37\n\x0csegmentation\x18\x05 \x01(\x0b\x32!.frostline.v1.SegmentationOptions\x12;\n\x0e\x63lassification\x18\x06 \x01(\x0b\x32#.frostline.v1.ClassificationOptions\x12(\n\x08priority\x18\x07 \x01(\x0e\x32\x16.frostline.v1.PriorityB\x07\n\x05input\"\xbb\x02\n\nHeadResult\x12\x0c\n\x04head\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x32\n\tdetection\x18\x03 \x01(\x0b\x32\x1d.frostline.v1.DetectionResultH\x00\x12\x38\n\x0csegmentation\x18\x04 \x01(\x0b\x32 .frostline.v1.SegmentationResultH\x00\x12<\n\x0e\x63lassification\x18\x05 \x01(\x0b\x32\".frostline.v1.ClassificationResultH\x00\x12,\n\x06tensor\x18\x06 \x01(\x0b\x32\x1a.frostline.v1.TensorResultH\x00\x12#\n\x05\x65rror\x18\x08 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\t\n\x07outcomeJ\x04\x08\x07\x10\x08\"\x97\x01\n\x0f\x41nalyzeResponse\x12)\n\x07results\x18\x01 \x03(\x0b\x32\x18.frostline.v1.HeadResult\x12,\n\nprovenance\x18\x02 \x01(\x0b\x32\x18.frostline.v1.Provenance\x12+\n\nimage_size\x18\x03 \x01(\x0b\x32\x17.frostline.v1.ImageSize\"\x9c\x01\n\rDetectRequest\x12\"\n\x05image\x18\x01 \x01(\x0b\x32\x13.frostline.v1.Image\x12\x0c\n\x04head\x18\x02 \x01(\t\x12/\n\x07options\x18\x03 \x01(\x0b\x32\x1e.frostline.v1.DetectionOptions\x12(\n\x08priority\x18\x04 \x01(\x0e\x32\x16.frostline.v1.Priority\"\xb9\x01\n\x0e\x44\x65tectResponse\x12-\n\x06result\x18\x01 \x01(\x0b\x32\x1d.frostline.v1.DetectionResult\x12\x0c\n\x04head\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12,\n\nprovenance\x18\x04 \x01(\x0b\x32\x18.frostline.v1.Provenance\x12+\n\nimage_size\x18\x05 \x01(\x0b\x32\x17.frostline.v1.ImageSize\"\xa0\x01\n\x0eSegmentRequest\x12\"\n\x05image\x18\x01 \x01(\x0b\x32\x13.frostline.v1.Image\x12\x0c\n\x04head\x18\x02 \x01(\t\x12\x32\n\x07options\x18\x03 \x01(\x0b\x32!.frostline.v1.SegmentationOptions\x12(\n\x08priority\x18\x04 \x01(\x0e\x32\x16.frostline.v1.Priority\"\xbd\x01\n\x0fSegmentResponse\x12\x30\n\x06result\x18\x01 \x01(\x0b\x32 .frostline.v1.SegmentationResult\x12\x0c\n\x04head\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12,\n\nprovenance\x18\x04 \x01(\x0b\x32\x18.frostline.v1.Provenance\x12+\n\nimage_size\x18\x05 \x01(\x0b\x32\x17.frostline.v1.ImageSize\"\xb3\x01\n\x16RecognizeActionRequest\x12\"\n\x04\x63lip\x18\x01 \x01(\x0b\x32\x12.frostline.v1.ClipH\x00\x12\x0c\n\x04head\x18\x02 \x01(\t\x12\x34\n\x07options\x18\x03 \x01(\x0b\x32#.frostline.v1.ClassificationOptions\x12(\n\x08priority\x18\x04 \x01(\x0e\x32\x16.frostline.v1.PriorityB\x07\n\x05input\"\xc7\x01\n\x17RecognizeActionResponse\x12\x32\n\x06result\x18\x01 \x01(\x0b\x32\".frostline.v1.ClassificationResult\x12\x0c\n\x04head\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12,\n\nprovenance\x18\x04 \x01(\x0b\x32\x18.frostline.v1.Provenance\x12+\n\nimage_size\x18\x05 \x01(\x0b\x32\x17.frostline.v1.ImageSize\"\xcb\x01\n\x16\x45xtractFeaturesRequest\x12\"\n\x05image\x18\x01 \x01(\x0b\x32\x13.frostline.v1.Image\x12\x11\n\tmap_names\x18\x02 \x03(\t\x12+\n\ninput_size\x18\x06 \x01(\x0b\x32\x17.frostline.v1.ImageSize\x12(\n\x08priority\x18\x05 \x01(\x0e\x32\x16.frostline.v1.PriorityJ\x04\x08\x03\x10\x04J\x04\x08\x04\x10\x05R\x08\x66\x65\x61turesR\x06heightR\x05width\"\x98\x01\n\x17\x45xtractFeaturesResponse\x12\"\n\x04maps\x18\x01 \x03(\x0b\x32\x14.frostline.v1.Tensor\x12,\n\nprovenance\x18\x02 \x01(\x0b\x32\x18.frostline.v1.Provenance\x12+\n\nimage_size\x18\x03 \x01(\x0b\x32\x17.frostline.v1.ImageSize2\xa4\x03\n\rVisionService\x12\x46\n\x07\x41nalyze\x12\x1c.frostline.v1.AnalyzeRequest\x1a\x1d.frostline.v1.AnalyzeResponse\x12\x43\n\x06\x44\x65tect\x12\x1b.frostline.v1.DetectRequest\x1a\x1c.frostline.v1.DetectResponse\x12\x46\n\x07Segment\x12\x1c.frostline.v1.SegmentRequest\x1a\x1d.frostline.v1.SegmentResponse\x12^\n\x0fRecognizeAction\x12$.frostline.v1.RecognizeActionRequest\x1a%.frostline.v1.RecognizeActionResponse\x12^\n\x0f\x45xtractFeatures\x12$.frostline.v1.ExtractFeaturesRequest\x1a%.frostline.v1.ExtractFeaturesResponseB\xaa\x01\n\x0c\x66rostline.v1B\x0bVisionProtoP\x01Z0frostline.example/client/frostlinev1;frostlinev1\xa2\x02\x03\x46LV\xaa\x02\x0c\x46rostline.V1\xba\x02\tFrostline\xca\x02\x0c\x46rostline\\V1\xe2\x02\x18\x46rostline\\V1\\GPBMetadata\xea\x02\rFrostline::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x66rostline/v1/vision.proto\x12\x0c\x66rostline.v1\x1a\x18\x66rostline/v1/types.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x17google/rpc/status.proto\"\xb7\x01\n\x10\x44\x65tectionOptions\x12\x1c\n\x0fscore_threshold\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x1b\n\x0emax_detections\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x12\n\nomit_masks\x18\x03 \x01(\x08\x12-\n\x0bmask_format\x18\x04 \x01(\x0e\x32\x18.frostline.v1.MaskFormatB\x12\n\x10_score_thresholdB\x11\n\x0f_max_detections\"C\n\x13SegmentationOptions\x12,\n\x06\x66ormat\x18\x01 \x01(\x0e\x32\x1c.frostline.v1.LabelMapFormat\"5\n\x15\x43lassificationOptions\x12\x12\n\x05top_k\x18\x01 \x01(\rH\x00\x88\x01\x01\x42\x08\n\x06_top_k\"\xc5\x02\n\x0e\x41nalyzeRequest\x12$\n\x05image\x18\x01 \x01(\x0b\x32\x13.frostline.v1.ImageH\x00\x12\"\n\x04\x63lip\x18\x02 \x01(\x0b\x32\x12.frostline.v1.ClipH\x00\x12\r\n\x05heads\x18\x03 \x03(\t\x12\x31\n\tdetection\x18\x04 \x01(\x0b\x32\x1e.frostline.v1.DetectionOptions\x12\x37\n\x0csegmentation\x18\x05 \x01(\x0b\x32!.frostline.v1.SegmentationOptions\x12;\n\x0e\x63lassification\x18\x06 \x01(\x0b\x32#.frostline.v1.ClassificationOptions\x12(\n\x08priority\x18\x07 \x01(\x0e\x32\x16.frostline.v1.PriorityB\x07\n\x05input\"\xbb\x02\n\nHeadResult\x12\x0c\n\x04head\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x32\n\tdetection\x18\x03 \x01(\x0b\x32\x1d.frostline.v1.DetectionResultH\x00\x12\x38\n\x0csegmentation\x18\x04 \x01(\x0b\x32 .frostline.v1.SegmentationResultH\x00\x12<\n\x0e\x63lassification\x18\x05 \x01(\x0b\x32\".frostline.v1.ClassificationResultH\x00\x12,\n\x06tensor\x18\x06 \x01(\x0b\x32\x1a.frostline.v1.TensorResultH\x00\x12#\n\x05\x65rror\x18\x08 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\t\n\x07outcomeJ\x04\x08\x07\x10\x08\"\x97\x01\n\x0f\x41nalyzeResponse\x12)\n\x07results\x18\x01 \x03(\x0b\x32\x18.frostline.v1.HeadResult\x12,\n\nprovenance\x18\x02 \x01(\x0b\x32\x18.frostline.v1.Provenance\x12+\n\nimage_size\x18\x03 \x01(\x0b\x32\x17.frostline.v1.ImageSize\"\xa6\x02\n\x13\x42\x61tchAnalyzeRequest\x12-\n\x05items\x18\x01 \x03(\x0b\x32\x1e.frostline.v1.BatchAnalyzeItem\x12\r\n\x05heads\x18\x02 \x03(\t\x12\x31\n\tdetection\x18\x03 \x01(\x0b\x32\x1e.frostline.v1.DetectionOptions\x12\x37\n\x0csegmentation\x18\x04 \x01(\x0b\x32!.frostline.v1.SegmentationOptions\x12;\n\x0e\x63lassification\x18\x05 \x01(\x0b\x32#.frostline.v1.ClassificationOptions\x12(\n\x08priority\x18\x06 \x01(\x0e\x32\x16.frostline.v1.Priority\"e\n\x10\x42\x61tchAnalyzeItem\x12$\n\x05image\x18\x01 \x01(\x0b\x32\x13.frostline.v1.ImageH\x00\x12\"\n\x04\x63lip\x18\x02 \x01(\x0b\x32\x12.frostline.v1.ClipH\x00\x42\x07\n\x05input\"I\n\x14\x42\x61tchAnalyzeResponse\x12\x31\n\x07results\x18\x01 \x03(\x0b\x32 .frostline.v1.BatchAnalyzeResult\"w\n\x12\x42\x61tchAnalyzeResult\x12\x31\n\x08response\x18\x01 \x01(\x0b\x32\x1d.frostline.v1.AnalyzeResponseH\x00\x12#\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\t\n\x07outcome\"\x9c\x01\n\rDetectRequest\x12\"\n\x05image\x18\x01 \x01(\x0b\x32\x13.frostline.v1.Image\x12\x0c\n\x04head\x18\x02 \x01(\t\x12/\n\x07options\x18\x03 \x01(\x0b\x32\x1e.frostline.v1.DetectionOptions\x12(\n\x08priority\x18\x04 \x01(\x0e\x32\x16.frostline.v1.Priority\"\xb9\x01\n\x0e\x44\x65tectResponse\x12-\n\x06result\x18\x01 \x01(\x0b\x32\x1d.frostline.v1.DetectionResult\x12\x0c\n\x04head\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12,\n\nprovenance\x18\x04 \x01(\x0b\x32\x18.frostline.v1.Provenance\x12+\n\nimage_size\x18\x05 \x01(\x0b\x32\x17.frostline.v1.ImageSize\"\xa0\x01\n\x0eSegmentRequest\x12\"\n\x05image\x18\x01 \x01(\x0b\x32\x13.frostline.v1.Image\x12\x0c\n\x04head\x18\x02 \x01(\t\x12\x32\n\x07options\x18\x03 \x01(\x0b\x32!.frostline.v1.SegmentationOptions\x12(\n\x08priority\x18\x04 \x01(\x0e\x32\x16.frostline.v1.Priority\"\xbd\x01\n\x0fSegmentResponse\x12\x30\n\x06result\x18\x01 \x01(\x0b\x32 .frostline.v1.SegmentationResult\x12\x0c\n\x04head\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12,\n\nprovenance\x18\x04 \x01(\x0b\x32\x18.frostline.v1.Provenance\x12+\n\nimage_size\x18\x05 \x01(\x0b\x32\x17.frostline.v1.ImageSize\"\xb3\x01\n\x16RecognizeActionRequest\x12\"\n\x04\x63lip\x18\x01 \x01(\x0b\x32\x12.frostline.v1.ClipH\x00\x12\x0c\n\x04head\x18\x02 \x01(\t\x12\x34\n\x07options\x18\x03 \x01(\x0b\x32#.frostline.v1.ClassificationOptions\x12(\n\x08priority\x18\x04 \x01(\x0e\x32\x16.frostline.v1.PriorityB\x07\n\x05input\"\xc7\x01\n\x17RecognizeActionResponse\x12\x32\n\x06result\x18\x01 \x01(\x0b\x32\".frostline.v1.ClassificationResult\x12\x0c\n\x04head\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12,\n\nprovenance\x18\x04 \x01(\x0b\x32\x18.frostline.v1.Provenance\x12+\n\nimage_size\x18\x05 \x01(\x0b\x32\x17.frostline.v1.ImageSize\"\xcb\x02\n\x16\x45xtractFeaturesRequest\x12\"\n\x05image\x18\x01 \x01(\x0b\x32\x13.frostline.v1.Image\x12\x11\n\tmap_names\x18\x02 \x03(\t\x12+\n\ninput_size\x18\x06 \x01(\x0b\x32\x17.frostline.v1.ImageSize\x12(\n\x08priority\x18\x05 \x01(\x0e\x32\x16.frostline.v1.Priority\x12)\n\tdata_type\x18\x07 \x01(\x0e\x32\x16.frostline.v1.DataType\x12-\n\x07pooling\x18\x08 \x01(\x0e\x32\x1c.frostline.v1.FeaturePooling\x12\x16\n\tmax_bytes\x18\t \x01(\rH\x00\x88\x01\x01\x42\x0c\n\n_max_bytesJ\x04\x08\x03\x10\x04J\x04\x08\x04\x10\x05R\x08\x66\x65\x61turesR\x06heightR\x05width\"W\n\x15StreamFeaturesRequest\x12>\n\x10\x66\x65\x61tures_request\x18\x01 \x01(\x0b\x32$.frostline.v1.ExtractFeaturesRequest\"\xa8\x01\n\x16StreamFeaturesResponse\x12#\n\x05piece\x18\x01 \x01(\x0b\x32\x14.frostline.v1.Tensor\x12\x0e\n\x06offset\x18\x02 \x01(\r\x12,\n\nprovenance\x18\x03 \x01(\x0b\x32\x18.frostline.v1.Provenance\x12+\n\nimage_size\x18\x04 \x01(\x0b\x32\x17.frostline.v1.ImageSize\"\x98\x01\n\x17\x45xtractFeaturesResponse\x12\"\n\x04maps\x18\x01 \x03(\x0b\x32\x14.frostline.v1.Tensor\x12,\n\nprovenance\x18\x02 \x01(\x0b\x32\x18.frostline.v1.Provenance\x12+\n\nimage_size\x18\x03 \x01(\x0b\x32\x17.frostline.v1.ImageSize*K\n\x0e\x46\x65\x61turePooling\x12\x1f\n\x1b\x46\x45\x41TURE_POOLING_UNSPECIFIED\x10\x00\x12\x18\n\x14\x46\x45\x41TURE_POOLING_MEAN\x10\x01\x32\xe6\x06\n\rVisionService\x12h\n\x07\x41nalyze\x12\x1c.frostline.v1.AnalyzeRequest\x1a\x1d.frostline.v1.AnalyzeResponse\" \x90\x02\x01\x82\xd3\xe4\x93\x02\x17\"\x12/v1/vision:analyze:\x01*\x12\x64\n\x06\x44\x65tect\x12\x1b.frostline.v1.DetectRequest\x1a\x1c.frostline.v1.DetectResponse\"\x1f\x90\x02\x01\x82\xd3\xe4\x93\x02\x16\"\x11/v1/vision:detect:\x01*\x12h\n\x07Segment\x12\x1c.frostline.v1.SegmentRequest\x1a\x1d.frostline.v1.SegmentResponse\" \x90\x02\x01\x82\xd3\xe4\x93\x02\x17\"\x12/v1/vision:segment:\x01*\x12\x88\x01\n\x0fRecognizeAction\x12$.frostline.v1.RecognizeActionRequest\x1a%.frostline.v1.RecognizeActionResponse\"(\x90\x02\x01\x82\xd3\xe4\x93\x02\x1f\"\x1a/v1/vision:recognizeAction:\x01*\x12\x88\x01\n\x0f\x45xtractFeatures\x12$.frostline.v1.ExtractFeaturesRequest\x1a%.frostline.v1.ExtractFeaturesResponse\"(\x90\x02\x01\x82\xd3\xe4\x93\x02\x1f\"\x1a/v1/vision:extractFeatures:\x01*\x12\x86\x01\n\x0eStreamFeatures\x12#.frostline.v1.StreamFeaturesRequest\x1a$.frostline.v1.StreamFeaturesResponse\"\'\x90\x02\x01\x82\xd3\xe4\x93\x02\x1e\"\x19/v1/vision:streamFeatures:\x01*0\x01\x12|\n\x0c\x42\x61tchAnalyze\x12!.frostline.v1.BatchAnalyzeRequest\x1a\".frostline.v1.BatchAnalyzeResponse\"%\x90\x02\x01\x82\xd3\xe4\x93\x02\x1c\"\x17/v1/vision:batchAnalyze:\x01*B\xaa\x01\n\x0c\x66rostline.v1B\x0bVisionProtoP\x01Z0frostline.example/client/frostlinev1;frostlinev1\xa2\x02\x03\x46LV\xaa\x02\x0c\x46rostline.V1\xba\x02\tFrostline\xca\x02\x0c\x46rostline\\V1\xe2\x02\x18\x46rostline\\V1\\GPBMetadata\xea\x02\rFrostline::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,34 +35,62 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'frostline.v1.vision_pb2', _
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\014frostline.v1B\013VisionProtoP\001Z0frostline.example/client/frostlinev1;frostlinev1\242\002\003FLV\252\002\014Frostline.V1\272\002\tFrostline\312\002\014Frostline\\V1\342\002\030Frostline\\V1\\GPBMetadata\352\002\rFrostline::V1'
-  _globals['_DETECTIONOPTIONS']._serialized_start=95
-  _globals['_DETECTIONOPTIONS']._serialized_end=231
-  _globals['_SEGMENTATIONOPTIONS']._serialized_start=233
-  _globals['_SEGMENTATIONOPTIONS']._serialized_end=300
-  _globals['_CLASSIFICATIONOPTIONS']._serialized_start=302
-  _globals['_CLASSIFICATIONOPTIONS']._serialized_end=355
-  _globals['_ANALYZEREQUEST']._serialized_start=358
-  _globals['_ANALYZEREQUEST']._serialized_end=683
-  _globals['_HEADRESULT']._serialized_start=686
-  _globals['_HEADRESULT']._serialized_end=1001
-  _globals['_ANALYZERESPONSE']._serialized_start=1004
-  _globals['_ANALYZERESPONSE']._serialized_end=1155
-  _globals['_DETECTREQUEST']._serialized_start=1158
-  _globals['_DETECTREQUEST']._serialized_end=1314
-  _globals['_DETECTRESPONSE']._serialized_start=1317
-  _globals['_DETECTRESPONSE']._serialized_end=1502
-  _globals['_SEGMENTREQUEST']._serialized_start=1505
-  _globals['_SEGMENTREQUEST']._serialized_end=1665
-  _globals['_SEGMENTRESPONSE']._serialized_start=1668
-  _globals['_SEGMENTRESPONSE']._serialized_end=1857
-  _globals['_RECOGNIZEACTIONREQUEST']._serialized_start=1860
-  _globals['_RECOGNIZEACTIONREQUEST']._serialized_end=2039
-  _globals['_RECOGNIZEACTIONRESPONSE']._serialized_start=2042
-  _globals['_RECOGNIZEACTIONRESPONSE']._serialized_end=2241
-  _globals['_EXTRACTFEATURESREQUEST']._serialized_start=2244
-  _globals['_EXTRACTFEATURESREQUEST']._serialized_end=2447
-  _globals['_EXTRACTFEATURESRESPONSE']._serialized_start=2450
-  _globals['_EXTRACTFEATURESRESPONSE']._serialized_end=2602
-  _globals['_VISIONSERVICE']._serialized_start=2605
-  _globals['_VISIONSERVICE']._serialized_end=3025
+  _globals['_VISIONSERVICE'].methods_by_name['Analyze']._loaded_options = None
+  _globals['_VISIONSERVICE'].methods_by_name['Analyze']._serialized_options = b'\220\002\001\202\323\344\223\002\027\"\022/v1/vision:analyze:\001*'
+  _globals['_VISIONSERVICE'].methods_by_name['Detect']._loaded_options = None
+  _globals['_VISIONSERVICE'].methods_by_name['Detect']._serialized_options = b'\220\002\001\202\323\344\223\002\026\"\021/v1/vision:detect:\001*'
+  _globals['_VISIONSERVICE'].methods_by_name['Segment']._loaded_options = None
+  _globals['_VISIONSERVICE'].methods_by_name['Segment']._serialized_options = b'\220\002\001\202\323\344\223\002\027\"\022/v1/vision:segment:\001*'
+  _globals['_VISIONSERVICE'].methods_by_name['RecognizeAction']._loaded_options = None
+  _globals['_VISIONSERVICE'].methods_by_name['RecognizeAction']._serialized_options = b'\220\002\001\202\323\344\223\002\037\"\032/v1/vision:recognizeAction:\001*'
+  _globals['_VISIONSERVICE'].methods_by_name['ExtractFeatures']._loaded_options = None
+  _globals['_VISIONSERVICE'].methods_by_name['ExtractFeatures']._serialized_options = b'\220\002\001\202\323\344\223\002\037\"\032/v1/vision:extractFeatures:\001*'
+  _globals['_VISIONSERVICE'].methods_by_name['StreamFeatures']._loaded_options = None
+  _globals['_VISIONSERVICE'].methods_by_name['StreamFeatures']._serialized_options = b'\220\002\001\202\323\344\223\002\036\"\031/v1/vision:streamFeatures:\001*'
+  _globals['_VISIONSERVICE'].methods_by_name['BatchAnalyze']._loaded_options = None
+  _globals['_VISIONSERVICE'].methods_by_name['BatchAnalyze']._serialized_options = b'\220\002\001\202\323\344\223\002\034\"\027/v1/vision:batchAnalyze:\001*'
+  _globals['_FEATUREPOOLING']._serialized_start=3665
+  _globals['_FEATUREPOOLING']._serialized_end=3740
+  _globals['_DETECTIONOPTIONS']._serialized_start=125
+  _globals['_DETECTIONOPTIONS']._serialized_end=308
+  _globals['_SEGMENTATIONOPTIONS']._serialized_start=310
+  _globals['_SEGMENTATIONOPTIONS']._serialized_end=377
+  _globals['_CLASSIFICATIONOPTIONS']._serialized_start=379
+  _globals['_CLASSIFICATIONOPTIONS']._serialized_end=432
+  _globals['_ANALYZEREQUEST']._serialized_start=435
+  _globals['_ANALYZEREQUEST']._serialized_end=760
+  _globals['_HEADRESULT']._serialized_start=763
+  _globals['_HEADRESULT']._serialized_end=1078
+  _globals['_ANALYZERESPONSE']._serialized_start=1081
+  _globals['_ANALYZERESPONSE']._serialized_end=1232
+  _globals['_BATCHANALYZEREQUEST']._serialized_start=1235
+  _globals['_BATCHANALYZEREQUEST']._serialized_end=1529
+  _globals['_BATCHANALYZEITEM']._serialized_start=1531
+  _globals['_BATCHANALYZEITEM']._serialized_end=1632
+  _globals['_BATCHANALYZERESPONSE']._serialized_start=1634
+  _globals['_BATCHANALYZERESPONSE']._serialized_end=1707
+  _globals['_BATCHANALYZERESULT']._serialized_start=1709
+  _globals['_BATCHANALYZERESULT']._serialized_end=1828
+  _globals['_DETECTREQUEST']._serialized_start=1831
+  _globals['_DETECTREQUEST']._serialized_end=1987
+  _globals['_DETECTRESPONSE']._serialized_start=1990
+  _globals['_DETECTRESPONSE']._serialized_end=2175
+  _globals['_SEGMENTREQUEST']._serialized_start=2178
+  _globals['_SEGMENTREQUEST']._serialized_end=2338
+  _globals['_SEGMENTRESPONSE']._serialized_start=2341
+  _globals['_SEGMENTRESPONSE']._serialized_end=2530
+  _globals['_RECOGNIZEACTIONREQUEST']._serialized_start=2533
+  _globals['_RECOGNIZEACTIONREQUEST']._serialized_end=2712
+  _globals['_RECOGNIZEACTIONRESPONSE']._serialized_start=2715
+  _globals['_RECOGNIZEACTIONRESPONSE']._serialized_end=2914
+  _globals['_EXTRACTFEATURESREQUEST']._serialized_start=2917
+  _globals['_EXTRACTFEATURESREQUEST']._serialized_end=3248
+  _globals['_STREAMFEATURESREQUEST']._serialized_start=3250
+  _globals['_STREAMFEATURESREQUEST']._serialized_end=3337
+  _globals['_STREAMFEATURESRESPONSE']._serialized_start=3340
+  _globals['_STREAMFEATURESRESPONSE']._serialized_end=3508
+  _globals['_EXTRACTFEATURESRESPONSE']._serialized_start=3511
+  _globals['_EXTRACTFEATURESRESPONSE']._serialized_end=3663
+  _globals['_VISIONSERVICE']._serialized_start=3743
+  _globals['_VISIONSERVICE']._serialized_end=4613
 # @@protoc_insertion_point(module_scope)

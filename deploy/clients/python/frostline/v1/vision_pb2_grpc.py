@@ -66,6 +66,16 @@ class VisionServiceStub:
                 request_serializer=frostline_dot_v1_dot_vision__pb2.ExtractFeaturesRequest.SerializeToString,
                 response_deserializer=frostline_dot_v1_dot_vision__pb2.ExtractFeaturesResponse.FromString,
                 _registered_method=True)
+        self.StreamFeatures = channel.unary_stream(
+                '/frostline.v1.VisionService/StreamFeatures',
+                request_serializer=frostline_dot_v1_dot_vision__pb2.StreamFeaturesRequest.SerializeToString,
+                response_deserializer=frostline_dot_v1_dot_vision__pb2.StreamFeaturesResponse.FromString,
+                _registered_method=True)
+        self.BatchAnalyze = channel.unary_unary(
+                '/frostline.v1.VisionService/BatchAnalyze',
+                request_serializer=frostline_dot_v1_dot_vision__pb2.BatchAnalyzeRequest.SerializeToString,
+                response_deserializer=frostline_dot_v1_dot_vision__pb2.BatchAnalyzeResponse.FromString,
+                _registered_method=True)
 
 
 class VisionServiceServicer:
@@ -113,6 +123,20 @@ class VisionServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def StreamFeatures(self, request, context):
+        """The same in messages of about 1 MiB, for maps of any size.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BatchAnalyze(self, request, context):
+        """Any set of heads on several images or clips, each of which is let in, computed and answered as by a call of its own.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_VisionServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -140,6 +164,16 @@ def add_VisionServiceServicer_to_server(servicer, server):
                     servicer.ExtractFeatures,
                     request_deserializer=frostline_dot_v1_dot_vision__pb2.ExtractFeaturesRequest.FromString,
                     response_serializer=frostline_dot_v1_dot_vision__pb2.ExtractFeaturesResponse.SerializeToString,
+            ),
+            'StreamFeatures': grpc.unary_stream_rpc_method_handler(
+                    servicer.StreamFeatures,
+                    request_deserializer=frostline_dot_v1_dot_vision__pb2.StreamFeaturesRequest.FromString,
+                    response_serializer=frostline_dot_v1_dot_vision__pb2.StreamFeaturesResponse.SerializeToString,
+            ),
+            'BatchAnalyze': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchAnalyze,
+                    request_deserializer=frostline_dot_v1_dot_vision__pb2.BatchAnalyzeRequest.FromString,
+                    response_serializer=frostline_dot_v1_dot_vision__pb2.BatchAnalyzeResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -284,6 +318,60 @@ class VisionService:
             '/frostline.v1.VisionService/ExtractFeatures',
             frostline_dot_v1_dot_vision__pb2.ExtractFeaturesRequest.SerializeToString,
             frostline_dot_v1_dot_vision__pb2.ExtractFeaturesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamFeatures(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/frostline.v1.VisionService/StreamFeatures',
+            frostline_dot_v1_dot_vision__pb2.StreamFeaturesRequest.SerializeToString,
+            frostline_dot_v1_dot_vision__pb2.StreamFeaturesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchAnalyze(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/frostline.v1.VisionService/BatchAnalyze',
+            frostline_dot_v1_dot_vision__pb2.BatchAnalyzeRequest.SerializeToString,
+            frostline_dot_v1_dot_vision__pb2.BatchAnalyzeResponse.FromString,
             options,
             channel_credentials,
             insecure,

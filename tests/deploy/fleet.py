@@ -15,6 +15,7 @@ import threading
 from pathlib import Path
 
 import grpc
+import grpc_tools
 from grpc_tools import protoc
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -44,7 +45,8 @@ def generate_protocol() -> None:
     """Makes the client modules `frostline.v1.*` importable."""
     out = Path(tempfile.mkdtemp(prefix="frostline-proto-"))
     names = [f"frostline/v1/{name}.proto" for name in ("types", "vision", "model")]
-    flags = [f"-I{ROOT / 'proto'}", f"--python_out={out}", f"--grpc_python_out={out}"]
+    includes = [f"-I{ROOT / 'proto'}", f"-I{Path(grpc_tools.__file__).parent / '_proto'}"]
+    flags = [*includes, f"--python_out={out}", f"--grpc_python_out={out}"]
     if protoc.main(["protoc", *flags, *names]) != 0:
         raise RuntimeError("protoc failed")
     sys.path.insert(0, str(out))

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import grpc
+import grpc_tools
 import pytest
 from grpc_tools import protoc
 
@@ -21,7 +22,8 @@ def proto(tmp_path_factory):
     """The generated modules: `proto.vision`, `proto.types`, `proto.stub(channel)`."""
     out = tmp_path_factory.mktemp("proto")
     names = [f"frostline/v1/{name}.proto" for name in ("types", "vision", "model")]
-    flags = [f"-I{ROOT / 'proto'}", f"--python_out={out}", f"--grpc_python_out={out}"]
+    includes = [f"-I{ROOT / 'proto'}", f"-I{Path(grpc_tools.__file__).parent / '_proto'}"]
+    flags = [*includes, f"--python_out={out}", f"--grpc_python_out={out}"]
     assert protoc.main(["protoc", *flags, *names]) == 0
     sys.path.insert(0, str(out))
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
+import grpc_tools
 import pytest
 from conftest import BINARY, ROOT, SAMPLES, Server
 from frostline_client import AsyncClient, Client, FrostlineError, RetryPolicy
@@ -193,7 +194,7 @@ MISSING = [name for name in ("grpcurl", "ghz", "grpc-health-probe") if not (TOOL
 def test_tools(secure):
     protoset = secure.folder / "frostline.protoset"
     files = sorted((ROOT / "proto").rglob("*.proto"))
-    flags = [f"-I{ROOT / 'proto'}", "--include_imports", f"--descriptor_set_out={protoset}"]
+    flags = [f"-I{ROOT / 'proto'}", f"-I{Path(grpc_tools.__file__).parent / '_proto'}", "--include_imports", f"--descriptor_set_out={protoset}"]
     assert protoc.main(["protoc", *flags, *map(str, files)]) == 0
     command = [ROOT / "deploy/clients/tools.sh", secure.address, secure.ca, secure.folder / "token", protoset, SCENE]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)

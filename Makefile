@@ -9,6 +9,7 @@ export ORT_DYLIB_PATH := $(CURDIR)/$(RUNTIME)
 export ORT_DISABLE_TELEMETRY := 1
 export ORT_TELEMETRY_DISABLED := 1
 
+comma := ,
 # $(call step,what,command): says what runs and how long it took.
 step = @printf '== %s\n' '$(1)'; start=$$(date +%s%N); $(2); \
 	printf '== %s: %d.%01d s\n' '$(1)' $$((($$(date +%s%N) - start) / 1000000000)) $$((($$(date +%s%N) - start) / 100000000 % 10))
@@ -146,10 +147,15 @@ gpu-kit: ## Pack what measures on a GPU host without a network into target/gpu-k
 bench-observability: build tests/.venv/ready ## Compare a server that tells everything with one that tells nothing
 	@tests/.venv/bin/python tests/bench/observability.py target/release/frostline
 
-lint: ## Check format, lints and the protocol's style
+# What the protocol must stay compatible with: the last release, or what is committed where there was none.
+PROTOCOL_BASE ?= $(shell git describe --tags --abbrev=0 2>/dev/null || echo HEAD)
+
+lint: ## Check format, lints, the protocol's style and that it breaks no caller
 	$(call step,fmt,cargo fmt --check)
 	$(call step,clippy,cargo clippy --locked --quiet --all-targets -- -D warnings)
 	$(call step,protocol,npx --yes --package @bufbuild/buf@1.75.0 buf lint proto)
+	$(call step,compatibility,npx --yes --package @bufbuild/buf@1.75.0 buf breaking proto \
+		--against '.git#ref=$(PROTOCOL_BASE)$(comma)subdir=proto')
 
 fmt: ## Format the code
 	cargo fmt

@@ -20,7 +20,7 @@ from .errors import InputError, at
 from .split import labels as label_files
 from .taskheads.spec import read_manifest
 
-TASKS = ("detection", "segmentation", "action", "classification", "embedding", "tensor")
+TASKS = ("detection", "segmentation", "action", "classification", "keypoints", "embedding", "tensor")
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 
 
@@ -133,11 +133,13 @@ def task_of(path: Path, outputs: list[Port], clip: bool, wanted: str | None) -> 
         "segmentation": "label_map" in have or ("logits" in have and len(have["logits"].shape) == 4),
         "action": clip and "logits" in have and len(have["logits"].shape) == 2,
         "classification": not clip and "logits" in have and len(have["logits"].shape) == 2,
+        "keypoints": "keypoints" in have and len(have["keypoints"].shape) == 4,
         "embedding": len(outputs) == 1, "tensor": True,
     }  # fmt: skip
     wants = {
         "detection": "boxes [N, K, 4], scores [N, K] and labels [N, K]", "segmentation": "logits [N, C, h, w] or label_map [N, h, w]",
-        "action": "logits [N, C] from maps with frames [N, T, ...]", "classification": "logits [N, C]", "embedding": "one output",
+        "action": "logits [N, C] from maps with frames [N, T, ...]", "classification": "logits [N, C]", "keypoints": "keypoints [N, K, P, 3]",
+        "embedding": "one output",
     }  # fmt: skip
     if wanted is not None:
         if wanted not in TASKS:
@@ -154,11 +156,12 @@ def task_of(path: Path, outputs: list[Port], clip: bool, wanted: str | None) -> 
 def labels_of(path: Path, outputs: list[Port], task: str, file: Path | None) -> list[str]:
     """The names, as many as the outputs say where they do."""
     have = {o.name: o for o in outputs}
-    count = have["logits"].shape[1] if "logits" in have and task != "detection" else None
+    tensor, axis = ("keypoints", 2) if task == "keypoints" else ("logits", 1)
+    count = have[tensor].shape[axis] if tensor in have and task != "detection" else None
     if file is not None:
         names = label_files.read(file)
         if not names or (count is not None and len(names) != count):
-            raise at(file, f"has {len(names)} names, but tensor 'logits' of {path.name} has {count} classes; give a name for each")
+            raise at(file, f"has {len(names)} names, but tensor {tensor!r} of {path.name} has {count} classes; give a name for each")
         return names
     if count is None:
         raise at(path, f"does not tell how many labels a head for {task} has; give --labels FILE")
@@ -208,6 +211,12 @@ def _postprocess(task: str, outputs: list[Port], frames: int | None) -> list[str
             f"frames = {frames} # that one call reads",
             "# frame_stride = 2 # distance of the frames in the video; unset: spread over the whole clip",
             "top_k = 5 # labels in an answer",
+        ]
+    if task == "keypoints":
+        return [
+            "score_threshold = 0.3 # of the mean of a body's points; callers may ask for another",
+            "max_detections = 100 # bodies in an answer",
+            "# skeleton = [[0, 1], [0, 2]] # labels whose points are joined in pictures",
         ]
     if task == "classification":
         return ["top_k = 5 # labels in an answer; callers may ask for another number"]

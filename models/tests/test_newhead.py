@@ -26,10 +26,12 @@ class Head(torch.nn.Module):
         if self.task == "detection":
             boxes = torch.stack([row[:, :4], row[:, :4] + 9], 1).abs()
             return boxes, row[:, :2].sigmoid(), (row[:, :2] > 0).long()
+        if self.task == "keypoints":
+            return torch.stack([row, row, row.sigmoid()], -1)[:, None]
         return row
 
 
-OUTPUTS = {"detection": ["boxes", "scores", "labels"], "embedding": ["embedding"], "tensor": ["anything"]}
+OUTPUTS = {"detection": ["boxes", "scores", "labels"], "embedding": ["embedding"], "keypoints": ["keypoints"], "tensor": ["anything"]}
 
 
 def export(path, task, names=("stride16", "stride32"), dynamic=True, side=8, outputs=None):
@@ -59,7 +61,7 @@ def new_head(*words):
 
 def test_heads_of_every_task_pass_the_check_as_written(tmp_path, repository):
     (tmp_path / "two.txt").write_text("cat\ndog\n")
-    for task in ("detection", "segmentation", "action", "classification", "embedding", "tensor"):
+    for task in ("detection", "segmentation", "action", "classification", "keypoints", "embedding", "tensor"):
         more = ["--labels", tmp_path / "two.txt"] if task == "detection" else []
         new_head(export(tmp_path / f"{task}.onnx", task), "--repository", repository, *more)
         text = (repository / "heads" / task / "head.toml").read_text()
@@ -67,7 +69,7 @@ def test_heads_of_every_task_pass_the_check_as_written(tmp_path, repository):
         assert table["task"] == task and text.count("#") > 8
         assert len(table.get("labels", [])) == {"detection": 2, "embedding": 0, "tensor": 0}.get(task, 5)
     said = serving.check(repository)
-    assert all(task in said for task in ("detection", "segmentation", "action", "classification", "embedding", "tensor"))
+    assert all(task in said for task in ("detection", "segmentation", "action", "classification", "keypoints", "embedding", "tensor"))
 
 
 def test_what_does_not_fit_is_named_with_its_remedy(tmp_path, repository):

@@ -7,7 +7,7 @@ use super::{
     BackendError, Element, FeatureRow, HeadBatch, TensorRow,
     features::{element, type_name},
 };
-use crate::repository::{BackboneManifest, HeadManifest, LABELS, Task};
+use crate::repository::{BackboneManifest, HeadManifest, LABELS};
 
 /// A graph's input or output in words, such as `float32 [N, 3, 128, 128]`; a free dimension has its name.
 pub(super) fn words(kind: &ValueType) -> String {
@@ -131,15 +131,15 @@ pub(super) fn check_inputs(
             continue;
         };
         let mut shape = Vec::new();
-        if manifest.task == Task::Action {
+        if manifest.task.spec().clip {
             shape.push(manifest.frames());
         }
         shape.extend(&map.row_shape);
         let declared = declared(input.dtype(), map.element);
         if !allows(declared, &shape) {
-            let frames = match manifest.task {
-                Task::Action => " and postprocess.frames",
-                _ => "",
+            let frames = match manifest.task.spec().clip {
+                true => " and postprocess.frames",
+                false => "",
             };
             let reason = format!(
                 "is {} in the graph, but must be {} {}, as the backbone gives it at the input_size {:?}{frames}{}",
@@ -203,14 +203,14 @@ pub(super) fn check_outputs(
             }
         }
     }
-    if manifest.task == Task::Embedding {
-        check_embedding(graph, tensors())?;
+    if manifest.task.spec().floats {
+        check_floats(graph, tensors())?;
     }
     Ok(())
 }
 
 /// Embeddings are vectors of floats, whatever they are called.
-fn check_embedding<'a>(
+fn check_floats<'a>(
     graph: &str,
     tensors: impl Iterator<Item = TensorRow<'a>>,
 ) -> Result<(), BackendError> {

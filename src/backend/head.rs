@@ -16,7 +16,7 @@ use super::{
     features::{BatchTensor, host_tensor, layout},
     session::{Role, Sessions},
 };
-use crate::repository::{HeadEntry, Task};
+use crate::repository::HeadEntry;
 
 /// A head's graph, with a session for each lane. Its memory goes with the last reference.
 pub struct HeadModel {
@@ -65,7 +65,7 @@ impl HeadModel {
             outputs,
             specs: Vec::new(),
             frames: manifest.frames(),
-            clips: manifest.task == Task::Action,
+            clips: manifest.task.spec().clip,
         };
         for lane in 0..head.sessions.len() {
             let outputs = head.dry_run(lane, backbone, manifest.input_size, 1)?;

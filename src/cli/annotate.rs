@@ -34,6 +34,7 @@ pub(super) fn annotate(
     let side = |pixels: u32| (pixels as f32 * scale).round() as u32;
     let mut image = resized(&image, side(width), side(height))?;
     outline(&mut image, answer, scale, &colors);
+    poses(&mut image, answer, scale);
 
     let strip = if earlier.is_empty() {
         0
@@ -131,6 +132,39 @@ fn outline(image: &mut Image, answer: &proto::AnalyzeResponse, scale: f32, color
     }
 }
 
+/// Poses: their bones, and their points above these; a colour for each pose. A point that was not found joins nothing.
+fn poses(image: &mut Image, answer: &proto::AnalyzeResponse, scale: f32) {
+    for result in answers(answer) {
+        let Answer::Keypoints(found) = result else {
+            continue;
+        };
+        // The best on top.
+        for (index, pose) in found.poses.iter().enumerate().rev() {
+            let color = draw::color(index);
+            let place = |label: u32| {
+                let point = pose.keypoints.get(label as usize)?;
+                (point.score > 0.0).then_some([point.x * scale, point.y * scale])
+            };
+            for bone in &found.skeleton {
+                if let (Some(from), Some(to)) = (place(bone.first), place(bone.second)) {
+                    draw::line(image, from, to, 3, color);
+                }
+            }
+            for [x, y] in (0..)
+                .map_while(|label: u32| {
+                    let inside = (label as usize) < pose.keypoints.len();
+                    inside.then(|| place(label))
+                })
+                .flatten()
+            {
+                let corner = (x.round() as i64 - 4, y.round() as i64 - 4);
+                draw::fill(image, corner, (9, 9), color, 1.0);
+                draw::fill(image, (corner.0 + 3, corner.1 + 3), (3, 3), PAPER, 1.0);
+            }
+        }
+    }
+}
+
 /// What was found, head by head, down the right side.
 fn legend(canvas: &mut Image, left: i64, answer: &proto::AnalyzeResponse, colors: &Colors) {
     let line = (TEXT * 1.6) as i64;
@@ -176,6 +210,14 @@ fn legend(canvas: &mut Image, left: i64, answer: &proto::AnalyzeResponse, colors
                     );
                     let text = format!("{} {:.2}", scored.label, scored.probability);
                     draw::text(canvas, (left + 4, top), &text, TEXT, INK);
+                    top += line;
+                }
+            }
+            Answer::Keypoints(found) => {
+                for (index, pose) in found.poses.iter().take(10).enumerate() {
+                    draw::fill(canvas, (left, top + 2), (14, 14), draw::color(index), 1.0);
+                    let text = format!("pose {:.2}", pose.score);
+                    draw::text(canvas, (left + 22, top), &text, TEXT, INK);
                     top += line;
                 }
             }

@@ -6,7 +6,10 @@ use anyhow::Context;
 use serde_json::{Map, Value, json};
 
 use super::schema::{kind, schema, text};
-use crate::repository::{BackboneManifest, HeadManifest, Key, Output, Postprocess, Task};
+use crate::{
+    repository::{BackboneManifest, HeadManifest},
+    task::{Key, Output, Postprocess, Task},
+};
 
 /// Where a schema says what it is of.
 const TITLES: [&str; 2] = ["backbone.toml", "head.toml"];
@@ -21,7 +24,7 @@ pub(super) fn head_schema() -> anyhow::Result<Value> {
     let mut head = finished(schema::<HeadManifest>(), TITLES[1]);
     let post = head["properties"]["postprocess"]["properties"].as_object_mut();
     let post = post.context("there are no postprocess keys")?;
-    for key in Postprocess::KEYS {
+    for key in Postprocess::keys() {
         let about = post.get_mut(key.name).and_then(Value::as_object_mut);
         let about = about.with_context(|| format!("{} is no key", key.name))?;
         if let Some(range) = &key.range {
@@ -38,13 +41,14 @@ pub(super) fn head_schema() -> anyhow::Result<Value> {
 
 /// What else holds for the heads of a task.
 fn rules(task: Task) -> Value {
-    let fits = |key: &&Key| key.tasks.contains(&task);
-    let foreign = Postprocess::KEYS.iter().filter(|key| !fits(key));
+    let own = task.spec().keys;
+    let fits = |key: &&Key| own.iter().any(|other| other.name == key.name);
+    let foreign = Postprocess::keys().into_iter().filter(|key| !fits(key));
     let foreign: Map<String, Value> = foreign
         .map(|key| (key.name.to_owned(), Value::Bool(false)))
         .collect();
-    let required: Vec<&str> = (Postprocess::KEYS.iter())
-        .filter(|key| fits(key) && key.required)
+    let required: Vec<&str> = (own.iter())
+        .filter(|key| key.required)
         .map(|key| key.name)
         .collect();
     let mut then = json!({ "properties": { "postprocess": { "properties": foreign } } });
@@ -53,7 +57,7 @@ fn rules(task: Task) -> Value {
         then["properties"]["postprocess"]["required"] = json!(required);
         needed.push("postprocess");
     }
-    if task.is_labelled() {
+    if task.spec().labelled {
         then["properties"]["labels"] = json!({ "minItems": 1 });
         needed.push("labels");
     }
@@ -137,17 +141,15 @@ fn table(page: &mut String, schema: &Value, path: &str) -> anyhow::Result<()> {
     let required = schema["required"].as_array();
     let mut choices = String::new();
     for (name, about) in keys {
-        let tasks = match Postprocess::KEYS
-            .iter()
-            .find(|key| post && key.name == name)
-        {
-            Some(key) => format!(" {} |", named(key.tasks)),
+        let key = Postprocess::keys()
+            .into_iter()
+            .find(|key| post && key.name == name);
+        let tasks = match key {
+            Some(key) => format!(" {} |", named(&key.tasks())),
             None => String::new(),
         };
         let needed = required.is_some_and(|names| names.iter().any(|n| n == name))
-            || Postprocess::KEYS
-                .iter()
-                .any(|key| post && key.name == name && key.required);
+            || key.is_some_and(|key| key.required);
         let default = match about.get("default") {
             _ if needed => "required".to_owned(),
             Some(Value::Object(_)) | None => "unset".to_owned(),
@@ -233,22 +235,15 @@ fn named(tasks: &[Task]) -> String {
 fn outputs(page: &mut String) -> anyhow::Result<()> {
     page.push_str("\n| task | output | type and shape | values |\n|---|---|---|---|\n");
     for task in Task::ALL {
-        let sets = task.outputs();
+        let (sets, any) = (task.spec().outputs, task.spec().any);
         let mut told: Vec<&Output> = Vec::new();
         for output in sets.iter().copied().flatten() {
             if told.contains(&output) {
                 continue;
             }
             told.push(output);
-            // What is not in every set is needed only sometimes.
-            let always = sets.iter().all(|set| set.contains(output));
-            let when = match (always, task) {
-                (true, _) => "",
-                (false, Task::Detection) => ", where `postprocess.mask` is set",
-                (false, _) if told.len() == 1 => ", or",
-                (false, _) => ", where there is no other",
-            };
             let (name, element, values) = (output.name, output.element, output.values);
+            let when = output.when;
             let shape = output.shape.join(", ");
             writeln!(
                 page,
@@ -256,10 +251,7 @@ fn outputs(page: &mut String) -> anyhow::Result<()> {
             )?;
         }
         if sets.is_empty() {
-            let (kinds, values) = match task {
-                Task::Embedding => ("float32 or float16 `[N, ...]`", "finite"),
-                _ => ("any of the types above, `[N, ...]`", "any"),
-            };
+            let (kinds, values) = any;
             writeln!(
                 page,
                 "| {task} | of any names and number | {kinds} | {values} |"

@@ -39,6 +39,16 @@ pub(super) fn text(name: &str, answer: &proto::AnalyzeResponse) -> String {
                     ));
                 }
             }
+            Some(Answer::Keypoints(found)) => {
+                for pose in &found.poses {
+                    let seen = pose.keypoints.iter().filter(|point| point.score > 0.0);
+                    let points = format!("{} of {} points", seen.count(), found.labels.len());
+                    table.push((format!("{:.2}", pose.score), "pose".to_owned(), points));
+                }
+                if table.is_empty() {
+                    table.push(("-".to_owned(), "nothing found".to_owned(), String::new()));
+                }
+            }
             Some(Answer::Tensor(found)) => {
                 for tensor in &found.outputs {
                     table.push((
@@ -145,6 +155,19 @@ fn head(result: &proto::HeadResult) -> Value {
         Some(Answer::Classification(top)) => {
             let scored = |s: &proto::ScoredLabel| json!({ "label": s.label, "class_index": s.class_index, "probability": s.probability });
             json!({ "top": top.top.iter().map(scored).collect::<Vec<_>>() })
+        }
+        Some(Answer::Keypoints(found)) => {
+            let point = |p: &proto::Keypoint| json!([p.x, p.y, p.score]);
+            let pose = |pose: &proto::Pose| {
+                let points = pose.keypoints.iter().map(point).collect::<Vec<_>>();
+                json!({ "score": pose.score, "keypoints": points })
+            };
+            let bone = |bone: &proto::Bone| [bone.first, bone.second];
+            json!({
+                "labels": found.labels,
+                "skeleton": found.skeleton.iter().map(bone).collect::<Vec<_>>(),
+                "poses": found.poses.iter().map(pose).collect::<Vec<_>>(),
+            })
         }
         Some(Answer::Tensor(found)) => {
             let tensor = |t: &proto::Tensor| json!({ "name": t.name, "shape": t.shape });

@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 
 use super::{
     landed::Landed,
-    postprocess::{self, Options, Outcome},
+    postprocess::{self, Outcome},
     request::Head,
     room::Room,
     sched::rank::Rank,
@@ -22,6 +22,7 @@ use crate::{
     backend::{FeatureRow, HeadRow},
     error::{Error, Kind, Result},
     media::Geometry,
+    task::Options,
     trace::Context,
 };
 

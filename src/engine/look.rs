@@ -11,8 +11,6 @@ use crate::{
     backend::TensorSpec,
     error::{Error, Kind, Result},
     media,
-    repository::Task,
-    task::LabelMap,
 };
 
 /// What a call is altogether.
@@ -163,32 +161,14 @@ pub(super) fn bytes_of(specs: impl IntoIterator<Item = TensorSpec>) -> u64 {
     specs.into_iter().map(of).sum::<usize>() as u64
 }
 
-/// A label for people, and the score beside it.
-const LABEL: u64 = 64;
-/// A detection without its mask, the size of which is known when it is made.
-const DETECTION: u64 = 128;
-
 impl Head {
     /// Most bytes that its result on such an image takes, from the graph's output to the message, masks of detections not
     /// counted.
     pub(super) fn result_bytes(&self, image: &Looks, options: &Options) -> u64 {
-        let manifest = &self.manifest;
-        let outputs = bytes_of(self.outputs().iter().cloned());
-        let labels = manifest.labels.len() as u64;
-        outputs
-            + match manifest.task {
-                Task::Segmentation => {
-                    let wide = manifest.labels.len() > LabelMap::NARROW_LABELS;
-                    options.label_map.bytes(image.pixels(), wide) + labels * DETECTION
-                }
-                Task::Detection => {
-                    let most = manifest.postprocess.max_detections();
-                    let count = options.max_detections.unwrap_or(most).min(most) as u64;
-                    count * DETECTION
-                }
-                Task::Action | Task::Classification => labels * LABEL,
-                Task::Embedding | Task::Tensor => outputs,
-            }
+        let (manifest, outputs) = (&self.manifest, bytes_of(self.outputs().iter().cloned()));
+        let (spec, labels) = (manifest.task.spec(), manifest.labels.len());
+        let result = spec.bytes(&manifest.postprocess, options, labels, image.pixels());
+        outputs + result.unwrap_or(outputs)
     }
 }
 

@@ -81,6 +81,7 @@ use std::{
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+pub use crate::task::{LabelMapAs, Labels, Options, Segmentation};
 use crate::{
     backend::{Device, TensorSpec},
     error::{Error, Kind, Result},
@@ -99,7 +100,7 @@ pub use config::{Counters, EngineConfig, WorstCase};
 pub use cost::Curve;
 pub use kept::{KeptRequest, Seconds};
 pub use live::{Begun, Keep, Kept, Live, Part, Parts, flow};
-pub use postprocess::{LabelMapAs, Labels, Options, Outcome, Segmentation};
+pub use postprocess::Outcome;
 pub use request::{
     Analysis, FeatureSource, Head, Looked, Meter, Provenance, Request, Source, Timing,
 };

@@ -8,18 +8,15 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    known::ByCaller,
-    live::Live,
-    mean::Mean,
-    postprocess::{Options, Outcome},
-    room::Room,
+    known::ByCaller, live::Live, mean::Mean, postprocess::Outcome, room::Room,
     sched::rank::Priority,
 };
 use crate::{
     backend::{FeatureRow, HeadModel, TensorSpec},
     error::{Error, Kind, Result},
     media,
-    repository::{HeadManifest, Task},
+    repository::HeadManifest,
+    task::Options,
     trace::Context,
 };
 
@@ -147,17 +144,8 @@ impl Head {
     /// How much there is to do for a result on an image of `pixels`: what the task makes as large as the image, and how
     /// many results may be asked for.
     pub(super) fn output_size(&self, pixels: u64, options: &Options) -> u64 {
-        let (manifest, asked) = (&self.manifest, options.max_detections);
-        let most = manifest.postprocess.max_detections();
-        let results = asked.unwrap_or(most).min(most).max(1) as u64;
-        match manifest.task {
-            Task::Segmentation => pixels,
-            Task::Detection if manifest.postprocess.mask.is_some() && !options.omit_masks => {
-                results * pixels
-            }
-            Task::Detection => results,
-            _ => 1,
-        }
+        let spec = self.manifest.task.spec();
+        spec.size(&self.manifest.postprocess, options, pixels)
     }
 
     /// How long most of its batches take, and to make a result of `size` of an output for this caller.
@@ -175,9 +163,9 @@ impl Head {
         if let Some(known) = self.finish.known(caller, size) {
             return known;
         }
-        let about = match self.manifest.task {
-            Task::Segmentation => Duration::from_nanos(size.saturating_mul(PER_PIXEL)),
-            _ => Duration::ZERO,
+        let about = match self.manifest.task.spec().by_pixel {
+            true => Duration::from_nanos(size.saturating_mul(PER_PIXEL)),
+            false => Duration::ZERO,
         };
         self.finish.get(caller, size).max(about)
     }
@@ -256,11 +244,12 @@ impl From<media::MediaError> for Error {
 
 /// The frames of a clip of `count` that a head reads; of an image, or a head that reads one, the last.
 pub(super) fn frames_of(manifest: &HeadManifest, count: usize) -> Vec<usize> {
-    match manifest.task {
-        Task::Action => {
-            media::sample_frames(count, manifest.frames(), manifest.postprocess.frame_stride)
+    match manifest.task.spec().clip {
+        true => {
+            let stride = manifest.postprocess.action.frame_stride;
+            media::sample_frames(count, manifest.frames(), stride)
         }
-        _ => vec![count.saturating_sub(1)],
+        false => vec![count.saturating_sub(1)],
     }
 }
 

@@ -92,6 +92,50 @@ pub fn outline(image: &mut Image, bbox: [f32; 4], stroke: i64, color: [u8; 3]) {
     fill(image, (right - stroke, top), (stroke, height), color, 1.0);
 }
 
+/// A line from `from` to `to`, `stroke` pixels wide; what is outside the image is left out.
+pub fn line(image: &mut Image, from: [f32; 2], to: [f32; 2], stroke: i64, color: [u8; 3]) {
+    let (width, height) = (image.width() as f32, image.height() as f32);
+    let Some((from, to)) = within(from, to, [width, height]) else {
+        return;
+    };
+    let steps = (to[0] - from[0])
+        .abs()
+        .max((to[1] - from[1]).abs())
+        .ceil()
+        .max(1.0);
+    for step in 0..=steps as u32 {
+        let share = step as f32 / steps;
+        let at = [0, 1].map(|axis| (from[axis] + share * (to[axis] - from[axis])).round() as i64);
+        let corner = (at[0] - stroke / 2, at[1] - stroke / 2);
+        fill(image, corner, (stroke, stroke), color, 1.0);
+    }
+}
+
+/// The part of a line that lies within 0 to `size` (Liang and Barsky): however far away an end is, a line takes no longer
+/// than the image is wide.
+fn within(from: [f32; 2], to: [f32; 2], size: [f32; 2]) -> Option<([f32; 2], [f32; 2])> {
+    if !from.iter().chain(&to).all(|side| side.is_finite()) {
+        return None;
+    }
+    let (mut first, mut last) = (0.0_f32, 1.0_f32);
+    for axis in [0, 1] {
+        let way = to[axis] - from[axis];
+        let (low, high) = ((0.0 - from[axis]) / way, (size[axis] - from[axis]) / way);
+        if way == 0.0 {
+            if !(0.0..=size[axis]).contains(&from[axis]) {
+                return None;
+            }
+        } else {
+            first = first.max(low.min(high));
+            last = last.min(low.max(high));
+        }
+    }
+    // Rounding may carry it out again where an end is far away.
+    let on = |axis: usize, share: f32| from[axis] + share * (to[axis] - from[axis]);
+    let at = |share: f32| [0, 1].map(|axis| on(axis, share).clamp(0.0, size[axis]));
+    (first <= last).then(|| (at(first), at(last)))
+}
+
 /// Text on a ground of `color`, white or black, whichever is easier to read; its top left corner at (`left`, `top`), moved to stay inside the image.
 /// Characters outside printable ASCII are left out.
 pub fn tag(image: &mut Image, (left, top): (i64, i64), text: &str, size: f32, color: [u8; 3]) {
@@ -175,6 +219,20 @@ mod tests {
         tag(&mut image, (1000, -50), "cat 0.9", 12.0, [0, 0, 0]);
         assert!(image.data().contains(&255), "no glyph was drawn");
         outline(&mut image, [-10.0, -10.0, 500.0, 500.0], 2, [1, 2, 3]);
+    }
+
+    #[test]
+    fn a_line_covers_its_ends_and_stays_inside_however_long_it_is() {
+        let mut image = gray();
+        line(&mut image, [5.0, 5.0], [20.0, 15.0], 3, [255, 0, 0]);
+        let red = |image: &Image, x: usize, y: usize| image.data()[(y * 40 + x) * 3] == 255;
+        assert!(red(&image, 5, 5) && red(&image, 20, 15) && red(&image, 11, 9));
+        assert!(!red(&image, 20, 5) && !red(&image, 25, 15));
+        let mut image = gray();
+        for far in [1e30, -1e30, f32::INFINITY, f32::NAN] {
+            line(&mut image, [far, 20.0], [20.0, 20.0], 1, [255, 0, 0]);
+        }
+        assert!(red(&image, 39, 20) && red(&image, 0, 20) && !red(&image, 20, 19));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::{cell::Cell, collections::HashMap};
 
 use prost::Message;
 
-use super::{HeadManifest, RepositoryError, Task};
+use super::{HeadManifest, RepositoryError};
 
 /// Longest way back from an output, in operators.
 const MOST_STEPS: usize = 64;
@@ -407,10 +407,8 @@ pub(super) fn check(
     manifest: &HeadManifest,
     bytes: &[u8],
 ) -> Result<(), RepositoryError> {
-    let output = match manifest.task {
-        Task::Detection => "labels",
-        Task::Segmentation => "label_map",
-        _ => return Ok(()),
+    let Some(output) = manifest.task.spec().indices else {
+        return Ok(());
     };
     // What is no graph is told by who loads it.
     let Ok(Model { graph: Some(graph) }) = Model::decode(bytes) else {

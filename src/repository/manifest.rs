@@ -5,7 +5,8 @@ use std::{collections::BTreeMap, fmt};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Postprocess, RepositoryError, Task};
+use super::RepositoryError;
+use crate::task::{KeyError, Output, Postprocess, Task};
 
 /// Longest side of an input in pixels.
 const MAX_SIDE: u32 = 8192;
@@ -228,10 +229,17 @@ impl HeadManifest {
     /// Frames that one call of the head reads; 1 for an image.
     #[must_use]
     pub fn frames(&self) -> usize {
-        match self.task {
-            Task::Action => self.postprocess.frames.unwrap_or(1),
-            _ => 1,
+        match self.task.spec().clip {
+            true => self.postprocess.action.frames.unwrap_or(1),
+            false => 1,
         }
+    }
+
+    /// The outputs that its graph must give if the graph's outputs are called `names`.
+    #[must_use]
+    pub fn outputs<'a>(&self, names: impl Iterator<Item = &'a str>) -> &'static [Output] {
+        let names: Vec<_> = names.collect();
+        self.task.spec().outputs_of(&self.postprocess, &names)
     }
 
     /// Reads and checks `text`; `file` is its name, for messages.
@@ -248,13 +256,18 @@ impl HeadManifest {
         if manifest.features.is_empty() {
             return fail("features", "names no feature map".to_owned());
         }
-        if manifest.task.is_labelled() && manifest.labels.is_empty() {
+        if manifest.task.spec().labelled && manifest.labels.is_empty() {
             return fail(
                 "labels",
                 format!("is empty, but the task is {}", manifest.task),
             );
         }
-        manifest.postprocess.check(file, manifest.task)?;
+        let checked = manifest
+            .postprocess
+            .check(manifest.task, manifest.labels.len());
+        checked.map_err(|KeyError { key, reason }| {
+            RepositoryError::field(file, format!("postprocess.{key}"), reason)
+        })?;
         Ok(manifest)
     }
 

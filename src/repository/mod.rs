@@ -17,9 +17,6 @@ mod external;
 mod labels;
 mod location;
 mod manifest;
-mod outputs;
-mod postprocess;
-mod task;
 
 use std::{
     borrow::Cow,
@@ -35,14 +32,12 @@ use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 use crate::files;
+pub use crate::task::{Key, LABELS, Output, Postprocess, Task};
 
 #[cfg(fuzzing)]
 pub use external::fuzz as fuzz_graph;
 pub use location::{Location, Stamp};
 pub use manifest::{BackboneManifest, Feature, Filter, HeadManifest, Layout, Resize};
-pub use outputs::{LABELS, Output};
-pub use postprocess::{Key, MaskSpace, Postprocess};
-pub use task::Task;
 
 /// Why a repository is refused. Names the file, and the field where one is at fault.
 #[derive(Debug, Error)]

@@ -14,7 +14,7 @@ use crate::{
     error::{Error, Kind, Result},
     proto::{self, LabelMapFormat, MaskFormat},
     repository::{BackboneManifest, HeadManifest, Layout, Resize, Task},
-    task::{Detection, ScoredLabel},
+    task::{Ask, Detection, Point, Pose, Poses, ScoredLabel},
 };
 
 /// The most detections that a caller may ask for.
@@ -122,24 +122,23 @@ pub(super) fn check_bounds(
 ) -> Result<()> {
     for head in heads {
         let manifest = &head.manifest;
-        let (asked, most, field) = match manifest.task {
-            Task::Detection => (
-                options.max_detections,
-                manifest.postprocess.max_detections(),
-                fields[0],
-            ),
-            Task::Action | Task::Classification => {
-                (options.top_k, manifest.labels.len(), fields[1])
+        for ask in manifest.task.spec().asks {
+            let (asked, most, field) = match ask {
+                Ask::MaxDetections => {
+                    let most = manifest.postprocess.detection.max_detections();
+                    (options.max_detections, most, fields[0])
+                }
+                Ask::TopK => (options.top_k, manifest.labels.len(), fields[1]),
+                Ask::ScoreThreshold => continue,
+            };
+            if let Some(asked) = asked.filter(|&asked| asked > most) {
+                let message = format!(
+                    "must be from 1 to {most}, the most that the head {:?} gives",
+                    manifest.name
+                );
+                let error = Error::invalid(field, message);
+                return Err(error.with("value", asked).with("limit", most));
             }
-            Task::Segmentation | Task::Embedding | Task::Tensor => continue,
-        };
-        if let Some(asked) = asked.filter(|&asked| asked > most) {
-            let message = format!(
-                "must be from 1 to {most}, the most that the head {:?} gives",
-                manifest.name
-            );
-            let error = Error::invalid(field, message);
-            return Err(error.with("value", asked).with("limit", most));
         }
     }
     Ok(())
@@ -172,6 +171,7 @@ pub(super) fn head_result(
             Outcome::Detection(found) => Answer::Detection(detections(found, head, format)?),
             Outcome::Segmentation(found) => Answer::Segmentation(label_map(found, head)?),
             Outcome::Classification(top) => Answer::Classification(classification(&top, head)),
+            Outcome::Keypoints(found) => Answer::Keypoints(keypoints(found, head)),
             Outcome::Tensors(row) => Answer::Tensor(proto::TensorResult {
                 outputs: row.tensors().map(tensor).collect(),
             }),
@@ -260,6 +260,23 @@ pub(super) fn classification(top: &[ScoredLabel], head: &Head) -> proto::Classif
         .collect();
     let frames = u32::try_from(head.manifest.frames()).unwrap_or(u32::MAX);
     proto::ClassificationResult { top, frames }
+}
+
+fn keypoints(Poses(found): Poses, head: &Head) -> proto::KeypointResult {
+    let keypoint = |Point { x, y, score }: Point| proto::Keypoint { x, y, score };
+    let pose = |Pose { score, points }: Pose| proto::Pose {
+        score,
+        keypoints: points.into_iter().map(keypoint).collect(),
+    };
+    let manifest = &head.manifest;
+    let bones = manifest.postprocess.keypoints.skeleton.iter().flatten();
+    proto::KeypointResult {
+        poses: found.into_iter().map(pose).collect(),
+        labels: manifest.labels.clone(),
+        skeleton: bones
+            .map(|&[first, second]| proto::Bone { first, second })
+            .collect(),
+    }
 }
 
 pub(super) fn tensor(row: TensorRow<'_>) -> proto::Tensor {
@@ -363,7 +380,9 @@ pub(super) fn head(manifest: &HeadManifest) -> proto::Head {
         Task::Classification => proto::HeadTask::Classification,
         Task::Embedding => proto::HeadTask::Embedding,
         Task::Tensor => proto::HeadTask::Tensor,
+        Task::Keypoints => proto::HeadTask::Keypoints,
     };
+    let asks = manifest.task.spec().asks;
     proto::Head {
         name: manifest.name.clone(),
         version: manifest.version.clone(),
@@ -377,16 +396,16 @@ pub(super) fn head(manifest: &HeadManifest) -> proto::Head {
         metrics: manifest.metrics.clone().into_iter().collect(),
         frame_stride: manifest
             .postprocess
+            .action
             .frame_stride
             .and_then(|stride| u32::try_from(stride).ok()),
-        detection: (manifest.task == Task::Detection).then(|| detection_settings(manifest)),
-        classification: matches!(manifest.task, Task::Action | Task::Classification)
-            .then(|| classification_settings(manifest)),
+        detection: (asks.contains(&Ask::MaxDetections)).then(|| detection_settings(manifest)),
+        classification: (asks.contains(&Ask::TopK)).then(|| classification_settings(manifest)),
     }
 }
 
 fn detection_settings(manifest: &HeadManifest) -> proto::DetectionSettings {
-    let post = &manifest.postprocess;
+    let post = &manifest.postprocess.detection;
     proto::DetectionSettings {
         score_threshold: post.score_threshold(),
         max_detections: u32::try_from(post.max_detections()).unwrap_or(u32::MAX),
@@ -399,7 +418,8 @@ fn detection_settings(manifest: &HeadManifest) -> proto::DetectionSettings {
 fn classification_settings(manifest: &HeadManifest) -> proto::ClassificationSettings {
     let labels = manifest.labels.len();
     proto::ClassificationSettings {
-        top_k: u32::try_from(manifest.postprocess.top_k().min(labels)).unwrap_or(u32::MAX),
+        top_k: u32::try_from(manifest.postprocess.classification.top_k().min(labels))
+            .unwrap_or(u32::MAX),
         max_top_k: u32::try_from(labels).unwrap_or(u32::MAX),
     }
 }

@@ -1,13 +1,187 @@
-//! Boxes and instance masks.
+//! Detection: boxes, with or without instance masks.
 
 use ndarray::{ArrayView1, ArrayView2, ArrayView3, Axis};
+use schemars::JsonSchema;
+use serde::Deserialize;
 
 use super::{
-    MaskKind, Problem, Rle, TaskError,
+    Found, MaskKind, Options, Postprocess, Problem, Rle, TaskError,
     error::{check_finite, check_probabilities},
     paste::paste,
+    spec::{Ask, Call, Key, Output, Set, Spec},
 };
 use crate::media::Geometry;
+
+/// Boxes, with or without instance masks.
+pub(super) const SPEC: Spec = Spec {
+    name: "detection",
+    labelled: true,
+    // With masks first: which of the two holds is the manifest's to say.
+    outputs: &[&[BOXES, SCORES, INDICES, MASKS], &[BOXES, SCORES, INDICES]],
+    set: |post, _| usize::from(post.detection.mask.is_none()),
+    indices: Some(INDICES.name),
+    keys: &[
+        SCORE_THRESHOLD,
+        NMS_IOU,
+        MAX_DETECTIONS,
+        MASK,
+        MASK_THRESHOLD,
+    ],
+    asks: &[Ask::ScoreThreshold, Ask::MaxDetections],
+    run: |call| {
+        let params = params(call);
+        let outputs = outputs(call, params.mask.is_some())?;
+        let found = detect_while(&outputs, &params, call.geometry, call.labels, call.keep)?;
+        Ok(found.map(Found::Detection))
+    },
+    check: |call| outputs(call, call.post.detection.mask.is_some())?.check_all(call.labels),
+    size: |post, options, pixels| {
+        let results = most(post, options).max(1) as u64;
+        match post.detection.mask.is_some() && !options.omit_masks {
+            true => results * pixels,
+            false => results,
+        }
+    },
+    bytes: |post, options, _, _| Some(most(post, options) as u64 * DETECTION_BYTES),
+    ..Spec::PLAIN
+};
+
+const BOXES: Output = Output {
+    name: "boxes",
+    element: "float32",
+    shape: &["K", "4"],
+    values: "left, top, right, bottom in pixels of the input; finite",
+    when: "",
+};
+const SCORES: Output = Output {
+    name: "scores",
+    element: "float32",
+    shape: &["K"],
+    values: "probabilities, 0 to 1; a row of score 0 only fills up, and its box and label mean nothing",
+    when: "",
+};
+const INDICES: Output = Output {
+    name: "labels",
+    element: "int64",
+    shape: &["K"],
+    values: "indices into the manifest's labels",
+    when: "",
+};
+const MASKS: Output = Output {
+    name: "masks",
+    element: "float32",
+    shape: &["K", "h", "w"],
+    values: "probabilities, 0 to 1, on a grid over what `postprocess.mask` says",
+    when: ", where `postprocess.mask` is set",
+};
+
+/// Bytes of a detection without its mask, the size of which is known when it is made.
+const DETECTION_BYTES: u64 = 128;
+
+/// The manifest's keys.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
+pub struct Keys {
+    /// Least score of a detection or pose. A caller may ask for another.
+    pub score_threshold: Option<f32>,
+    /// Of two boxes of one label whose intersection is more than this share of their union, the one with the lower score
+    /// goes. Unset: the graph has seen to it, and all boxes stay.
+    pub nms_iou: Option<f32>,
+    /// Most detections or poses in an answer. A caller may ask for fewer.
+    pub max_detections: Option<usize>,
+    /// What the grid of an instance mask covers. Unset: the head has no masks.
+    pub mask: Option<MaskKind>,
+    /// Least probability of a pixel that belongs to an instance mask.
+    pub mask_threshold: Option<f32>,
+}
+
+impl Keys {
+    const DEFAULT_MAX_DETECTIONS: usize = 100;
+    const DEFAULT_MASK_THRESHOLD: f32 = 0.5;
+
+    /// Least score of a detection.
+    #[must_use]
+    pub fn score_threshold(&self) -> f32 {
+        self.score_threshold.unwrap_or(0.0)
+    }
+
+    /// Most detections in an answer.
+    #[must_use]
+    pub fn max_detections(&self) -> usize {
+        self.max_detections.unwrap_or(Self::DEFAULT_MAX_DETECTIONS)
+    }
+
+    /// Least probability of a mask's pixel.
+    #[must_use]
+    pub fn mask_threshold(&self) -> f32 {
+        self.mask_threshold.unwrap_or(Self::DEFAULT_MASK_THRESHOLD)
+    }
+}
+
+pub(super) const SCORE_THRESHOLD: Key = Key {
+    name: "score_threshold",
+    range: Some(0.0..=1.0),
+    default: Some(0.0),
+    required: false,
+    get: |post| post.detection.score_threshold.map(Set::Fraction),
+};
+const NMS_IOU: Key = Key {
+    name: "nms_iou",
+    range: Some(0.0..=1.0),
+    default: None,
+    required: false,
+    get: |post| post.detection.nms_iou.map(Set::Fraction),
+};
+pub(super) const MAX_DETECTIONS: Key = Key {
+    name: "max_detections",
+    range: Some(1.0..=10_000.0),
+    default: Some(Keys::DEFAULT_MAX_DETECTIONS as f64),
+    required: false,
+    get: |post| post.detection.max_detections.map(Set::Count),
+};
+const MASK: Key = Key {
+    name: "mask",
+    range: None,
+    default: None,
+    required: false,
+    get: |post| post.detection.mask.map(|_| Set::Other),
+};
+const MASK_THRESHOLD: Key = Key {
+    name: "mask_threshold",
+    range: Some(0.0..=1.0),
+    default: Some(Keys::DEFAULT_MASK_THRESHOLD as f64),
+    required: false,
+    get: |post| post.detection.mask_threshold.map(Set::Fraction),
+};
+
+/// Most detections in an answer. Who lets the call in has held what is asked for to the manifest's maximum.
+fn most(post: &Postprocess, options: &Options) -> usize {
+    let most = post.detection.max_detections();
+    options.max_detections.map_or(most, |asked| asked.min(most))
+}
+
+fn params(call: &Call<'_>) -> DetectionParams {
+    let (keys, options) = (&call.post.detection, call.options);
+    let threshold = options.score_threshold;
+    DetectionParams {
+        score_threshold: threshold.unwrap_or_else(|| keys.score_threshold()),
+        nms_iou: keys.nms_iou,
+        max_detections: most(call.post, options),
+        mask: keys.mask.filter(|_| !options.omit_masks),
+        mask_threshold: keys.mask_threshold(),
+    }
+}
+
+fn outputs<'a>(call: &Call<'a>, masks: bool) -> Result<DetectionOutputs<'a>, TaskError> {
+    Ok(DetectionOutputs {
+        boxes: call.f32(BOXES.name)?,
+        scores: call.f32(SCORES.name)?,
+        labels: call.i64(INDICES.name)?,
+        masks: match masks {
+            true => Some(call.f32(MASKS.name)?),
+            false => None,
+        },
+    })
+}
 
 /// How a detection head's outputs become detections.
 #[derive(Debug, Clone, Copy)]
@@ -229,167 +403,4 @@ fn iou(a: &[f32; 4], b: &[f32; 4]) -> f64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use ndarray::{Array1, Array2};
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::media::{Filter, Preprocess, ResizeMode, geometry};
-
-    fn preprocess(mode: ResizeMode) -> Preprocess {
-        Preprocess {
-            mode,
-            filter: Filter::Bilinear,
-            pad: 0,
-            height: 40,
-            width: 56,
-        }
-    }
-
-    /// What a head gives: boxes by corner and extent, a few of which are inside out; scores with ties; three labels.
-    type Row = ((f32, f32), (f32, f32), u8, i64);
-
-    fn rows() -> impl Strategy<Value = Vec<Row>> {
-        let corner = (-30.0..60.0_f32, -30.0..60.0_f32);
-        let extent = (-2.0..50.0_f32, -2.0..50.0_f32);
-        proptest::collection::vec((corner, extent, 0..20_u8, 0..3_i64), 0..40)
-    }
-
-    struct Given {
-        boxes: Array2<f32>,
-        scores: Array1<f32>,
-        labels: Array1<i64>,
-    }
-
-    impl Given {
-        fn new(rows: &[Row]) -> Self {
-            let sides = rows
-                .iter()
-                .flat_map(|((x, y), (w, h), ..)| [*x, *y, x + w, y + h]);
-            Self {
-                boxes: Array2::from_shape_vec((rows.len(), 4), sides.collect()).expect("4 sides"),
-                scores: rows.iter().map(|row| f32::from(row.2) / 20.0).collect(),
-                labels: rows.iter().map(|row| row.3).collect(),
-            }
-        }
-
-        fn detect(
-            &self,
-            threshold: f32,
-            nms_iou: Option<f32>,
-            most: usize,
-            place: &Geometry,
-        ) -> Vec<Detection> {
-            let outputs = DetectionOutputs {
-                boxes: self.boxes.view(),
-                scores: self.scores.view(),
-                labels: self.labels.view(),
-                masks: None,
-            };
-            let params = DetectionParams {
-                score_threshold: threshold,
-                nms_iou,
-                max_detections: most,
-                mask: None,
-                mask_threshold: 0.5,
-            };
-            detect(&outputs, &params, place, 3).expect("the outputs keep the contract")
-        }
-    }
-
-    fn overlap(a: &Detection, b: &Detection) -> f64 {
-        let corner = |d: &Detection, low: usize| f64::from(d.bbox[low]);
-        let along = |low: usize| {
-            let end = corner(a, low + 2).min(corner(b, low + 2));
-            (end - corner(a, low).max(corner(b, low))).max(0.0)
-        };
-        let area = |d: &Detection| (corner(d, 2) - corner(d, 0)) * (corner(d, 3) - corner(d, 1));
-        let both = along(0) * along(1);
-        both / (area(a) + area(b) - both)
-    }
-
-    proptest! {
-        /// By what a caller can see: of all that the picture shows, exactly what a better one does not stand for is left
-        /// out.
-        #[test]
-        fn answers_are_the_best_that_the_picture_shows(
-            rows in rows(),
-            (width, height) in (1..90_u32, 1..90_u32),
-            mode in prop_oneof![Just(ResizeMode::Letterbox), Just(ResizeMode::Stretch), Just(ResizeMode::CenterCrop { fraction: 0.8 })],
-            threshold in 0.0..0.6_f32,
-            nms_iou in 0.0..1.0_f32,
-        ) {
-            let place = geometry(width, height, &preprocess(mode));
-            let given = Given::new(&rows);
-            let shown = given.detect(threshold, None, usize::MAX, &place);
-            let found = given.detect(threshold, Some(nms_iou), usize::MAX, &place);
-            let most = [width as f32, height as f32];
-            for d in &shown {
-                prop_assert!(d.score >= threshold && d.score > 0.0);
-                prop_assert!(0.0 <= d.bbox[0] && d.bbox[0] < d.bbox[2] && d.bbox[2] <= most[0]);
-                prop_assert!(0.0 <= d.bbox[1] && d.bbox[1] < d.bbox[3] && d.bbox[3] <= most[1]);
-            }
-            prop_assert!(shown.is_sorted_by(|a, b| a.score >= b.score));
-            // Greedily, from what is shown alone.
-            let mut expected: Vec<Detection> = Vec::new();
-            for d in shown {
-                let rival = |better: &Detection| better.label == d.label && overlap(better, &d) > f64::from(nms_iou);
-                if !expected.iter().any(rival) {
-                    expected.push(d);
-                }
-            }
-            prop_assert_eq!(&found, &expected);
-            for most in [1, 2, 5, 11] {
-                let fewer = given.detect(threshold, Some(nms_iou), most, &place);
-                prop_assert_eq!(&fewer[..], &found[..most.min(found.len())]);
-            }
-        }
-    }
-
-    #[test]
-    fn what_breaks_the_contract_is_named() {
-        let place = geometry(56, 40, &preprocess(ResizeMode::Stretch));
-        let complaint = |change: fn(&mut Given)| {
-            let mut given = Given::new(&[
-                ((1.0, 1.0), (9.0, 9.0), 10, 2),
-                ((0.0, 0.0), (1.0, 1.0), 0, 0),
-            ]);
-            change(&mut given);
-            let outputs = DetectionOutputs {
-                boxes: given.boxes.view(),
-                scores: given.scores.view(),
-                labels: given.labels.view(),
-                masks: None,
-            };
-            let params = DetectionParams {
-                score_threshold: 0.9,
-                nms_iou: None,
-                max_detections: 1,
-                mask: None,
-                mask_threshold: 0.5,
-            };
-            detect(&outputs, &params, &place, 3)
-                .map_or_else(|error| error.to_string(), |_| String::new())
-        };
-        assert_eq!(complaint(|_| {}), "");
-        assert_eq!(
-            complaint(|given| given.scores[1] = 1.5),
-            "scores: holds 1.5, but must be probabilities, from 0 to 1"
-        );
-        assert_eq!(
-            complaint(|given| given.scores[1] = f32::NAN),
-            "scores: holds NaN, but must be probabilities, from 0 to 1"
-        );
-        assert_eq!(
-            complaint(|given| given.boxes[[0, 3]] = f32::INFINITY),
-            "boxes: holds a value that is not finite"
-        );
-        assert_eq!(
-            complaint(|given| given.labels[0] = 3),
-            "labels: holds the label 3, but the manifest has 3 labels, numbered from 0"
-        );
-        // A row of score 0 fills up: whatever it says, it says nothing.
-        assert_eq!(complaint(|given| given.labels[1] = -1), "");
-        assert_eq!(complaint(|given| given.boxes[[1, 0]] = f32::NAN), "");
-    }
-}
+mod tests;

@@ -23,6 +23,9 @@ pub enum Problem {
         /// What there is.
         actual: Vec<usize>,
     },
+    /// There is none of this name and type.
+    #[error("is missing or of another type")]
+    Missing,
     /// A NaN or an infinity.
     #[error("holds a value that is not finite")]
     NotFinite,

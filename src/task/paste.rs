@@ -2,12 +2,15 @@
 
 use multiversion::multiversion;
 use ndarray::ArrayView2;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use super::Rle;
 use crate::media::Geometry;
 
 /// What an instance mask's grid covers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
 pub enum MaskKind {
     /// The whole input image.
     Image,

@@ -139,16 +139,14 @@ impl Rle {
     /// Where the runs of ones lie, column by column, moved ahead by so many pixels.
     fn spans(&self, ahead: i64) -> impl Iterator<Item = std::ops::Range<i64>> {
         let mut at = ahead;
-        let runs = self
-            .counts
+        self.counts
             .iter()
             .enumerate()
             .filter_map(move |(index, &count)| {
                 let start = at;
                 at = at.saturating_add(i64::from(count));
                 (index % 2 == 1).then_some(start..at)
-            });
-        runs
+            })
     }
 
     /// The pixels row by row.

@@ -1,11 +1,59 @@
-//! Label maps at the original image's size.
+//! Segmentation: a label for each pixel, at the original image's size.
 
 use std::{collections::BTreeMap, ops::Range};
 
 use ndarray::{ArrayView2, ArrayView3};
 
-use super::{Problem, Rle, TaskError, error::check_finite};
+use super::{
+    Found, Problem, Rle, TaskError,
+    error::check_finite,
+    spec::{Call, LABELS, Output, Spec},
+};
 use crate::media::{self, Geometry, MediaError, Region};
+
+/// A label for each pixel.
+pub(super) const SPEC: Spec = Spec {
+    name: "segmentation",
+    labelled: true,
+    outputs: &[&[MAP], &[DENSE]],
+    // A graph that takes the highest logit itself needs not give the logits.
+    set: |_, names| usize::from(!names.contains(&MAP.name)),
+    indices: Some(MAP.name),
+    by_pixel: true,
+    run: |call| label_map(call).map(|map| Some(Found::LabelMap(map))),
+    check: |call| label_map(call).map(|_| ()),
+    size: |_, _, pixels| pixels,
+    bytes: |_, options, labels, pixels| {
+        let wide = labels > LabelMap::NARROW_LABELS;
+        Some(options.label_map.bytes(pixels, wide) + labels as u64 * SEGMENT_BYTES)
+    },
+    ..Spec::PLAIN
+};
+
+const MAP: Output = Output {
+    name: "label_map",
+    element: "int64",
+    shape: &["h", "w"],
+    values: "indices into the manifest's labels, on a grid over the whole input",
+    when: ", or",
+};
+const DENSE: Output = Output {
+    name: "logits",
+    element: "float32",
+    shape: &[LABELS, "h", "w"],
+    values: "finite, on a grid over the whole input; the highest of a pixel is its label",
+    when: ", where there is no other",
+};
+
+/// Bytes of a label that occurs.
+const SEGMENT_BYTES: u64 = 128;
+
+fn label_map(call: &Call<'_>) -> Result<LabelMap, TaskError> {
+    match call.tensors.has(MAP.name) {
+        true => segment_labels(call.i64(MAP.name)?, call.geometry, call.labels),
+        false => segment_logits(call.f32(DENSE.name)?, call.geometry),
+    }
+}
 
 /// Columns of a label map that are looked at together.
 const STRIP: usize = 32;

@@ -226,7 +226,7 @@ async fn more_than_a_head_gives_is_refused_with_the_bound() {
         let head = server.engine.head(name).unwrap();
         let manifest = &head.manifest;
         match name {
-            "objects" => u32::try_from(manifest.postprocess.max_detections()).unwrap(),
+            "objects" => u32::try_from(manifest.postprocess.detection.max_detections()).unwrap(),
             _ => u32::try_from(manifest.labels.len()).unwrap(),
         }
     };

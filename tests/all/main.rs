@@ -26,6 +26,7 @@ mod foreign;
 mod forms;
 mod geometry;
 mod health;
+mod keypoints;
 mod layers;
 mod library;
 mod lifecycle;

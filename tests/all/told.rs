@@ -74,17 +74,20 @@ async fn heads_tell_what_a_call_may_leave_out_and_come_in_pages() {
         let detects = head.task() == proto::HeadTask::Detection;
         assert_eq!(head.detection.is_some(), detects, "{head:?}");
         if let Some(told) = &head.detection {
-            assert_eq!(told.score_threshold, post.score_threshold());
-            assert_eq!(told.max_detections as usize, post.max_detections());
+            assert_eq!(told.score_threshold, post.detection.score_threshold());
+            assert_eq!(
+                told.max_detections as usize,
+                post.detection.max_detections()
+            );
             assert_eq!(
                 (told.nms_iou, told.has_masks),
-                (post.nms_iou, post.mask.is_some())
+                (post.detection.nms_iou, post.detection.mask.is_some())
             );
-            assert_eq!(told.mask_threshold, Some(post.mask_threshold()));
+            assert_eq!(told.mask_threshold, Some(post.detection.mask_threshold()));
         }
         if let Some(told) = &head.classification {
             let told = (told.top_k as usize, told.max_top_k as usize);
-            assert_eq!(told, (post.top_k().min(labels), labels));
+            assert_eq!(told, (post.classification.top_k().min(labels), labels));
         }
     }
     assert!(heads.iter().any(|head| head.detection.is_some()));

@@ -12,7 +12,7 @@ use crate::{
     backend::{FeatureRow, HeadRow, TensorRow},
     engine::{Analysis, Head, Labels, Outcome},
     error::{Error, Kind, Result},
-    task::{Detection, LabelMap, Rle, ScoredLabel},
+    task::{Detection, LabelMap, Pose, Rle, ScoredLabel},
 };
 
 /// What the outputs depend on beside the results.
@@ -54,6 +54,7 @@ enum Rows {
     Detection(Vec<Vec<Detection>>),
     Segmentation(Vec<Labels>),
     Classification(Vec<Vec<ScoredLabel>>),
+    Keypoints(Vec<Vec<Pose>>),
     Tensors(Vec<HeadRow>),
     Features(Vec<FeatureRow>),
 }
@@ -78,6 +79,7 @@ impl Batch<'_> {
                 Some(Outcome::Detection(_)) => Rows::Detection(Vec::new()),
                 Some(Outcome::Segmentation(_)) => Rows::Segmentation(Vec::new()),
                 Some(Outcome::Classification(_)) => Rows::Classification(Vec::new()),
+                Some(Outcome::Keypoints(_)) => Rows::Keypoints(Vec::new()),
                 Some(Outcome::Tensors(_) | Outcome::Sent) => Rows::Tensors(Vec::new()),
                 None => Rows::Features(Vec::new()),
             };
@@ -88,6 +90,7 @@ impl Batch<'_> {
                 rows.push(map.labels)
             }
             (Rows::Classification(rows), Some(Outcome::Classification(top)), _) => rows.push(top),
+            (Rows::Keypoints(rows), Some(Outcome::Keypoints(poses)), _) => rows.push(poses.0),
             (Rows::Tensors(rows), Some(Outcome::Tensors(row)), _) => rows.push(row),
             (Rows::Features(rows), None, Some(row)) => rows.push(row),
             _ => {
@@ -105,6 +108,7 @@ impl Batch<'_> {
             Rows::Detection(rows) => self.detections(name, rows),
             Rows::Segmentation(rows) => self.label_maps(name, rows),
             Rows::Classification(rows) => self.probabilities(wanted, rows),
+            Rows::Keypoints(rows) => self.poses(name, rows),
             Rows::Tensors(rows) => self.stack(name, rows.iter().map(|row| row.tensor(name))),
             Rows::Features(rows) => {
                 let maps = rows
@@ -228,6 +232,42 @@ impl Batch<'_> {
                 }
                 let shape = vec![rows.len(), most, height, width];
                 array(name, Datatype::Uint8, shape, Data::Dense(data))
+            }
+            _ => return Err(missing(name)),
+        })
+    }
+
+    /// `[N, K]` and more: rows of fewer than K poses are filled up with zeros.
+    fn poses(&self, name: &str, rows: &[Vec<Pose>]) -> Result<Array> {
+        let most = rows.iter().map(Vec::len).max().unwrap_or(0);
+        let labels = self.head.as_ref().map(|head| head.manifest.labels.len());
+        let points = labels.unwrap_or(0);
+        let slots = rows.iter().flat_map(|row| {
+            let found = row.iter().map(Some);
+            found.chain(std::iter::repeat(None)).take(most)
+        });
+        Ok(match name {
+            "num_detections" => {
+                let counts = rows.iter().map(|row| row.len() as i32);
+                let data = dense(counts.map(i32::to_le_bytes));
+                array(name, Datatype::Int32, vec![rows.len()], data)
+            }
+            "keypoints" => {
+                let count = (rows.len() * most).checked_mul(points * 3 * size_of::<f32>());
+                self.check_size(name, count)?;
+                let values = slots.flat_map(|slot| {
+                    let found = slot.into_iter().flat_map(|pose| &pose.points);
+                    let values = found.flat_map(|point| [point.x, point.y, point.score]);
+                    values.chain(std::iter::repeat(0.0)).take(points * 3)
+                });
+                let data = dense(values.map(f32::to_le_bytes));
+                let shape = vec![rows.len(), most, points, 3];
+                array(name, Datatype::Fp32, shape, data)
+            }
+            "scores" => {
+                let scores = slots.map(|slot| slot.map_or(0.0, |pose| pose.score));
+                let data = dense(scores.map(f32::to_le_bytes));
+                array(name, Datatype::Fp32, vec![rows.len(), most], data)
             }
             _ => return Err(missing(name)),
         })

@@ -81,7 +81,7 @@ impl Model {
     }
 
     fn clip(&self) -> bool {
-        self.task() == Some(Task::Action)
+        self.task().is_some_and(|task| task.spec().clip)
     }
 
     /// Name of its input.
@@ -232,7 +232,7 @@ impl Inference {
         let manifest = &head.manifest;
         let top_k = options
             .top_k
-            .unwrap_or_else(|| manifest.postprocess.top_k());
+            .unwrap_or_else(|| manifest.postprocess.classification.top_k());
         options.top_k = Some(manifest.labels.len());
         // One or the other, where only one is asked for.
         if wants("label_map_png") && !wants("label_map") {

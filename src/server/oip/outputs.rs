@@ -74,7 +74,7 @@ pub(super) fn outputs(model: &Model, engine: &Engine) -> Vec<Output> {
                 output("labels", Int64, &[-1, -1], true),
                 output("label_names", Bytes, &[-1, -1], true),
             ];
-            if head.manifest.postprocess.mask.is_some() {
+            if head.manifest.postprocess.detection.mask.is_some() {
                 outputs.push(output("masks", Bytes, &[-1, -1], true));
                 outputs.push(output("masks_dense", Uint8, &[-1, -1, -1, -1], false));
             }
@@ -90,6 +90,14 @@ pub(super) fn outputs(model: &Model, engine: &Engine) -> Vec<Output> {
                 output("probabilities", Fp32, &[-1, classes], true),
                 output("labels", Int64, &[-1, -1], true),
                 output("label_names", Bytes, &[-1, -1], true),
+            ]
+        }
+        Task::Keypoints => {
+            let points = dimension(head.manifest.labels.len());
+            vec![
+                output("num_detections", Int32, &[-1], true),
+                output("keypoints", Fp32, &[-1, -1, points, 3], true),
+                output("scores", Fp32, &[-1, -1], true),
             ]
         }
         Task::Embedding | Task::Tensor => head.outputs().iter().map(of_spec).collect(),

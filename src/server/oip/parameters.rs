@@ -7,8 +7,8 @@ use crate::{
     engine::{Options, Priority},
     error::{Error, Result},
     proto::inference::{InferParameter, infer_parameter::ParameterChoice},
-    repository::Task,
     server::{MAX_DETECTIONS, MAX_TOP_K},
+    task::Ask,
 };
 
 /// What a call's parameters ask for.
@@ -30,7 +30,8 @@ impl Parameters {
     /// One that is unknown, of another type, out of range or without meaning for the model.
     pub(super) fn read(from: &HashMap<String, InferParameter>, model: &Model) -> Result<Self> {
         let mut out = Self::default();
-        let task = model.task();
+        let asks = model.task().map(|task| task.spec().asks);
+        let may = |ask: Ask| asks.is_some_and(|asks| asks.contains(&ask));
         // In the order of names: which of several errors is told does not change from call to call.
         let mut names: Vec<_> = from.keys().collect();
         names.sort();
@@ -40,23 +41,23 @@ impl Parameters {
                 choice: from.get(name).and_then(|p| p.parameter_choice.as_ref()),
                 field: &field,
             };
-            match (name.as_str(), task) {
-                ("priority", _) => out.priority = value.priority()?,
-                ("timeout", _) => out.timeout = value.timeout()?,
-                ("score_threshold", Some(Task::Detection)) => {
+            match name.as_str() {
+                "priority" => out.priority = value.priority()?,
+                "timeout" => out.timeout = value.timeout()?,
+                "score_threshold" if may(Ask::ScoreThreshold) => {
                     out.options.score_threshold = Some(value.fraction()?);
                 }
-                ("max_detections", Some(Task::Detection)) => {
+                "max_detections" if may(Ask::MaxDetections) => {
                     out.options.max_detections = Some(value.count(MAX_DETECTIONS)? as usize);
                 }
-                ("top_k", Some(Task::Action | Task::Classification)) => {
+                "top_k" if may(Ask::TopK) => {
                     out.options.top_k = Some(value.count(MAX_TOP_K)? as usize);
                 }
-                ("height", None) => out.height = Some(value.count(8192)?),
-                ("width", None) => out.width = Some(value.count(8192)?),
+                "height" if asks.is_none() => out.height = Some(value.count(8192)?),
+                "width" if asks.is_none() => out.width = Some(value.count(8192)?),
                 // Clients set these unasked: one is for the protocol's HTTP side, one for answers in several parts.
-                ("binary_data_output" | "triton_enable_empty_final_response", _) => {}
-                ("score_threshold" | "max_detections" | "top_k" | "height" | "width", _) => {
+                "binary_data_output" | "triton_enable_empty_final_response" => {}
+                "score_threshold" | "max_detections" | "top_k" | "height" | "width" => {
                     let message = format!("has no meaning for {}", model.kind());
                     return Err(Error::invalid(field, message));
                 }

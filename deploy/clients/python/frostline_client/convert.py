@@ -10,7 +10,17 @@ from frostline.v1 import model_pb2, types_pb2, vision_pb2
 
 from . import results
 from .errors import FrostlineError
-from .results import Analysis, Classification, Detections, Features, HeadFailure, HeadResult, Segmentation, Tensors
+from .results import (
+    Analysis,
+    Classification,
+    Detections,
+    Features,
+    HeadFailure,
+    HeadResult,
+    Poses,
+    Segmentation,
+    Tensors,
+)
 
 
 @dataclass(frozen=True)
@@ -82,6 +92,15 @@ def _classification(
     return Classification(of.head, of.version, top, result.frames, made, about.request_id, about.image)
 
 
+def _poses(of: Any, result: types_pb2.KeypointResult, made: results.Provenance, about: About) -> Poses:
+    def pose(one: types_pb2.Pose) -> results.Pose:
+        named = zip(one.keypoints, result.labels)
+        return results.Pose(one.score, tuple(results.Keypoint(p.x, p.y, p.score, label) for p, label in named))
+
+    bones = tuple((bone.first, bone.second) for bone in result.skeleton)
+    return Poses(of.head, of.version, tuple(map(pose, result.poses)), bones, made, about.request_id, about.image)
+
+
 def detections(answer: vision_pb2.DetectResponse, about: About) -> Detections:
     return _detections(answer, answer.result, _provenance(answer.provenance), about)
 
@@ -109,6 +128,8 @@ def analysis(answer: vision_pb2.AnalyzeResponse, about: About) -> Analysis:
             return _segmentation(result, result.segmentation, made, about)
         if kind == "classification":
             return _classification(result, result.classification, made, about)
+        if kind == "keypoints":
+            return _poses(result, result.keypoints, made, about)
         if kind == "tensor":
             return Tensors(result.head, result.version, _tensors(result.tensor.outputs), made, about.request_id)
         if kind == "error":

@@ -35,6 +35,8 @@ def draw(drawn: Any, picture: Image.Image, *, masks: bool, labels: bool) -> Imag
         canvas.label_map(answer, masks)
     for found in boxes:
         canvas.detections(found, masks)
+    for poses in (part for part in many if isinstance(part, results.Poses)):
+        canvas.poses(poses)
     if labels:
         # Names lie above all else; those of boxes choose their places first.
         for found in boxes:
@@ -105,6 +107,21 @@ class Canvas:
         for one in reversed(found):
             self._inside(one.box)
             pen.rectangle(one.box, outline=color(one.class_index), width=self.line)
+
+    def poses(self, found: results.Poses) -> None:
+        """Bones and points, a color for each pose, the best on top."""
+        pen = need("PIL.ImageDraw", "draw").Draw(self.picture)
+        radius = self.line * 1.5
+        for index in reversed(range(len(found))):
+            tint, points = color(index), found[index].keypoints
+            for pair in found.skeleton:
+                ends = [points[end] for end in pair if end < len(points) and points[end].score > 0]
+                if len(ends) == 2:
+                    pen.line([(end.x, end.y) for end in ends], fill=tint, width=self.line)
+            for point in points:
+                if point.score > 0:
+                    place = (point.x - radius, point.y - radius, point.x + radius, point.y + radius)
+                    pen.ellipse(place, fill=tint, outline="white")
 
     def name_boxes(self, found: results.Detections) -> None:
         """The name and score of each box, the best first."""

@@ -260,6 +260,83 @@ class Classification(_Answer):
         return tables.top(self)
 
 
+@dataclass(frozen=True)
+class Keypoint:
+    """A named point of a body."""
+
+    x: float
+    """In the original image's pixels; it may lie outside of the image."""
+    y: float
+    score: float
+    """0 for a point that was not found, which is given at 0, 0."""
+    label: str
+
+
+@dataclass(frozen=True, repr=False)
+class Pose:
+    """One body."""
+
+    score: float
+    """Mean of its points' scores."""
+    keypoints: tuple[Keypoint, ...]
+    """One for each of the head's labels, in their order."""
+
+    def __getitem__(self, label: str) -> Keypoint:
+        for point in self.keypoints:
+            if point.label == label:
+                return point
+        raise KeyError(f"no point {label!r}; there are {', '.join(point.label for point in self.keypoints)}")
+
+    def __repr__(self) -> str:
+        seen = sum(point.score > 0 for point in self.keypoints)
+        return f"<Pose {self.score:.2f}, {seen} of {len(self.keypoints)} points>"
+
+
+@dataclass(frozen=True, repr=False)
+class Poses(_Answer, Sequence[Pose]):
+    """Answer of a keypoints head, highest score first: a sequence of poses."""
+
+    head: str
+    version: str
+    poses: tuple[Pose, ...]
+    skeleton: tuple[tuple[int, int], ...]
+    """Pairs of points, by index, that are joined in pictures."""
+    provenance: Provenance = field(compare=False)
+    request_id: str = field(default="", compare=False)
+    image: Any = field(default=None, compare=False)
+
+    def __len__(self) -> int:
+        return len(self.poses)
+
+    def __iter__(self) -> Iterator[Pose]:
+        return iter(self.poses)
+
+    @overload
+    def __getitem__(self, index: int) -> Pose: ...
+    @overload
+    def __getitem__(self, index: slice) -> Poses: ...
+    def __getitem__(self, index: int | slice) -> Pose | Poses:
+        if isinstance(index, slice):
+            part = self.poses[index]
+            return Poses(
+                self.head, self.version, part, self.skeleton, self.provenance, self.request_id, self.image
+            )
+        return self.poses[index]
+
+    def array(self) -> npt.NDArray[np.float32]:
+        """x, y and score of every point, float32 [poses, points, 3]."""
+        numpy = need("numpy", "poses as an array")
+        rows = [[(p.x, p.y, p.score) for p in pose.keypoints] for pose in self.poses]
+        points = len(self.poses[0].keypoints) if self.poses else 0
+        return numpy.array(rows, numpy.float32).reshape(len(self.poses), points, 3)  # type: ignore[no-any-return]
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A row for each point of each pose."""
+        from . import tables
+
+        return tables.poses(self)
+
+
 @dataclass(frozen=True, repr=False)
 class Tensor:
     """A tensor as it came."""
@@ -335,7 +412,7 @@ class HeadFailure:
         )
 
 
-HeadResult = Union[Detections, Segmentation, Classification, Tensors, HeadFailure]
+HeadResult = Union[Detections, Segmentation, Classification, Poses, Tensors, HeadFailure]
 
 
 @dataclass(frozen=True, repr=False)
@@ -376,6 +453,10 @@ class Analysis(_Answer):
     def classification(self, head: str = "") -> Classification:
         """The answer of an action or classification head, likewise."""
         return self._of(Classification, head)
+
+    def poses(self, head: str = "") -> Poses:
+        """The answer of a keypoints head, likewise."""
+        return self._of(Poses, head)
 
     def tensors(self, head: str = "") -> Tensors:
         """The answer of a tensor or embedding head, likewise."""
@@ -441,7 +522,7 @@ class Head:
     name: str
     version: str
     task: str
-    """detection, segmentation, action, classification, embedding or tensor."""
+    """detection, segmentation, action, classification, embedding, tensor or keypoints."""
     labels: tuple[str, ...]
     frames: int
     """Frames that it reads; 1 for an image."""

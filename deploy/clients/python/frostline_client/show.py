@@ -95,6 +95,9 @@ def _told(answer: Any, most: int = 3) -> str:
     if isinstance(answer, results.Classification):
         names = [f"{s.label} {s.probability:.0%}" for s in answer.top[:most]]
         return f"{answer.head}{_listed(names, len(answer.top))}"
+    if isinstance(answer, results.Poses):
+        names = [f"{pose.score:.2f}" for pose in answer[:most]]
+        return f"{answer.head}: {len(answer)} poses{_listed(names, len(answer))}"
     if isinstance(answer, results.Analysis):
         return "; ".join(_told(result, 2) for result in answer.results.values()) or "no heads"
     if isinstance(answer, results.HeadFailure):
@@ -120,6 +123,12 @@ def _tables(answer: Any) -> list[tuple[list[str], list[list[str]]]]:
         return [(["label", "pixels"], [[s.label, str(s.pixels)] for s in answer.segments])]
     if isinstance(answer, results.Classification):
         return [(["label", "probability"], [[s.label, f"{s.probability:.3f}"] for s in answer.top])]
+    if isinstance(answer, results.Poses):
+        poses = [
+            [f"{pose.score:.3f}", ", ".join(f"{p.label} {p.x:.0f},{p.y:.0f}" for p in pose.keypoints if p.score > 0)]
+            for pose in answer
+        ]
+        return [(["score", "points"], poses)]
     if isinstance(answer, results.Analysis):
         return [table for result in answer.results.values() for table in _tables(result)]
     return []

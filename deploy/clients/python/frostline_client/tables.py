@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from .extras import need
 
 if TYPE_CHECKING:
-    from .results import Classification, Detections, Segmentation
+    from .results import Classification, Detections, Poses, Segmentation
 
 
 def _frame(answer: Any, rows: list[dict[str, Any]], columns: dict[str, str]) -> Any:
@@ -45,6 +45,16 @@ def segments(answer: Segmentation) -> Any:
 def top(answer: Classification) -> Any:
     rows = [{"label": s.label, "class_index": s.class_index, "probability": s.probability} for s in answer.top]
     return _frame(answer, rows, {"label": "str", "class_index": "int64", "probability": "float64"})
+
+
+def poses(found: Poses) -> Any:
+    rows = [
+        {"pose": index, "pose_score": pose.score, "label": p.label, "x": p.x, "y": p.y, "score": p.score}
+        for index, pose in enumerate(found)
+        for p in pose.keypoints
+    ]
+    floats = dict.fromkeys(("x", "y", "score"), "float64")
+    return _frame(found, rows, {"pose": "int64", "pose_score": "float64", "label": "str"} | floats)
 
 
 def supervision(found: Detections) -> Any:

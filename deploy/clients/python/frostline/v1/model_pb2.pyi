@@ -19,6 +19,7 @@ class HeadTask(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     HEAD_TASK_CLASSIFICATION: _ClassVar[HeadTask]
     HEAD_TASK_EMBEDDING: _ClassVar[HeadTask]
     HEAD_TASK_TENSOR: _ClassVar[HeadTask]
+    HEAD_TASK_KEYPOINTS: _ClassVar[HeadTask]
 
 class TensorLayout(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -47,6 +48,7 @@ HEAD_TASK_ACTION: HeadTask
 HEAD_TASK_CLASSIFICATION: HeadTask
 HEAD_TASK_EMBEDDING: HeadTask
 HEAD_TASK_TENSOR: HeadTask
+HEAD_TASK_KEYPOINTS: HeadTask
 TENSOR_LAYOUT_UNSPECIFIED: TensorLayout
 TENSOR_LAYOUT_NCHW: TensorLayout
 TENSOR_LAYOUT_NHWC: TensorLayout

@@ -257,6 +257,42 @@ class TensorResult(_message.Message):
     outputs: _containers.RepeatedCompositeFieldContainer[Tensor]
     def __init__(self, outputs: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ...) -> None: ...
 
+class Keypoint(_message.Message):
+    __slots__ = ("x", "y", "score")
+    X_FIELD_NUMBER: _ClassVar[int]
+    Y_FIELD_NUMBER: _ClassVar[int]
+    SCORE_FIELD_NUMBER: _ClassVar[int]
+    x: float
+    y: float
+    score: float
+    def __init__(self, x: _Optional[float] = ..., y: _Optional[float] = ..., score: _Optional[float] = ...) -> None: ...
+
+class Pose(_message.Message):
+    __slots__ = ("score", "keypoints")
+    SCORE_FIELD_NUMBER: _ClassVar[int]
+    KEYPOINTS_FIELD_NUMBER: _ClassVar[int]
+    score: float
+    keypoints: _containers.RepeatedCompositeFieldContainer[Keypoint]
+    def __init__(self, score: _Optional[float] = ..., keypoints: _Optional[_Iterable[_Union[Keypoint, _Mapping]]] = ...) -> None: ...
+
+class Bone(_message.Message):
+    __slots__ = ("first", "second")
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    SECOND_FIELD_NUMBER: _ClassVar[int]
+    first: int
+    second: int
+    def __init__(self, first: _Optional[int] = ..., second: _Optional[int] = ...) -> None: ...
+
+class KeypointResult(_message.Message):
+    __slots__ = ("poses", "labels", "skeleton")
+    POSES_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    SKELETON_FIELD_NUMBER: _ClassVar[int]
+    poses: _containers.RepeatedCompositeFieldContainer[Pose]
+    labels: _containers.RepeatedScalarFieldContainer[str]
+    skeleton: _containers.RepeatedCompositeFieldContainer[Bone]
+    def __init__(self, poses: _Optional[_Iterable[_Union[Pose, _Mapping]]] = ..., labels: _Optional[_Iterable[str]] = ..., skeleton: _Optional[_Iterable[_Union[Bone, _Mapping]]] = ...) -> None: ...
+
 class Timing(_message.Message):
     __slots__ = ("queue_us", "decode_us", "backbone_us", "head_us", "postprocess_us", "total_us")
     QUEUE_US_FIELD_NUMBER: _ClassVar[int]

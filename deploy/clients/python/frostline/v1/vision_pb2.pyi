@@ -60,13 +60,14 @@ class AnalyzeRequest(_message.Message):
     def __init__(self, image: _Optional[_Union[_types_pb2.Image, _Mapping]] = ..., clip: _Optional[_Union[_types_pb2.Clip, _Mapping]] = ..., heads: _Optional[_Iterable[str]] = ..., detection: _Optional[_Union[DetectionOptions, _Mapping]] = ..., segmentation: _Optional[_Union[SegmentationOptions, _Mapping]] = ..., classification: _Optional[_Union[ClassificationOptions, _Mapping]] = ..., priority: _Optional[_Union[_types_pb2.Priority, str]] = ...) -> None: ...
 
 class HeadResult(_message.Message):
-    __slots__ = ("head", "version", "detection", "segmentation", "classification", "tensor", "error")
+    __slots__ = ("head", "version", "detection", "segmentation", "classification", "tensor", "keypoints", "error")
     HEAD_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     DETECTION_FIELD_NUMBER: _ClassVar[int]
     SEGMENTATION_FIELD_NUMBER: _ClassVar[int]
     CLASSIFICATION_FIELD_NUMBER: _ClassVar[int]
     TENSOR_FIELD_NUMBER: _ClassVar[int]
+    KEYPOINTS_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
     head: str
     version: str
@@ -74,8 +75,9 @@ class HeadResult(_message.Message):
     segmentation: _types_pb2.SegmentationResult
     classification: _types_pb2.ClassificationResult
     tensor: _types_pb2.TensorResult
+    keypoints: _types_pb2.KeypointResult
     error: _status_pb2.Status
-    def __init__(self, head: _Optional[str] = ..., version: _Optional[str] = ..., detection: _Optional[_Union[_types_pb2.DetectionResult, _Mapping]] = ..., segmentation: _Optional[_Union[_types_pb2.SegmentationResult, _Mapping]] = ..., classification: _Optional[_Union[_types_pb2.ClassificationResult, _Mapping]] = ..., tensor: _Optional[_Union[_types_pb2.TensorResult, _Mapping]] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ...) -> None: ...
+    def __init__(self, head: _Optional[str] = ..., version: _Optional[str] = ..., detection: _Optional[_Union[_types_pb2.DetectionResult, _Mapping]] = ..., segmentation: _Optional[_Union[_types_pb2.SegmentationResult, _Mapping]] = ..., classification: _Optional[_Union[_types_pb2.ClassificationResult, _Mapping]] = ..., tensor: _Optional[_Union[_types_pb2.TensorResult, _Mapping]] = ..., keypoints: _Optional[_Union[_types_pb2.KeypointResult, _Mapping]] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ...) -> None: ...
 
 class AnalyzeResponse(_message.Message):
     __slots__ = ("results", "provenance", "image_size")

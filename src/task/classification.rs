@@ -1,8 +1,74 @@
-//! Probabilities over labels.
+//! Classification: probabilities over labels, for an image.
 
 use ndarray::ArrayView1;
+use schemars::JsonSchema;
+use serde::Deserialize;
 
-use super::{TaskError, error::check_finite};
+use super::{
+    Found, TaskError,
+    error::check_finite,
+    spec::{Ask, Call, Key, LABELS, Output, Set, Spec},
+};
+
+/// Probabilities for an image.
+pub(super) const SPEC: Spec = Spec {
+    name: "classification",
+    labelled: true,
+    outputs: &[&[LOGITS]],
+    keys: &[TOP_K],
+    asks: &[Ask::TopK],
+    run: |call| {
+        let count = call.options.top_k;
+        let count = count.unwrap_or_else(|| call.post.classification.top_k());
+        Ok(Some(Found::Classification(top_k(
+            &probabilities(call)?,
+            count,
+        ))))
+    },
+    check: |call| probabilities(call).map(|_| ()),
+    bytes: |_, _, labels, _| Some(labels as u64 * LABEL_BYTES),
+    ..Spec::PLAIN
+};
+
+const LOGITS: Output = Output {
+    name: "logits",
+    element: "float32",
+    shape: &[LABELS],
+    values: "finite; their softmax is the probabilities",
+    when: "",
+};
+
+/// Bytes of a label for people, and the score beside it.
+const LABEL_BYTES: u64 = 64;
+
+/// The manifest's keys.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
+pub struct Keys {
+    /// Labels in an answer, the most probable first. A caller may ask for another number.
+    pub top_k: Option<usize>,
+}
+
+impl Keys {
+    const DEFAULT_TOP_K: usize = 5;
+
+    /// Labels in an answer.
+    #[must_use]
+    pub fn top_k(&self) -> usize {
+        self.top_k.unwrap_or(Self::DEFAULT_TOP_K)
+    }
+}
+
+pub(super) const TOP_K: Key = Key {
+    name: "top_k",
+    range: Some(1.0..=100_000.0),
+    default: Some(Keys::DEFAULT_TOP_K as f64),
+    required: false,
+    get: |post| post.classification.top_k.map(Set::Count),
+};
+
+fn probabilities(call: &Call<'_>) -> Result<Vec<f32>, TaskError> {
+    softmax(call.f32(LOGITS.name)?)
+}
 
 /// A label with its probability.
 #[derive(Debug, Clone, Copy, PartialEq)]

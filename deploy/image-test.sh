@@ -1,7 +1,7 @@
 #!/bin/bash
 # Builds the container image with buildah and runs it for real with runc: non-root, read-only, without capabilities.
 #
-# usage: deploy/image-test.sh [cpu|gpu]
+# usage: deploy/image-test.sh [cpu|openvino|gpu]
 #
 #   IMAGE_BINARY=FILE    take this binary instead of compiling in the container (beside it, ORT_DYLIB_PATH's library)
 #   IMAGE_LIBRARY=FILE   the ONNX Runtime library that goes with it (default target/onnxruntime/libonnxruntime.so)
@@ -111,9 +111,10 @@ else
     arguments+=(--build-arg BINARY=build --build-arg LIBRARY=onnxruntime)
 fi
 case $target in
-cpu) without="$without onnxruntime-gpu rootfs-gpu gpu" ;;
-gpu) without="$without onnxruntime library rootfs-cpu cpu" ;;
-*) fail "no target $target: cpu or gpu" ;;
+cpu) without="$without plugin rootfs-openvino openvino onnxruntime-gpu rootfs-gpu gpu" ;;
+openvino) without="$without rootfs-cpu cpu onnxruntime-gpu rootfs-gpu gpu" ;;
+gpu) without="$without onnxruntime library plugin rootfs-cpu cpu rootfs-openvino openvino" ;;
+*) fail "no target $target: cpu, openvino or gpu" ;;
 esac
 awk -v without=" $without " '/^FROM / { skip = index(without, " " $NF " ") } !skip' Dockerfile >"$store/Dockerfile.$target"
 

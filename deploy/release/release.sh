@@ -68,7 +68,7 @@ else
 fi
 
 say "images"
-for target in cpu gpu; do
+for target in cpu openvino gpu; do
     arguments=(--build-arg "VERSION=$version" --build-arg "REVISION=$revision"
         --build-arg "CREATED=$(date -u -d "@$(git log -1 --format=%ct)" +%Y-%m-%dT%H:%M:%SZ)")
     for base in RUST_IMAGE PYTHON_IMAGE DEBIAN_IMAGE; do
@@ -78,7 +78,7 @@ for target in cpu gpu; do
         *) fail "$base is ${!base}: not a digest" ;;
         esac
     done
-    name=$registry:$version$([ "$target" = gpu ] && echo -gpu || true)
+    name=$registry:$version$([ "$target" = cpu ] || echo "-$target")
     outward docker build --target "$target" "${arguments[@]}" --tag "$name" .
     outward docker push "$name"
 done

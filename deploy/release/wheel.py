@@ -17,7 +17,8 @@ from pathlib import Path
 import licences
 
 ROOT = Path(__file__).resolve().parents[2]
-RUNTIME = re.search(r'LIBRARY_VERSION: &str = "([^"]+)"', (ROOT / "src/backend/runtime.rs").read_text())[1]
+RUNTIME = re.search(r'LIBRARY_VERSION: &str = "([^"]+)"', (ROOT / "src/backend/library.rs").read_text())[1]
+PLUGIN = re.search(r"^openvino=(\S+)$", (ROOT / "deploy/fetch_onnxruntime.sh").read_text(), re.M)[1]
 
 
 def platform_tag(binary: Path) -> str:
@@ -43,6 +44,8 @@ def metadata(package: dict) -> str:
         f"Requires-Dist: onnxruntime=={RUNTIME}",
         "Provides-Extra: client",
         f"Requires-Dist: frostline-client=={package['version']}; extra == 'client'",
+        "Provides-Extra: openvino",
+        f"Requires-Dist: onnxruntime-ep-openvino=={PLUGIN}; platform_machine == 'x86_64' and extra == 'openvino'",
         "Description-Content-Type: text/markdown",
     ]
     return "\n".join(head) + "\n\n" + readme

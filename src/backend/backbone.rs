@@ -2,28 +2,43 @@
 
 use std::sync::Arc;
 
-use ort::{session::SessionInputValue, value::ValueType};
+use ort::{
+    session::{Session, SessionInputValue},
+    value::ValueType,
+};
 
 use super::{
     BackendError, Device, FeatureBatch, FeatureRow, Placement, Runtime, SessionOptions,
     binding::{self, Pool},
     contract,
+    device::Place,
     features::{BatchTensor, element},
+    fixed::Fixed,
     session::{Role, Sessions},
 };
-use crate::repository::{BackboneManifest, Graph};
+use crate::repository::{BackboneManifest, Feature, Graph};
 
 /// The frozen backbone, with a session for each lane.
 pub struct Backbone {
     // Slots hold bindings of the sessions: they go first.
     pool: Arc<Pool>,
-    sessions: Sessions,
+    graphs: Graphs,
+    device: Arc<Device>,
     graph: String,
+    identity: String,
     input: String,
     outputs: Vec<Arc<str>>,
     manifest: BackboneManifest,
     /// The features of [`sample_images`] for each input size, which new heads are tried on.
     samples: Vec<([u32; 2], [FeatureRow; 2])>,
+}
+
+/// What runs it.
+enum Graphs {
+    /// Sessions that take any batch.
+    Free(Sessions),
+    /// One batch size each.
+    Fixed(Fixed),
 }
 
 impl Backbone {
@@ -37,19 +52,35 @@ impl Backbone {
         graph: &Graph,
         options: SessionOptions,
     ) -> Result<Self, BackendError> {
-        let sessions = Sessions::open(runtime, graph, options, Role::Backbone)?;
-        {
-            let session = sessions.lane(0);
-            let sides = (session.inputs(), session.outputs());
-            contract::check_backbone(&graph.name, sides, manifest)?;
-        }
         let names = manifest.features.iter().map(|f| Arc::from(f.name.as_str()));
+        let outputs: Vec<Arc<str>> = names.collect();
+        let device = Arc::clone(runtime.device());
+        let graphs = match device.place() {
+            Place::OpenVino(openvino) => {
+                let (input, sizes) = (manifest.input.name.as_str(), &manifest.input.sizes[..]);
+                let sides = (input, &outputs[..], sizes);
+                Graphs::Fixed(Fixed::new(runtime, openvino, graph, sides, options)?)
+            }
+            _ => Graphs::Free(Sessions::open(runtime, graph, options, Role::Backbone)?),
+        };
+        let check = |session: &Session| {
+            let sides = (session.inputs(), session.outputs());
+            contract::check_backbone(&graph.name, sides, manifest)
+        };
+        match &graphs {
+            Graphs::Free(sessions) => check(&sessions.lane(0))?,
+            Graphs::Fixed(fixed) => fixed.look(check).unwrap_or(Ok(()))?,
+        }
+        let precision = device.precision().map(|precision| format!("+{precision}"));
+        let identity = manifest.sha256.clone() + &precision.unwrap_or_default();
         let mut backbone = Self {
-            pool: Arc::new(Pool::new(sessions.device())),
-            sessions,
+            pool: Arc::new(Pool::new(&device)),
+            graphs,
+            device,
             graph: graph.name.clone(),
+            identity,
             input: manifest.input.name.clone(),
-            outputs: names.collect(),
+            outputs,
             manifest: manifest.clone(),
             samples: Vec::new(),
         };
@@ -75,13 +106,45 @@ impl Backbone {
     /// What it runs on.
     #[must_use]
     pub fn device(&self) -> &Arc<Device> {
-        self.sessions.device()
+        &self.device
+    }
+
+    /// What its features are of: the manifest's hash, and what they are computed in where that is not what the graph
+    /// says, such as `1f…+bf16`. Features of different identities are not the same.
+    #[must_use]
+    pub fn identity(&self) -> &str {
+        &self.identity
     }
 
     /// Which provider each node runs on; `None` on a CPU, where there is one.
     #[must_use]
-    pub fn placement(&self) -> Option<&Placement> {
-        self.sessions.placement()
+    pub fn placement(&self) -> Option<Placement> {
+        match &self.graphs {
+            Graphs::Free(sessions) => sessions.placement().cloned(),
+            Graphs::Fixed(fixed) => fixed.placement(),
+        }
+    }
+
+    /// Makes batches of `rows` images of `[height, width]` run as such; where sessions take any batch there is nothing to
+    /// do. A batch that was not prepared is run in parts or with blank rows.
+    ///
+    /// # Errors
+    /// What the compiler says.
+    pub fn prepare(&self, size: [u32; 2], rows: usize) -> Result<(), BackendError> {
+        match &self.graphs {
+            Graphs::Free(_) => Ok(()),
+            Graphs::Fixed(fixed) => fixed.prepare(size, rows),
+        }
+    }
+
+    /// Lets go of what was prepared for other batch sizes than these, and of what more would be made of.
+    pub fn settle(&self, wanted: impl Fn([u32; 2]) -> Vec<usize>) {
+        if let Graphs::Fixed(fixed) = &self.graphs {
+            for &size in &self.manifest.input.sizes {
+                fixed.keep(size, &wanted(size));
+            }
+            fixed.seal();
+        }
     }
 
     /// What the manifest says.
@@ -93,7 +156,10 @@ impl Backbone {
     /// Lanes that can run it at once.
     #[must_use]
     pub fn lanes(&self) -> usize {
-        self.sessions.len()
+        match &self.graphs {
+            Graphs::Free(sessions) => sessions.len(),
+            Graphs::Fixed(fixed) => fixed.lanes(),
+        }
     }
 
     /// The features of a black image of `[height, width]`; `None` for a size that the manifest does not name.
@@ -134,7 +200,7 @@ impl Backbone {
         images: &[&[u8]],
         rows: usize,
     ) -> Result<FeatureBatch, BackendError> {
-        let device = self.sessions.device();
+        let device = &self.device;
         device.strike(&self.graph, rows)?;
         let bytes = row_bytes(size) * rows;
         if images.iter().map(|image| image.len()).sum::<usize>() > bytes {
@@ -154,7 +220,13 @@ impl Backbone {
                 }
             };
         }
-        let mut session = self.sessions.lane(lane);
+        let Graphs::Free(sessions) = &self.graphs else {
+            return Err(BackendError::run(
+                &self.graph,
+                "is not in a device's memory",
+            ));
+        };
+        let mut session = sessions.lane(lane);
         let mut lease = match self.pool.take(size, rows)? {
             Some(lease) => lease,
             None => {
@@ -207,7 +279,7 @@ impl Backbone {
         }
         binding::Slot::new(
             session,
-            self.sessions.device(),
+            &self.device,
             &self.graph,
             (&self.input, &shape),
             &outputs,
@@ -222,14 +294,18 @@ impl Backbone {
         input: &[u8],
         rows: usize,
     ) -> Result<FeatureBatch, BackendError> {
+        let sessions = match &self.graphs {
+            Graphs::Free(sessions) => sessions,
+            Graphs::Fixed(fixed) => return self.run_fixed(fixed, lane, (size, rows), input),
+        };
         let graph = self.graph.as_str();
         let failed = |error: ort::Error| BackendError::run(graph, error);
         let shape = [rows, size[0] as usize, size[1] as usize, 3];
         let tensor = ort::value::TensorRef::from_array_view((shape, input)).map_err(failed)?;
         let inputs: [(&str, SessionInputValue<'_>); 1] = [(&self.input, tensor.into())];
-        let mut session = self.sessions.lane(lane);
+        let mut session = sessions.lane(lane);
         let options = binding::unbound().map_err(failed)?;
-        let mut outputs = match self.sessions.device().is_gpu() {
+        let mut outputs = match self.device.is_gpu() {
             true => session.run_with_options(Vec::from(inputs), &options),
             false => session.run(Vec::from(inputs)),
         }
@@ -242,24 +318,54 @@ impl Backbone {
                 .downcast()
                 .map_err(failed)?;
             let map = BatchTensor::new(graph, name, value, rows)?;
-            let expected = feature.row_shape(size);
-            if map.row_shape != expected {
-                let reason = format!(
-                    "is {:?} for an image of {size:?}, but must be {expected:?} by its stride {}, channels {} and layout \
-                     {:?} in the manifest",
-                    map.row_shape, feature.stride, feature.channels, feature.layout
-                );
-                let field = format!("output {name:?}");
-                return Err(BackendError::contract(graph, field, reason));
-            }
+            self.expect(&map, feature, size)?;
             maps.push(map);
         }
-        Ok(FeatureBatch {
-            maps,
-            rows,
-            lease: None,
-            device: None,
-        })
+        Ok(in_host_memory(maps, rows))
+    }
+
+    /// As [`Backbone::run_host`], where each batch size is a graph of its own: in as many runs as it takes.
+    fn run_fixed(
+        &self,
+        fixed: &Fixed,
+        lane: usize,
+        (size, rows): ([u32; 2], usize),
+        input: &[u8],
+    ) -> Result<FeatureBatch, BackendError> {
+        let shapes = self.manifest.features.iter().map(|f| f.row_shape(size));
+        let (rows, values) = fixed.run(lane, size, (input, rows), &shapes.collect::<Vec<_>>())?;
+        let named = self.outputs.iter().zip(values);
+        let maps = named.map(|(name, value)| BatchTensor::new(&self.graph, name, value, rows));
+        Ok(in_host_memory(maps.collect::<Result<_, _>>()?, rows))
+    }
+
+    /// Whether an output is what the manifest says for images of `size`.
+    fn expect(
+        &self,
+        map: &BatchTensor,
+        feature: &Feature,
+        size: [u32; 2],
+    ) -> Result<(), BackendError> {
+        let expected = feature.row_shape(size);
+        if map.row_shape == expected {
+            return Ok(());
+        }
+        let reason = format!(
+            "is {:?} for an image of {size:?}, but must be {expected:?} by its stride {}, channels {} and layout {:?} in \
+             the manifest",
+            map.row_shape, feature.stride, feature.channels, feature.layout
+        );
+        let field = format!("output {:?}", map.name);
+        Err(BackendError::contract(&self.graph, field, reason))
+    }
+}
+
+fn in_host_memory(maps: Vec<BatchTensor>, rows: usize) -> FeatureBatch {
+    FeatureBatch {
+        maps,
+        rows,
+        lease: None,
+        device: None,
     }
 }
 

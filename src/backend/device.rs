@@ -11,15 +11,17 @@ use std::{
 };
 
 use ort::{
+    environment::Environment,
     ep::{self, ArbitrarilyConfigurableExecutionProvider, ExecutionProviderDispatch},
     memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType},
 };
 use parking_lot::{Mutex, RwLock};
 
 use super::{
-    BackendError, DeviceChoice, DeviceOptions,
+    BackendError, DeviceChoice, DeviceOptions, Precision,
     cuda::{self, Cuda, Event},
     fault,
+    openvino::OpenVino,
 };
 
 /// Bytes copied between host and device since the start.
@@ -52,6 +54,8 @@ pub struct Device {
 
 pub(super) enum Place {
     Cpu,
+    /// The CPU, the backbone through OpenVINO, the heads as on [`Place::Cpu`].
+    OpenVino(OpenVino),
     /// Host memory treated as a device's.
     Emulated,
     Cuda(Cuda),
@@ -99,7 +103,11 @@ impl Device {
     }
 
     /// Opens the device that `options` ask for; `library` is ONNX Runtime's.
-    pub(super) fn open(options: DeviceOptions, library: &Path) -> Result<Self, BackendError> {
+    pub(super) fn open(
+        options: DeviceOptions,
+        environment: &Environment,
+        library: &Path,
+    ) -> Result<Self, BackendError> {
         let device = |place, tensorrt, reason| Self::new(options.clone(), place, tensorrt, reason);
         if options.emulate {
             return Ok(device(
@@ -108,8 +116,20 @@ impl Device {
                 "emulated for tests".to_owned(),
             ));
         }
+        let choice = options.device;
+        let fixed = |place| Ok(device(place, false, "as configured".to_owned()));
+        if options.precision == Precision::Bf16 && !computes_in_bf16(choice) {
+            let why = "bf16 is for device.device = \"openvino:cpu\" alone, let device.precision be \"fp32\" or \"auto\"";
+            return Err(unusable(choice, why));
+        }
         let (number, tensorrt) = match options.device {
-            DeviceChoice::Cpu => return Ok(device(Place::Cpu, false, "as configured".to_owned())),
+            DeviceChoice::Cpu => return fixed(Place::Cpu),
+            DeviceChoice::OpenVino => {
+                let plugin = options.openvino_plugin.as_deref();
+                let opened = OpenVino::open(environment, library, plugin, options.precision);
+                let openvino = opened.map_err(|why| unusable(choice, &why))?;
+                return fixed(Place::OpenVino(openvino));
+            }
             DeviceChoice::Auto => (0, false),
             DeviceChoice::Cuda(number) => (number, false),
             DeviceChoice::TensorRt(number) => (number, true),
@@ -140,6 +160,7 @@ impl Device {
     pub fn name(&self) -> String {
         match &self.place {
             Place::Cpu => "cpu".to_owned(),
+            Place::OpenVino(_) => "openvino:cpu".to_owned(),
             Place::Emulated => "emulated".to_owned(),
             Place::Cuda(cuda) if self.tensorrt => format!("tensorrt:{}", cuda.ordinal),
             Place::Cuda(cuda) => format!("cuda:{}", cuda.ordinal),
@@ -170,7 +191,19 @@ impl Device {
                 let (free, total) = (gib(free), gib(total));
                 format!("{name} ({model}, CUDA {driver}, {free:.1} of {total:.1} GiB free)")
             }
-            _ => name,
+            Place::OpenVino(openvino) => format!("{name} in {}", openvino.precision),
+            Place::Cpu | Place::Emulated => name,
+        }
+    }
+
+    /// What the backbone is computed in, where that is not what its graph says.
+    #[must_use]
+    pub fn precision(&self) -> Option<Precision> {
+        match &self.place {
+            Place::OpenVino(openvino) if openvino.precision == Precision::Bf16 => {
+                Some(Precision::Bf16)
+            }
+            _ => None,
         }
     }
 
@@ -183,7 +216,7 @@ impl Device {
     /// Whether features stay in the device's own memory, and runs end at [`Device::synchronize`].
     #[must_use]
     pub fn is_resident(&self) -> bool {
-        !matches!(self.place, Place::Cpu)
+        matches!(self.place, Place::Emulated | Place::Cuda(_))
     }
 
     /// Whether it is a GPU, which one lane keeps busy.
@@ -236,7 +269,8 @@ impl Device {
     /// The provider that nodes should run on; `None` on a CPU.
     pub(super) fn provider(&self) -> Option<&'static str> {
         match &self.place {
-            Place::Cpu => None,
+            // Of the heads; what OpenVINO compiles says itself where it went.
+            Place::Cpu | Place::OpenVino(_) => None,
             // No node ever runs on it: whatever a test lists as fallen back is the whole graph.
             Place::Emulated => Some("EmulatedExecutionProvider"),
             Place::Cuda(_) if self.tensorrt => Some("TensorrtExecutionProvider"),
@@ -393,6 +427,11 @@ impl Drop for Device {
             }
         }
     }
+}
+
+/// Whether there is a way to compute in bf16 there.
+fn computes_in_bf16(choice: DeviceChoice) -> bool {
+    matches!(choice, DeviceChoice::OpenVino | DeviceChoice::Auto)
 }
 
 /// Whether the library's folder holds the provider.

@@ -12,8 +12,10 @@ mod cuda;
 mod device;
 mod fault;
 mod features;
+mod fixed;
 mod head;
 mod library;
+mod openvino;
 mod options;
 mod placement;
 mod runtime;
@@ -28,7 +30,9 @@ pub use fault::Fault;
 pub use features::{FeatureBatch, FeatureRow, HeadBatch, HeadRow, TensorRow};
 pub use head::HeadModel;
 pub use library::LIBRARY_VERSION;
-pub use options::{Arena, CachePolicy, ConvSearch, DeviceChoice, DeviceOptions, TensorRtOptions};
+pub use options::{
+    Arena, CachePolicy, ConvSearch, DeviceChoice, DeviceOptions, Precision, TensorRtOptions,
+};
 pub use placement::Placement;
 pub use runtime::Runtime;
 pub use session::SessionOptions;

@@ -10,11 +10,14 @@ use serde::{Deserialize, Serialize};
 #[serde(try_from = "String", into = "String")]
 #[schemars(with = "String")]
 pub enum DeviceChoice {
-    /// The first CUDA device if there is one and the library can use it, else the CPU.
+    /// The first CUDA device if there is one and the library can use it, else what a trial shows to be the fastest on the
+    /// CPU.
     #[default]
     Auto,
     /// The CPU.
     Cpu,
+    /// The CPU, with the backbone compiled by OpenVINO.
+    OpenVino,
     /// A CUDA device by its number.
     Cuda(u32),
     /// A CUDA device by its number, through TensorRT; what TensorRT does not take runs on CUDA.
@@ -29,10 +32,11 @@ impl FromStr for DeviceChoice {
         match (name, number.parse::<u32>()) {
             ("auto", _) if text == name => Ok(Self::Auto),
             ("cpu", _) if text == name => Ok(Self::Cpu),
+            _ if text == "openvino:cpu" => Ok(Self::OpenVino),
             ("cuda", Ok(number)) if number < 1024 => Ok(Self::Cuda(number)),
             ("tensorrt", Ok(number)) if number < 1024 => Ok(Self::TensorRt(number)),
             _ => Err(format!(
-                "{text:?} is no device: use \"auto\", \"cpu\", \"cuda:N\" or \"tensorrt:N\""
+                "{text:?} is no device: use \"auto\", \"cpu\", \"openvino:cpu\", \"cuda:N\" or \"tensorrt:N\""
             )),
         }
     }
@@ -57,9 +61,33 @@ impl fmt::Display for DeviceChoice {
         match self {
             Self::Auto => f.write_str("auto"),
             Self::Cpu => f.write_str("cpu"),
+            Self::OpenVino => f.write_str("openvino:cpu"),
             Self::Cuda(number) => write!(f, "cuda:{number}"),
             Self::TensorRt(number) => write!(f, "tensorrt:{number}"),
         }
+    }
+}
+
+/// What OpenVINO computes the backbone in.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Precision {
+    /// bf16 where a trial shows that it is faster and that every head answers alike, else fp32.
+    #[default]
+    Auto,
+    /// 32-bit floating point.
+    Fp32,
+    /// bfloat16, on processors that compute in it.
+    Bf16,
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Fp32 => "fp32",
+            Self::Bf16 => "bf16",
+        })
     }
 }
 
@@ -118,6 +146,10 @@ pub struct TensorRtOptions {
 pub struct DeviceOptions {
     /// Which device.
     pub device: DeviceChoice,
+    /// What OpenVINO computes the backbone in.
+    pub precision: Precision,
+    /// Folder of OpenVINO's plugin; the library's, or PyPI's package beside it, if unset.
+    pub openvino_plugin: Option<PathBuf>,
     /// Refuses graphs of which some nodes fall back to the CPU.
     pub strict: bool,
     /// Most bytes of the device memory arena of one graph; 0 for no bound.
@@ -200,7 +232,14 @@ mod tests {
 
     #[test]
     fn devices_are_named_as_they_are_shown() {
-        for text in ["auto", "cpu", "cuda:0", "cuda:7", "tensorrt:1"] {
+        for text in [
+            "auto",
+            "cpu",
+            "openvino:cpu",
+            "cuda:0",
+            "cuda:7",
+            "tensorrt:1",
+        ] {
             assert_eq!(
                 text.parse::<DeviceChoice>().map(|d| d.to_string()),
                 Ok(text.to_owned())
@@ -210,6 +249,9 @@ mod tests {
         for text in [
             "gpu",
             "cpu:1",
+            "openvino",
+            "openvino:0",
+            "openvino:gpu",
             "auto:0",
             "cuda:",
             "cuda:-1",

@@ -10,6 +10,7 @@ use ort::environment::Environment;
 use super::{
     BackendError, Device, DeviceChoice, DeviceOptions, device,
     library::{LIBRARY_VERSION, Surroundings},
+    openvino,
 };
 
 /// The loaded library, its one environment, and the device that graphs run on. Cheap to clone.
@@ -88,7 +89,7 @@ impl Runtime {
             device: DeviceChoice::Cpu,
             ..DeviceOptions::default()
         };
-        let device = Arc::new(Device::open(options, &library)?);
+        let device = Arc::new(Device::open(options, &environment, &library)?);
         Ok(Self {
             environment,
             library,
@@ -102,7 +103,7 @@ impl Runtime {
     /// A device that cannot be used, in a sentence that says what is missing. `auto` never fails: it falls back to the
     /// CPU, and [`Device::describe`] says why.
     pub fn on(&self, options: &DeviceOptions) -> Result<Self, BackendError> {
-        let mut device = Device::open(options.clone(), &self.library)?;
+        let mut device = Device::open(options.clone(), &self.environment, &self.library)?;
         if let Err(error) = self.register(&device) {
             if options.device != DeviceChoice::Auto {
                 return Err(error);
@@ -131,6 +132,13 @@ impl Runtime {
             None => {}
         }
         Ok(())
+    }
+
+    /// What there is of OpenVINO's plugin: it changes when another one is put in its place.
+    #[must_use]
+    pub fn plugin_stamp(&self) -> String {
+        let folder = self.device.options().openvino_plugin.as_deref();
+        openvino::stamp(&self.library, folder)
     }
 
     /// What graphs run on.

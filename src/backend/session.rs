@@ -9,7 +9,8 @@ use ort::{
 use parking_lot::Mutex;
 
 use super::{
-    BackendError, Device, Placement, Runtime, device, placement::RECORD, weights::SharedWeights,
+    BackendError, Device, Placement, Runtime, device, openvino, placement::RECORD,
+    weights::SharedWeights,
 };
 use crate::repository::Graph;
 
@@ -90,6 +91,25 @@ pub(super) fn output_type<'a>(session: &'a Session, name: &str) -> Option<&'a Va
     outputs.find(|o| o.name() == name).map(|o| o.dtype())
 }
 
+/// What every session is opened with: its threads, and its weights from the bytes that were checked.
+pub(super) fn builder(
+    runtime: &Runtime,
+    graph: &Graph,
+    threads: usize,
+) -> Result<SessionBuilder, ort::Error> {
+    let mut builder = Session::builder(&runtime.environment)?
+        .with_intra_threads(threads)?
+        .with_inter_threads(1)?
+        .with_intra_op_spinning(false)?
+        .with_inter_op_spinning(false)?;
+    if let Some(weights) = &graph.weights {
+        // As the graph itself, from the bytes that were checked: no file is opened again.
+        let bytes = Arc::clone(&weights.bytes);
+        builder = builder.with_external_initializer_file_in_memory(&weights.name, bytes)?;
+    }
+    Ok(builder)
+}
+
 fn open(
     runtime: &Runtime,
     graph: &Graph,
@@ -101,16 +121,7 @@ fn open(
     // Loading uses the device: it must not fall into the capture of a CUDA graph.
     let _device = device.capture().read();
     let builder = || -> Result<SessionBuilder, ort::Error> {
-        let mut builder = Session::builder(&runtime.environment)?
-            .with_intra_threads(options.threads)?
-            .with_inter_threads(1)?
-            .with_intra_op_spinning(false)?
-            .with_inter_op_spinning(false)?;
-        if let Some(weights) = &graph.weights {
-            // As the graph itself, from the bytes that were checked: no file is opened again.
-            let bytes = Arc::clone(&weights.bytes);
-            builder = builder.with_external_initializer_file_in_memory(&weights.name, bytes)?;
-        }
+        let mut builder = builder(runtime, graph, options.threads)?;
         if device.is_resident() {
             builder = builder.with_config_entry(RECORD, "1")?;
         }
@@ -128,7 +139,12 @@ fn open(
     let builder = builder().map_err(failed)?;
     let providers = device.providers(role == Role::Backbone);
     let mut builder = match providers.is_empty() {
-        true => builder,
+        // By name: a plugin that is registered would take part in every session that names none.
+        true => {
+            let own = openvino::own(&runtime.environment);
+            let named = builder.with_devices(own, None);
+            named.map_err(|error| failed(error.into()))?
+        }
         false => builder
             .with_execution_providers(providers)
             .map_err(|error| device::refused(device, &error.into()))?,
@@ -137,7 +153,7 @@ fn open(
 }
 
 /// Reads where the nodes run, says so, and refuses what fell back if that is asked for.
-fn placed(
+pub(super) fn placed(
     device: &Device,
     graph: &Graph,
     session: &Session,

@@ -6,10 +6,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use anyhow::Context;
+
 use crate::{
     backend::{HeadRow, Placement, SessionOptions},
     config::Config,
-    engine::{Curve, Engine, EngineConfig},
+    engine::{Curve, Engine, EngineConfig, Trial},
     metrics,
     repository::{Graph, OnBadHead},
 };
@@ -23,10 +25,18 @@ pub(super) fn run(config: &Config) -> anyhow::Result<()> {
         on_bad_head: config.repository.on_bad_head.unwrap_or(OnBadHead::Refuse),
         ..config.engine()
     };
+    let (runtime, trial) = super::placed(config, &runtime, &repository, &engine)?;
+    let (before, started) = match trial {
+        Some(_) => (metrics::resident(), Instant::now()),
+        None => (before, started),
+    };
     let engine = Engine::start(&runtime, &repository, engine)?;
     let ready = started.elapsed();
     let manifest = &repository.backbone;
-    say!("device {}", runtime.device().describe());
+    match &trial {
+        None => say!("device {}", runtime.device().describe()),
+        Some(trial) => show_trial(trial)?,
+    }
     say!(
         "backbone {} {} ({}), ready on {} lanes in {:.0} ms",
         manifest.name,
@@ -70,7 +80,7 @@ pub(super) fn run(config: &Config) -> anyhow::Result<()> {
         threads: config.engine.threads_per_lane,
     };
     let backbone = crate::backend::Backbone::load(&runtime, manifest, &repository.graph, options)?;
-    let mut placed = vec![(&repository.graph.name, backbone.placement().cloned())];
+    let mut placed = vec![(&repository.graph.name, backbone.placement())];
     let faults = engine.faults();
     let mut good = 0;
     for entry in &repository.heads {
@@ -105,6 +115,33 @@ pub(super) fn run(config: &Config) -> anyhow::Result<()> {
         say!("{name} is left out: {reason}");
     }
     Ok(())
+}
+
+/// The ways that were tried to run the backbone, and which of them is taken.
+fn show_trial(trial: &Trial) -> anyhow::Result<()> {
+    let chosen = trial.chosen().context("nothing was chosen")?;
+    say!(
+        "device {}: {} in {:.1} s",
+        chosen.name(),
+        match trial.remembered {
+            true => "by an earlier trial, read",
+            false => "by trial",
+        },
+        trial.took.as_secs_f64()
+    );
+    let mut table = vec![row(["tried", "images/s", "batch", "times", ""])];
+    for one in &trial.tried {
+        let (rate, batch, ratio) = match one.rate {
+            Some((rate, batch)) => (
+                format!("{rate:.0}"),
+                batch.to_string(),
+                format!("{:.2}", one.ratio),
+            ),
+            None => Default::default(),
+        };
+        table.push(row([&one.name(), &rate, &batch, &ratio, &one.verdict]));
+    }
+    Ok(print(&table)?)
 }
 
 /// Where each graph's nodes run, if the device leaves a choice, and which of them fell back to the CPU.

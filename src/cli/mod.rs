@@ -48,6 +48,7 @@ use crate::{
     backend::{BackendError, LIBRARY_VERSION, Runtime},
     client::{self, ConnectError},
     config::{Builder, Config, ConfigError, Listing, LogFormat, Origin},
+    engine::{self, EngineConfig, Trial},
     repository::{OnBadHead, Repository, RepositoryError},
     telemetry::{self, Lines, LogFilter},
 };
@@ -403,6 +404,42 @@ fn runtime(config: &Config) -> anyhow::Result<Runtime> {
     tracing::info!(device = device.summary(), "runs on");
     tracing::debug!(reason = device.reason(), "it runs there for this reason");
     Ok(runtime)
+}
+
+/// The runtime on the device that serves the repository best, where the configuration leaves that open, and the trial that
+/// found it.
+fn placed(
+    config: &Config,
+    runtime: &Runtime,
+    repository: &Repository,
+    engine: &EngineConfig,
+) -> anyhow::Result<(Runtime, Option<Trial>)> {
+    let (runtime, trial) = engine::choose(runtime, repository, engine, &config.trial())?;
+    if let Some(trial) = &trial {
+        for one in &trial.tried {
+            let (way, verdict) = (one.name(), &one.verdict);
+            let (images_per_second, batch) = one.rate.unwrap_or_default();
+            let (ratio, remembered) = (one.ratio, trial.remembered);
+            tracing::info!(
+                way,
+                images_per_second,
+                batch,
+                ratio,
+                remembered,
+                verdict,
+                "tried"
+            );
+        }
+        let took_ms = trial.took.as_secs_f64() * 1e3;
+        let device = runtime.device().summary();
+        tracing::info!(
+            device,
+            took_ms,
+            remembered = trial.remembered,
+            "runs on, by trial"
+        );
+    }
+    Ok((runtime, trial))
 }
 
 /// The repository; its bad heads are refused or not as the configuration says, or else as `otherwise`.

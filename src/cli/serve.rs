@@ -64,6 +64,7 @@ pub(super) fn run(
     drop(entered);
     let runtime = super::runtime(&config)?;
     let repository = super::repository(&config, ON_BAD_HEAD)?;
+    let (runtime, _) = super::placed(&config, &runtime, &repository, &instrumented)?;
     let engine = Arc::new(Engine::start(&runtime, &repository, instrumented)?);
     admin.attach(Arc::clone(&engine));
     hold_against_limit(&engine);

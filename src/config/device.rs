@@ -1,14 +1,19 @@
 //! The section `[device]`.
 
-use std::path::PathBuf;
+use std::{
+    env,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Config;
 use crate::backend::{
-    Arena, CachePolicy, ConvSearch, DeviceChoice, DeviceOptions, TensorRtOptions,
+    Arena, CachePolicy, ConvSearch, DeviceChoice, DeviceOptions, Precision, TensorRtOptions,
 };
+use crate::{engine::TrialOptions, files};
 
 /// `[device]`
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -16,9 +21,20 @@ use crate::backend::{
 pub struct Device {
     /// The ONNX Runtime library; found where it was installed if unset.
     pub library: Option<PathBuf>,
-    /// Where graphs run: `auto`, `cpu`, `cuda:N` or `tensorrt:N`. `auto` takes the first CUDA device, if the library can
-    /// use one, else the CPU.
+    /// Where graphs run: `auto`, `cpu`, `openvino:cpu`, `cuda:N` or `tensorrt:N`. `auto` takes the first CUDA device, if
+    /// the library can use one, else what a trial shows to be the fastest on the CPU.
     pub device: DeviceChoice,
+    /// What OpenVINO computes the backbone in: `auto`, `fp32` or `bf16`. `auto` takes bf16 where a trial shows that it is
+    /// faster and that every head answers as at fp32.
+    pub precision: Precision,
+    /// Folder of OpenVINO's plugin; found beside the library, or in PyPI's package beside that one's, if unset.
+    pub openvino_plugin: Option<PathBuf>,
+    /// How long the trial at the start may go on before nothing more is begun, milliseconds; 0 for none: then `auto` is `cpu`
+    /// and `fp32`.
+    pub trial_ms: u64,
+    /// Where the trial's outcome is remembered; if unset, `trial.json` in the repository's folder where the server may write
+    /// there, else in `frostline` of the user's cache folder.
+    pub trial_file: Option<PathBuf>,
     /// Refuses graphs of which some nodes fall back to the CPU.
     pub strict: bool,
     /// Most bytes of one graph's memory arena on the device; 0 for no bound.
@@ -56,6 +72,10 @@ impl Default for Device {
         Self {
             library: None,
             device: device.device,
+            precision: device.precision,
+            openvino_plugin: device.openvino_plugin,
+            trial_ms: 5000,
+            trial_file: None,
             strict: device.strict,
             memory_limit_bytes: device.memory_limit_bytes,
             arena: device.arena,
@@ -75,12 +95,24 @@ impl Default for Device {
 }
 
 impl Config {
+    /// How the trial of providers is made.
+    #[must_use]
+    pub fn trial(&self) -> TrialOptions {
+        let named = self.device.trial_file.clone();
+        TrialOptions {
+            budget: Duration::from_millis(self.device.trial_ms),
+            file: named.or_else(|| remembered(self.repository.path.as_deref())),
+        }
+    }
+
     /// The device's part.
     #[must_use]
     pub fn device(&self) -> DeviceOptions {
         let device = &self.device;
         DeviceOptions {
             device: device.device,
+            precision: device.precision,
+            openvino_plugin: device.openvino_plugin.clone(),
             strict: device.strict,
             memory_limit_bytes: device.memory_limit_bytes,
             arena: device.arena,
@@ -100,4 +132,18 @@ impl Config {
             ..DeviceOptions::default()
         }
     }
+}
+
+/// Where a trial's outcome is kept if nothing is said: beside the models, where that folder can be written to, else in the
+/// user's cache; nowhere where there is none.
+fn remembered(repository: Option<&Path>) -> Option<PathBuf> {
+    const NAME: &str = "trial.json";
+    if let Some(folder) = repository.filter(|folder| files::may_write(folder)) {
+        return Some(folder.join(NAME));
+    }
+    let given = |name| env::var_os(name).filter(|value| !value.is_empty());
+    let cache = given("XDG_CACHE_HOME").map(PathBuf::from);
+    let cache = cache.or_else(|| Some(PathBuf::from(given("HOME")?).join(".cache")));
+    let cache = cache.filter(|folder| folder.is_absolute());
+    Some(cache?.join("frostline").join(NAME))
 }

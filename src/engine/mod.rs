@@ -69,6 +69,7 @@ mod shared;
 mod shelves;
 mod start;
 mod steps;
+mod trial;
 mod warm;
 mod watchdog;
 
@@ -106,6 +107,7 @@ pub use request::{
 };
 pub use room::Room;
 pub use sched::rank::Priority;
+pub use trial::{Trial, TrialOptions, Tried, choose};
 
 /// How long a stop waits for the threads of an engine that has failed.
 const GRACE: Duration = Duration::from_millis(200);
@@ -144,6 +146,20 @@ impl Engine {
     #[must_use]
     pub fn backbone(&self) -> &BackboneManifest {
         self.shared.backbone.manifest()
+    }
+
+    /// What the backbone's features are of: its hash, and what they are computed in where that is not what its graph says,
+    /// such as `1f…+bf16`.
+    #[must_use]
+    pub fn identity(&self) -> &str {
+        self.shared.backbone.identity()
+    }
+
+    /// What the backbone is computed in, such as `fp32`.
+    #[must_use]
+    pub fn precision(&self) -> String {
+        let computed = self.device().precision();
+        computed.map_or_else(|| self.backbone().precision.clone(), |p| p.to_string())
     }
 
     /// The loaded heads, by name.

@@ -86,7 +86,7 @@ impl Engine {
             ("version", env!("CARGO_PKG_VERSION").to_owned()),
             ("backbone", backbone.name.clone()),
             ("backbone_version", backbone.version.clone()),
-            ("fingerprint", backbone.sha256.clone()),
+            ("fingerprint", self.identity().to_owned()),
         ];
         out.labelled("frostline_build_info", labels, 1.0);
     }

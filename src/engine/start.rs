@@ -94,6 +94,9 @@ impl Engine {
             on_workers: Busy::default(),
             config,
         });
+        // What is compiled for one batch size is not kept for those that are not run.
+        let used = |size| shared.costs.buckets(size);
+        shared.backbone.settle(used);
         shared.tell_heads();
         let engine = Self {
             shared,

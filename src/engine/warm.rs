@@ -57,6 +57,9 @@ fn curve(
         spent: Duration::ZERO,
     };
     let mut points: Vec<_> = config.candidates().into_iter().map(point).collect();
+    for point in &points {
+        backbone.prepare(size, point.rows)?;
+    }
     for round in 0..ROUNDS {
         let mut at = 0;
         while let Some(point) = points.get_mut(at) {
@@ -102,7 +105,7 @@ fn curve(
 }
 
 /// Measures on every lane at once; the mean of what they say.
-fn every_lane(
+pub(super) fn every_lane(
     lanes: usize,
     measure: impl Fn(usize) -> Result<f64, BackendError> + Sync,
 ) -> Result<f64, BackendError> {

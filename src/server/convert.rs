@@ -13,7 +13,7 @@ use crate::{
     },
     error::{Error, Kind, Result},
     proto::{self, LabelMapFormat, MaskFormat},
-    repository::{BackboneManifest, HeadManifest, Layout, Resize, Task},
+    repository::{HeadManifest, Layout, Resize, Task},
     task::{Ask, Detection, Point, Pose, Poses, ScoredLabel},
 };
 
@@ -331,7 +331,8 @@ pub(super) fn provenance(
     }
 }
 
-pub(super) fn backbone(manifest: &BackboneManifest) -> proto::Backbone {
+pub(super) fn backbone(engine: &engine::Engine) -> proto::Backbone {
+    let manifest = engine.backbone();
     let feature_maps = manifest.features.iter().map(|feature| proto::FeatureMap {
         name: feature.name.clone(),
         stride: feature.stride,
@@ -342,7 +343,7 @@ pub(super) fn backbone(manifest: &BackboneManifest) -> proto::Backbone {
         },
     });
     // The manifest's check knows no other.
-    let precision = match manifest.precision.as_str() {
+    let precision = match engine.precision().as_str() {
         "fp32" => proto::Precision::Fp32,
         "fp16" => proto::Precision::Fp16,
         "bf16" => proto::Precision::Bf16,
@@ -357,7 +358,7 @@ pub(super) fn backbone(manifest: &BackboneManifest) -> proto::Backbone {
     proto::Backbone {
         name: manifest.name.clone(),
         version: manifest.version.clone(),
-        fingerprint: manifest.sha256.clone(),
+        fingerprint: engine.identity().to_owned(),
         architecture: manifest.source.architecture.clone(),
         checkpoint: manifest.source.checkpoint.clone(),
         license: manifest.source.licence.clone(),

@@ -52,7 +52,7 @@ impl ModelService for Model {
         &self,
         _request: Request<proto::GetBackboneRequest>,
     ) -> Result<Response<proto::GetBackboneResponse>, Status> {
-        let backbone = convert::backbone(self.engine.backbone());
+        let backbone = convert::backbone(&self.engine);
         Ok(Response::new(proto::GetBackboneResponse {
             backbone: Some(backbone),
         }))

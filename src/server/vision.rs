@@ -136,7 +136,7 @@ impl Vision {
 
     /// To be asked when the rest of the answer is made: it tells the time until then.
     fn provenance(&self, made: &Made) -> Option<proto::Provenance> {
-        let (backbone, total) = (&self.engine.backbone().sha256, made.begun.elapsed());
+        let (backbone, total) = (self.engine.identity(), made.begun.elapsed());
         Some(convert::provenance(&made.provenance, backbone, total))
     }
 

@@ -33,6 +33,7 @@ mod lifecycle;
 mod messages;
 mod observe;
 mod oip;
+mod openvino;
 mod overload;
 mod packing;
 mod poison;

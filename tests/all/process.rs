@@ -62,6 +62,8 @@ impl Process {
     pub(crate) async fn start_with_own(mut command: Command, arguments: &[&str]) -> Self {
         let mut child = command
             .args(["--admin", "127.0.0.1:0", "--set", "telemetry.format=json"])
+            // Unless an argument says otherwise: a trial may find one way the faster today and another tomorrow.
+            .args(["--set", "device.device=cpu"])
             .args(arguments)
             .stderr(Stdio::piped())
             .spawn()

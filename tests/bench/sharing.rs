@@ -42,7 +42,7 @@ async fn three_heads(
     repository: &Repository,
 ) -> anyhow::Result<()> {
     const ROUNDS: usize = 40;
-    let bare = Bare::load(runtime, repository, 1, 1)?;
+    let bare = Bare::load(runtime, repository, 1, 1, &[1, 8])?;
     let config = EngineConfig {
         lanes: 1,
         ..EngineConfig::default()

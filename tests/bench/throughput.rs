@@ -21,7 +21,7 @@ use frostline::{
 };
 
 use crate::{
-    bare::Bare,
+    bare::{self, Bare},
     common::process::Process,
     load::{closed, median, quantile},
     report::{Bar, Report},
@@ -122,13 +122,18 @@ impl Kind {
 struct Contest<'a> {
     kind: Kind,
     images: Arc<Vec<Bytes>>,
-    runtime: &'a Runtime,
+    /// The ways to run the backbone that can be used here, by name.
+    ways: &'a [(String, Runtime)],
+    /// The one that a trial takes.
+    placed: &'a Runtime,
     repository: &'a Repository,
 }
 
 /// How the bare loop uses the cores.
 #[derive(Debug, Clone, Copy)]
 struct How {
+    /// Which of the ways to run the backbone.
+    way: usize,
     lanes: usize,
     threads: usize,
     batch: usize,
@@ -140,11 +145,14 @@ pub(crate) async fn throughput(
     runtime: &Runtime,
     repository: &Repository,
 ) -> anyhow::Result<()> {
+    let (ways, placed) = bare::ways(runtime, repository)?;
+    println!("  the server's: {}", placed.device().summary());
     for kind in [Kind::Raw, Kind::Jpeg] {
         let contest = Contest {
             kind,
             images: Arc::new(kind.images()?),
-            runtime,
+            ways: &ways,
+            placed: &placed,
             repository,
         };
         contest.run(report).await?;
@@ -156,8 +164,15 @@ impl Contest<'_> {
     async fn run(&self, report: &mut Report) -> anyhow::Result<()> {
         let (how, bare) = self.best()?;
         let config = EngineConfig::default();
-        let engine = Arc::new(Engine::start(self.runtime, self.repository, config)?);
-        let server = Process::start(None, &[])?;
+        let engine = Arc::new(Engine::start(self.placed, self.repository, config)?);
+        let device = self.placed.device();
+        let precision = device.options().precision;
+        let settings = [
+            format!("device.device={}", device.name()),
+            format!("device.precision={precision}"),
+        ];
+        let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
+        let server = Process::start(None, &settings)?;
         let client = Wire::connect(&server.address).await?;
         let (mut alone, mut within, mut served) = (Vec::new(), Vec::new(), Vec::new());
         let mut busy = Vec::new();
@@ -174,6 +189,7 @@ impl Contest<'_> {
         engine.stop();
         let rate = |name: &str| format!("{}: {name}", self.kind.name());
         let How {
+            way,
             lanes,
             threads,
             batch,
@@ -184,7 +200,8 @@ impl Contest<'_> {
         let (alone, within, served) = (median(alone), median(within), median(served));
         report.note(
             rate(&format!(
-                "bare loop, {lanes} lanes x {threads} threads, batches of {batch}"
+                "bare loop, {}, {lanes} lanes x {threads} threads, batches of {batch}",
+                self.ways[way].0
             )),
             alone,
             "images/s",
@@ -219,15 +236,19 @@ impl Contest<'_> {
     /// The best way to run the bare loop: all take turns, so that none is judged by one good or bad second.
     fn best(&self) -> anyhow::Result<(How, Bare)> {
         let cores = std::thread::available_parallelism()?.get();
-        let load = |lanes, threads| Bare::load(self.runtime, self.repository, lanes, threads);
-        let mut loops = [(cores, 1), (1, cores)]
-            .into_iter()
-            .map(|(lanes, threads)| Ok(((lanes, threads), load(lanes, threads)?)))
-            .collect::<anyhow::Result<BTreeMap<_, _>>>()?;
+        const BATCHES: [usize; 4] = [1, 2, 4, 8];
+        let mut loops = BTreeMap::new();
+        for (way, (_, runtime)) in self.ways.iter().enumerate() {
+            for (lanes, threads) in [(cores, 1), (1, cores)] {
+                let bare = Bare::load(runtime, self.repository, lanes, threads, &BATCHES)?;
+                loops.insert((way, lanes, threads), bare);
+            }
+        }
         let ways: Vec<_> = loops
             .keys()
-            .flat_map(|&(lanes, threads)| {
-                [1, 2, 4, 8].map(|batch| How {
+            .flat_map(|&(way, lanes, threads)| {
+                BATCHES.map(|batch| How {
+                    way,
                     lanes,
                     threads,
                     batch,
@@ -237,7 +258,7 @@ impl Contest<'_> {
         let mut rates = vec![Vec::new(); ways.len()];
         for _ in 0..HEATS {
             for (how, rates) in ways.iter().zip(&mut rates) {
-                rates.push(self.bare(&loops[&(how.lanes, how.threads)], *how, HEAT)?);
+                rates.push(self.bare(&loops[&(how.way, how.lanes, how.threads)], *how, HEAT)?);
             }
         }
         let rates = rates.into_iter().map(median);
@@ -245,7 +266,7 @@ impl Contest<'_> {
             .zip(ways)
             .max_by(|a, b| a.0.total_cmp(&b.0))
             .context("no way to run it")?;
-        let best = loops.remove(&(how.lanes, how.threads));
+        let best = loops.remove(&(how.way, how.lanes, how.threads));
         Ok((how, best.context("it was loaded")?))
     }
 

@@ -3,4 +3,5 @@
 pub(crate) mod framing;
 pub(crate) mod graphs;
 pub(crate) mod onnx;
+pub(crate) mod openvino;
 pub(crate) mod process;

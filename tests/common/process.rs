@@ -27,7 +27,9 @@ impl Process {
         if let Some(repository) = repository {
             command.args([OsStr::new("--repository"), repository.as_os_str()]);
         }
-        for setting in settings.iter().chain(&["telemetry.format=json"]) {
+        // Fixed, unless a setting says otherwise: a trial may find one way the faster today and another tomorrow.
+        let fixed = ["device.device=cpu", "telemetry.format=json"];
+        for setting in fixed.iter().chain(settings) {
             command.args(["--set", setting]);
         }
         command.args(["serve", "--listen", "127.0.0.1:0"]);

@@ -226,6 +226,18 @@ def test_references_inside_the_manifests_hold(case):
     assert all(str(Path(file).parent) in mounts or file in mounts for file in files), (files, mounts)
 
 
+def test_the_tag_is_of_the_image_that_holds_the_library():
+    def image(**given) -> str:
+        return pod(render(merged(values("embedded"), given)))["containers"][0]["image"]
+
+    plain = image()
+    assert image(openvino={"enabled": True}) == f"{plain}-openvino"
+    # A pod with a GPU has no use for it.
+    assert image(openvino={"enabled": True}, gpu={"enabled": True}) == f"{plain}-gpu"
+    named = {"repository": "registry.example/frostline", "tag": "mine"}
+    assert image(openvino={"enabled": True}, image=named) == "registry.example/frostline:mine"
+
+
 def test_gpu_pods_do_not_fall_back_to_the_cpu(tmp_path):
     documents = render(values("gpu"))
     assert pod(documents)["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == 1

@@ -67,6 +67,9 @@ def test_the_wheel_carries_licences_and_names_its_library(installed):
     [info] = installed.glob("lib/python*/site-packages/frostline-*.dist-info")
     text = (info / "METADATA").read_text()
     pinned = re.search(r"^version=(\S+)$", (ROOT / "deploy/fetch_onnxruntime.sh").read_text(), re.M)[1]
+    plugin = re.search(r"^openvino=(\S+)$", (ROOT / "deploy/fetch_onnxruntime.sh").read_text(), re.M)[1]
+    extra = f"onnxruntime-ep-openvino=={plugin}; platform_machine == 'x86_64' and extra == 'openvino'"
+    assert f"\nProvides-Extra: openvino\nRequires-Dist: {extra}\n" in text
     assert f"\nRequires-Dist: onnxruntime=={pinned}\n" in text and "\nLicense-Expression: Apache-2.0\n" in text
     assert (info / "licenses/LICENSE").read_text() == (ROOT / "LICENSE").read_text()
     assert "tokio" in (info / "licenses/THIRD_PARTY.txt").read_text()

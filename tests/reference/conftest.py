@@ -37,7 +37,9 @@ def proto(tmp_path_factory):
 
 def start(*arguments: str) -> tuple[subprocess.Popen, str]:
     """A server's process and address."""
-    command = [BINARY, "serve", "--listen", "127.0.0.1:0", "--set", "telemetry.format=json", *arguments]
+    # The references compute in fp32: another precision is not theirs to judge.
+    command = [BINARY, "serve", "--listen", "127.0.0.1:0", "--set", "telemetry.format=json"]
+    command += ["--set", "device.device=cpu", *arguments]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("FROSTLINE_")}
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
     for line in process.stderr:

@@ -189,7 +189,7 @@ impl Inference {
             model_name: request.model_name,
             model_version: version,
             id: request.id,
-            parameters: made(&rows, &self.engine.backbone().sha256),
+            parameters: made(&rows, self.engine.identity()),
             ..Default::default()
         };
         // Masks and label maps of a whole batch take their time.

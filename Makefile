@@ -5,6 +5,8 @@ SHELL := /bin/bash
 
 PYTHON ?= python3
 RUNTIME := target/onnxruntime/libonnxruntime.so
+# JPEG decoding is built with SIMD where this is there.
+export PATH := $(CURDIR)/target/nasm/bin:$(PATH)
 export ORT_DYLIB_PATH := $(CURDIR)/$(RUNTIME)
 export ORT_DISABLE_TELEMETRY := 1
 export ORT_TELEMETRY_DISABLED := 1
@@ -19,10 +21,14 @@ step = @printf '== %s\n' '$(1)'; start=$$(date +%s%N); $(2); \
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
-runtime: ## Fetch the pinned ONNX Runtime library, if it is not there
+runtime: ## Fetch the pinned ONNX Runtime library and OpenVINO's plugin, if they are not there
 	$(call step,ONNX Runtime library,deploy/fetch_onnxruntime.sh $(dir $(RUNTIME)) $(PYTHON))
 
-build: runtime ## Build the release binary
+.PHONY: nasm
+nasm:
+	@deploy/fetch_nasm.sh target/nasm
+
+build: runtime nasm ## Build the release binary
 	$(call step,build,cargo build --release --locked --quiet)
 
 demo: build ## Set up, build, and run every demo head on the sample images and clips
@@ -39,7 +45,7 @@ check: build ## Check the embedded models and measure them on this machine
 
 test: test-rust test-python test-clients deploy-test test-models test-rules ## Run all tests
 
-test-rust: runtime
+test-rust: runtime nasm
 	$(call step,rust tests,cargo test --locked --quiet)
 
 tests/.venv/ready: tests/requirements.txt tests/requirements-alone.txt
@@ -120,10 +126,10 @@ fuzz: ## Fuzz the decoders, the protocol, manifests, masks and keys: about 10 mi
 attack: $(if $(FROSTLINE_BINARY),runtime,build) tests/.venv/ready ## Attack a server in some 90 ways; a good caller beside it and probes must not notice (40 minutes; ATTACKS="a b" for some)
 	@FROSTLINE_BINARY=$${FROSTLINE_BINARY:-target/release/frostline} tests/.venv/bin/python tests/attack/attack.py $(ATTACKS)
 
-bench: runtime ## Measure throughput, overhead, tail, overload and lifecycle; writes target/bench/summary.json (minutes)
+bench: runtime nasm ## Measure throughput, overhead, tail, overload and lifecycle; writes target/bench/summary.json (minutes)
 	$(call step,bench,cargo bench --locked --quiet --bench serving -- $(SECTIONS))
 
-soak: runtime ## Put a million requests on a server and compare its memory
+soak: runtime nasm ## Put a million requests on a server and compare its memory
 	$(call step,soak,cargo bench --locked --quiet --bench serving -- soak)
 
 load: build ## Run the ghz loads of tests/load against a server; keeps plots in target/load (needs Go)

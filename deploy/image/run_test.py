@@ -148,6 +148,7 @@ def check_licences() -> None:
     there = {path.name: path.stat().st_size for path in folder.glob("*")}
     wanted = {"LICENSE", "THIRD_PARTY.txt", "onnxruntime-LICENSE", "onnxruntime-ThirdPartyNotices.txt", "debian-libc6.txt",
               "debian-ca-certificates.txt"}
+    wanted |= {"openvino-third-party-programs.txt"} if TARGET == "openvino" else set()
     check("licence texts", not wanted - there.keys() and all(there.values()), sorted(wanted - there.keys()) or f"{len(there)} files")
 
 

@@ -189,6 +189,48 @@ def test_the_server_measures_as_the_graphs_do(tmp_path, server, demo, head, kind
 
 
 @pytest.mark.usefixtures("font")
+def test_precisions_are_measured_side_by_side(tmp_path, server, demo, monkeypatch, capsys):
+    from frostline_models import cli
+
+    monkeypatch.setenv("ORT_DYLIB_PATH", serving.environment()["ORT_DYLIB_PATH"])
+
+    def measured(*words: str) -> dict:
+        monkeypatch.setattr("sys.argv", [
+            "frostline-models", "evaluate", "scene", *words, "--format", "generated-scenes", "--data", str(tmp_path),
+            "--option", "split=heldout", "--option", "count=6", "--workers", "2", "--out", str(tmp_path / "out"),
+        ])  # fmt: skip
+        cli.main()
+        return json.loads((tmp_path / "out" / "evaluation.json").read_text())
+
+    def at(*precisions: str) -> dict:
+        own = ("--repository", str(demo), "--binary", str(serving.binary()))
+        return measured(*own, "--precision", *precisions)["precisions"]
+
+    served = measured("--server", server)
+    assert at("fp32")["fp32"]["metrics"] == pytest.approx(served["metrics"], abs=1e-6)
+    capsys.readouterr()
+    # A processor that computes in bf16 and is Intel's, or a sentence that says which of these it is not.
+    try:
+        both = at("fp32", "bf16")
+    except SystemExit as refused:
+        said = f"{refused} {capsys.readouterr()}"
+        assert "openvino:cpu cannot be used" in said, said
+    else:
+        table = capsys.readouterr().out
+        assert list(both) == ["fp32", "bf16"] and "miou" in table and "(" in table
+        for name, value in both["fp32"]["metrics"].items():
+            assert both["bf16"]["metrics"][name] == pytest.approx(value, abs=0.01), name
+    for words, wanted in [
+        (("--server", server, "--precision", "fp32"), "needs --repository"),
+        (("--repository", str(demo), "--precision", "fp33", "--binary", str(serving.binary())), "must be one of"),
+        (("--repository", str(demo), "--precision", "fp32", "--binary", str(tmp_path / "none")), "no such file"),
+    ]:
+        with pytest.raises(SystemExit) as refused:
+            measured(*words)
+        assert wanted in f"{refused.value} {capsys.readouterr()}"
+
+
+@pytest.mark.usefixtures("font")
 def test_served_features_are_the_backbones(server, demo):
     import onnxruntime as ort
 

@@ -160,7 +160,7 @@ fn capabilities(device: &Offer<'_>) -> String {
 }
 
 /// The folder that holds all files; which one is missing in the first that holds the plugin.
-fn find(library: &Path, named: Option<&Path>) -> Result<PathBuf, String> {
+pub(super) fn find(library: &Path, named: Option<&Path>) -> Result<PathBuf, String> {
     let beside = library.parent().unwrap_or(Path::new(".")).to_path_buf();
     // `site-packages/onnxruntime/capi/libonnxruntime.so.V`
     let packages = beside.parent().and_then(Path::parent);

@@ -141,6 +141,13 @@ impl Runtime {
         openvino::stamp(&self.library, folder)
     }
 
+    /// Whether OpenVINO's plugin is there, usable on this processor or not.
+    #[must_use]
+    pub fn has_plugin(&self) -> bool {
+        let folder = self.device.options().openvino_plugin.as_deref();
+        openvino::find(&self.library, folder).is_ok()
+    }
+
     /// What graphs run on.
     #[must_use]
     pub fn device(&self) -> &Arc<Device> {

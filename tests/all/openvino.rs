@@ -357,12 +357,31 @@ fn a_processor_that_the_plugin_does_not_take_is_told() {
         )
         .unwrap();
     }
-    let (code, said) = said(folder.path(), &[]);
-    assert_eq!(code, Some(1), "{said}");
-    assert!(
-        said.contains("offers no device for this processor"),
-        "{said}"
-    );
+    let refusal = "offers no device for this processor";
+    let (code, refused) = said(folder.path(), &[]);
+    assert_eq!(code, Some(1), "{refused}");
+    assert!(refused.contains(refusal), "{refused}");
+    // Where that is no must it is told, and the next start need not find out again.
+    let settings = [
+        format!("device.openvino_plugin={}", folder.path().display()),
+        format!(
+            "device.trial_file={}",
+            folder.path().join("trial.json").display()
+        ),
+    ];
+    for how in ["by trial in", "by an earlier trial"] {
+        let (code, said) = check(&settings);
+        assert_eq!(code, Some(0), "{said}");
+        if !said.contains("device cuda:0") {
+            let wanted = [
+                refusal,
+                how,
+                "device cpu",
+                "chosen: nothing else can be used",
+            ];
+            assert!(wanted.iter().all(|part| said.contains(part)), "{said}");
+        }
+    }
 }
 
 #[test]

@@ -10,6 +10,7 @@ from pathlib import Path
 from .. import recipes
 from ..errors import InputError
 from ..readers import FORMATS, NAMED, open_dataset
+from . import precisions
 
 
 def add(groups) -> None:
@@ -20,6 +21,11 @@ def add(groups) -> None:
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--server", metavar="HOST:PORT", help="a running server")
     where.add_argument("--repository", type=Path, help="a model repository, run here")
+    parser.add_argument(
+        "--precision", nargs="+", metavar="NAME", default=[],
+        help=f"with --repository: through a server at each of these, side by side ({', '.join(precisions.SETTINGS)})",
+    )  # fmt: skip
+    parser.add_argument("--binary", type=Path, default=Path("target/release/frostline"), help="--precision: the server")
     parser.add_argument("--format", help=", ".join(FORMATS))
     parser.add_argument("--recipe", help="take format, validation data and views from a recipe")
     parser.add_argument(
@@ -77,12 +83,39 @@ def settle(arguments: argparse.Namespace) -> dict:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    if arguments.precision:
+        reports = precisions.run(arguments, lambda address: measure(arguments, address)[0])
+        print(precisions.show(reports))
+        if arguments.out:
+            arguments.out.mkdir(parents=True, exist_ok=True)
+            (arguments.out / "evaluation.json").write_text(json.dumps({"precisions": reports}, indent=2) + "\n")
+            print(f"wrote {arguments.out / 'evaluation.json'}")
+        return
+    report, result, dataset, predictor = measure(arguments, arguments.server)
+    print(show(report))
+    if arguments.out:
+        from . import gallery
+
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        (arguments.out / "evaluation.json").write_text(json.dumps(report, indent=2) + "\n")
+        gallery.save(arguments.out / "cases.png", result, dataset, predictor.task, predictor.frames, predictor.frame_stride)
+        drawn = "cases.png"
+        if predictor.task == "classification":
+            from .images import save_confusion
+
+            save_confusion(arguments.out / "confusion.png", result, dataset)
+            drawn += ", confusion.png"
+        print(f"wrote {arguments.out / 'evaluation.json'}, {drawn}")
+
+
+def measure(arguments: argparse.Namespace, server: str | None):
+    """The report, the result with its cases, the data set and what was measured: through a server, or here."""
     options = settle(arguments)
-    if arguments.server:
+    if server:
         from .remote import Remote
 
-        predictor = Remote(arguments.server, arguments.head, token=arguments.token)
-        where = arguments.server
+        predictor = Remote(server, arguments.head, token=arguments.token)
+        where = server
     else:
         from .local import Local
 
@@ -100,20 +133,7 @@ def run(arguments: argparse.Namespace) -> None:
         said = options | {"labels": dataset.labels} | parse_options(arguments.gallery)
         known = open_dataset(arguments.format, arguments.data, **said)
     report, result = evaluate(predictor, dataset, arguments, where, known)
-    print(show(report))
-    if arguments.out:
-        from . import gallery
-
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        (arguments.out / "evaluation.json").write_text(json.dumps(report, indent=2) + "\n")
-        gallery.save(arguments.out / "cases.png", result, dataset, predictor.task, predictor.frames, predictor.frame_stride)
-        drawn = "cases.png"
-        if predictor.task == "classification":
-            from .images import save_confusion
-
-            save_confusion(arguments.out / "confusion.png", result, dataset)
-            drawn += ", confusion.png"
-        print(f"wrote {arguments.out / 'evaluation.json'}, {drawn}")
+    return report, result, dataset, predictor
 
 
 def evaluate(predictor, dataset, arguments: argparse.Namespace, where: str, known=None):

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
-import os
-import re
 import subprocess
 import time
 from pathlib import Path
@@ -17,6 +14,7 @@ import torch
 from PIL import Image
 
 from ..errors import InputError
+from ..measure.precisions import serve
 from ..measure.remote import Remote
 from . import models, packages
 
@@ -48,26 +46,6 @@ def run(arguments: argparse.Namespace) -> None:
     report["seconds"] = round(time.monotonic() - began, 1)
     (work / "report.json").write_text(json.dumps(report, indent=2) + "\n")
     print(show(report, work))
-
-
-@contextlib.contextmanager
-def serve(binary: Path, repository: Path):
-    """The address of a server of the repository, on a free port."""
-    process = subprocess.Popen(
-        [str(binary), "serve", "--listen", "127.0.0.1:0", "--repository", str(repository)],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | {"NO_COLOR": "1"},
-    )  # fmt: skip
-    seen = []
-    try:
-        for line in process.stdout:
-            seen.append(line)
-            if match := re.search(r" ready .*address=(127\.0\.0\.1:\d+)", line):
-                yield match[1]
-                return
-        raise InputError(f"the server did not start: {''.join(seen)[-500:]}")
-    finally:
-        process.terminate()
-        process.communicate(timeout=60)
 
 
 def annotate(binary: Path, address: str, name: str, work: Path) -> None:

@@ -147,6 +147,10 @@ pub fn choose(
     if let [(at, runtime)] = &usable[..] {
         trial.tried[*at].verdict = ALONE.to_owned();
         trial.took = begun.elapsed();
+        // To find out that a plugin is of no use here took a moment, and memory that it keeps.
+        if let (Some(file), true) = (&options.file, runtime.has_plugin()) {
+            recall::write(file, &key, &trial.tried);
+        }
         return Ok((runtime.clone(), Some(trial)));
     }
     let mut running = Vec::new();

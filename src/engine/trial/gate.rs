@@ -10,7 +10,7 @@ use crate::{
     },
     media,
     repository::{HeadEntry, Repository},
-    task::{Detection, ScoredLabel},
+    task::{Detection, Point, Pose, Poses, ScoredLabel},
 };
 
 /// Features whose cosine to fp32's is less are others.
@@ -21,6 +21,8 @@ const PICTURES: usize = 4;
 const CLOSE: f32 = 0.05;
 /// Boxes that overlap less are of other things.
 const LEAST_IOU: f32 = 0.8;
+/// Points of one body are no further apart, in parts of its extent.
+const MOST_APART: f32 = 0.05;
 /// Most pixels whose label may change, as a part of all.
 const MOST_PIXELS: f64 = 0.02;
 
@@ -131,6 +133,10 @@ fn alike(a: &Outcome, b: &Outcome) -> Result<(), String> {
             }
         }
         (Outcome::Classification(a), Outcome::Classification(b)) => top(a, b),
+        (Outcome::Keypoints(Poses(a)), Outcome::Keypoints(Poses(b))) => {
+            poses(a, b)?;
+            poses(b, a)
+        }
         (Outcome::Tensors(a), Outcome::Tensors(b)) => {
             for (a, b) in a.tensors().zip(b.tensors()) {
                 let cosine = cosine(&a, &b);
@@ -164,6 +170,40 @@ fn objects(of: &[Detection], among: &[Detection]) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// Whether every sure body of `of` is in `among`.
+fn poses(of: &[Pose], among: &[Pose]) -> Result<(), String> {
+    let line = of.iter().chain(among).map(|found| found.score);
+    let line = line.fold(f32::INFINITY, f32::min) + CLOSE;
+    for body in of.iter().filter(|body| body.score > line) {
+        if !among.iter().any(|other| apart(body, other) <= MOST_APART) {
+            let score = body.score;
+            return Err(format!(
+                "a body of score {score:.2} is found at one precision alone"
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// How far the points of two bodies are apart on average, in parts of the first one's extent.
+fn apart(a: &Pose, b: &Pose) -> f32 {
+    // A point that was not found lies nowhere.
+    let found = |pair: &(&Point, &Point)| pair.0.score > 0.0 && pair.1.score > 0.0;
+    let pairs: Vec<_> = a.points.iter().zip(&b.points).filter(found).collect();
+    let range = |of: fn(&Point) -> f32| {
+        let values = || pairs.iter().map(|(point, _)| of(point));
+        values().fold(f32::MIN, f32::max) - values().fold(f32::MAX, f32::min)
+    };
+    let extent = range(|point| point.x)
+        .hypot(range(|point| point.y))
+        .max(1.0);
+    let each = pairs.iter().map(|(a, b)| (a.x - b.x).hypot(a.y - b.y));
+    match pairs.is_empty() {
+        true => f32::INFINITY,
+        false => each.sum::<f32>() / pairs.len() as f32 / extent,
+    }
 }
 
 fn iou(a: &[f32; 4], b: &[f32; 4]) -> f32 {
@@ -317,6 +357,25 @@ mod tests {
         ] {
             assert!(!alike(&both, &other), "{other:?}");
         }
+    }
+
+    #[test]
+    fn bodies_agree_by_their_points() {
+        let body = |left: f32, score| Pose {
+            score,
+            points: [(left, 0.0), (left, 40.0), (left + 30.0, 40.0)]
+                .map(|(x, y)| Point { x, y, score })
+                .to_vec(),
+        };
+        let alike = |a: &[Pose], b: &[Pose]| {
+            let of = |all: &[Pose]| Outcome::Keypoints(Poses(all.to_vec()));
+            alike(&of(a), &of(b)).is_ok()
+        };
+        let both = [body(0.0, 0.9), body(80.0, 0.31)];
+        assert!(alike(&both, &both));
+        assert!(alike(&both, &[body(2.0, 0.9), body(200.0, 0.3)]));
+        assert!(!alike(&both, &[body(10.0, 0.9), body(80.0, 0.31)]));
+        assert!(!alike(&both, &[body(80.0, 0.31)]));
     }
 
     #[test]

@@ -77,7 +77,7 @@ const MOST_BYTES: u64 = 4 << 20;
 /// A new token.
 #[derive(Debug, Args)]
 pub(super) struct Token {
-    /// Whom it stands for: letters, digits, -, _ and .
+    /// Whom it stands for: letters, digits, dots, hyphens and underscores.
     name: String,
     /// Key file to add its entry to (see auth.keys); unset: the entry is printed to standard error.
     #[arg(long, value_name = "FILE")]

@@ -129,14 +129,20 @@ mod tests {
             let mut account = budget.account(party(1));
             match account.hold(FREE + 1000, "answers") {
                 Ok(()) => flood.push(account),
-                Err(refused) => break refused.to_string(),
+                Err(refused) => break refused,
             }
         };
         assert_eq!(budget.held(), 600_000);
         assert!(
-            refused.contains("10.0.0.1 has its share") && refused.contains("9192 bytes of answers"),
+            refused.message().contains("its share") && refused.message().contains("answers"),
             "{refused}"
         );
+        let told = |name: &str| {
+            let mut values = refused.values().iter();
+            values.find_map(|(key, value)| (*key == name).then_some(&**value))
+        };
+        assert!(told("party").is_some_and(|party| party.contains("10.0.0.1")));
+        assert_eq!(told("value"), Some("9192"));
         flood[0].hold(FREE, "answers").unwrap();
         assert!(budget.check(&party(1)).is_ok() && budget.check(&party(2)).is_ok());
         drop(flood);

@@ -76,7 +76,7 @@ async fn entries_are_counted_before_they_are_made() {
         (
             "frostline.v1.VisionService/ExtractFeatures",
             many(2),
-            "features",
+            "map_names",
         ),
     ];
     for (path, message, named) in cases {

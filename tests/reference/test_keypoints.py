@@ -6,6 +6,7 @@ numbers.
 
 import io
 import json
+import os
 import subprocess
 
 import grpc
@@ -93,13 +94,16 @@ def test_the_command_tells_and_draws_them(served, vision, proto, tmp_path):
     file = tmp_path / "picture.png"
     file.write_bytes(picture(2, 640, 480))
     command = [BINARY, "analyze", "--addr", f"http://{address}", "--head", "pose", str(file)]
-    done = subprocess.run([*command, "--json", "--out", str(tmp_path / "drawn.png")], capture_output=True, check=True)
+    # The command takes its settings from variables of this prefix.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("FROSTLINE_")}
+    how = {"capture_output": True, "check": True, "env": environment}
+    done = subprocess.run([*command, "--json", "--out", str(tmp_path / "drawn.png")], **how)
     told = json.loads(done.stdout)["heads"]["pose"]
     request = proto.vision.AnalyzeRequest(image=proto.types.Image(encoded=file.read_bytes()), heads=["pose"])
     points = array(vision.Analyze(request).results[0].keypoints)
     assert told["labels"] == LABELS and told["skeleton"] == BONES
     np.testing.assert_allclose([pose["keypoints"] for pose in told["poses"]], points, rtol=1e-5)
-    text = subprocess.run(command, capture_output=True, check=True, text=True).stdout
+    text = subprocess.run(command, text=True, **how).stdout
     assert f"{(points[0, :, 2] > 0).sum()} of {POINTS} points" in text
 
     # Each point of the best body has its color around it; pictures are enlarged to 720 pixels.

@@ -1,11 +1,10 @@
 """Tracks beside those of PyPI `trackers` on the same detections, scored by TrackEval, on scenes that no default was chosen by."""
 
 import json
-import subprocess
 
 import pytest
 from scenes import KINDS
-from tracking import BINARY, RATES, measure
+from tracking import RATES, measure, ours
 
 SEEDS, SECONDS = (100, 101), 8.0
 
@@ -26,6 +25,5 @@ def test_an_object_is_followed_without_a_fault_where_there_is_none_in_its_detect
     for frame in range(60):
         boxes = [[10 + 200 * n + 3 * frame, 50, 90 + 200 * n + 3 * frame, 200] for n in range(4)]
         rows.append(json.dumps({"time": frame / 20, "detections": [{"box": box, "score": 0.9} for box in boxes]}))
-    answer = subprocess.run([BINARY, "track"], input="\n".join(rows), capture_output=True, text=True, check=True)
-    ids = [[found["track_id"] for found in json.loads(line)["detections"]] for line in answer.stdout.splitlines()]
+    ids = ours("\n".join(rows))
     assert ids[0] == [None] * 4 and all(row == [1, 2, 3, 4] for row in ids[1:]) and len(ids) == 60

@@ -36,9 +36,12 @@ def lines(frames: list[Frame]) -> str:
     return "\n".join(rows)
 
 
-def ours(frames: list[Frame], *arguments: str) -> Ids:
-    command = [BINARY, "track", *arguments]
-    answer = subprocess.run(command, input=lines(frames), capture_output=True, text=True, check=True)
+def ours(text: str) -> Ids:
+    """The ids of frames in lines of JSON."""
+    # The command takes its settings from variables of this prefix.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("FROSTLINE_")}
+    command = [BINARY, "track"]
+    answer = subprocess.run(command, input=text, capture_output=True, text=True, check=True, env=environment)
     rows = [json.loads(line) for line in answer.stdout.splitlines()]
     return [[found["track_id"] for found in row["detections"]] for row in rows]
 
@@ -95,7 +98,7 @@ def score(sequences: list[tuple[list[Frame], Ids]]) -> dict[str, float]:
 def measure(rate: str, kinds, seeds, seconds: float) -> dict[str, dict[str, float]]:
     """Scores by tracker."""
     scenes = [scene(kind, seed, times(rate, seconds, seed)) for kind in kinds for seed in seeds]
-    answers = {"frostline": [ours(frames) for frames in scenes]}
+    answers = {"frostline": [ours(lines(frames)) for frames in scenes]}
     for name, make in RIVALS.items():
         answers[name] = [rival(make, frames, None) for frames in scenes]
         answers[f"{name}, timed"] = [rival(make, frames, RATES[rate]) for frames in scenes]

@@ -41,6 +41,8 @@ const (
 	HeadTask_HEAD_TASK_EMBEDDING HeadTask = 5
 	// Raw outputs.
 	HeadTask_HEAD_TASK_TENSOR HeadTask = 6
+	// Named points of each body, or of whatever has such points.
+	HeadTask_HEAD_TASK_KEYPOINTS HeadTask = 7
 )
 
 // Enum value maps for HeadTask.
@@ -53,6 +55,7 @@ var (
 		4: "HEAD_TASK_CLASSIFICATION",
 		5: "HEAD_TASK_EMBEDDING",
 		6: "HEAD_TASK_TENSOR",
+		7: "HEAD_TASK_KEYPOINTS",
 	}
 	HeadTask_value = map[string]int32{
 		"HEAD_TASK_UNSPECIFIED":    0,
@@ -62,6 +65,7 @@ var (
 		"HEAD_TASK_CLASSIFICATION": 4,
 		"HEAD_TASK_EMBEDDING":      5,
 		"HEAD_TASK_TENSOR":         6,
+		"HEAD_TASK_KEYPOINTS":      7,
 	}
 )
 
@@ -343,7 +347,8 @@ type Backbone struct {
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// Its version.
 	Version string `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
-	// SHA-256 of its weights, in hex: the fingerprint that heads name.
+	// SHA-256 of its weights, in hex: the fingerprint that heads name. "+bf16" follows where it is computed in that and not
+	// as its graph says: features of different fingerprints are not the same.
 	Fingerprint string `protobuf:"bytes,3,opt,name=fingerprint,proto3" json:"fingerprint,omitempty"`
 	// Architecture, as the manifest tells it.
 	Architecture string `protobuf:"bytes,4,opt,name=architecture,proto3" json:"architecture,omitempty"`
@@ -355,7 +360,7 @@ type Backbone struct {
 	InputSizes []*ImageSize `protobuf:"bytes,8,rep,name=input_sizes,json=inputSizes,proto3" json:"input_sizes,omitempty"`
 	// Its outputs.
 	FeatureMaps []*FeatureMap `protobuf:"bytes,10,rep,name=feature_maps,json=featureMaps,proto3" json:"feature_maps,omitempty"`
-	// Precision of the graph.
+	// What it is computed in: the precision of its graph, or what the server takes instead.
 	Precision Precision `protobuf:"varint,11,opt,name=precision,proto3,enum=frostline.v1.Precision" json:"precision,omitempty"`
 	// How images are fitted to the input.
 	Resize ResizeMode `protobuf:"varint,12,opt,name=resize,proto3,enum=frostline.v1.ResizeMode" json:"resize,omitempty"`
@@ -1402,7 +1407,7 @@ const file_frostline_v1_model_proto_rawDesc = "" +
 	"\x11UnloadHeadRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"<\n" +
 	"\x12UnloadHeadResponse\x12&\n" +
-	"\x04head\x18\x01 \x01(\v2\x12.frostline.v1.HeadR\x04head*\xbd\x01\n" +
+	"\x04head\x18\x01 \x01(\v2\x12.frostline.v1.HeadR\x04head*\xd6\x01\n" +
 	"\bHeadTask\x12\x19\n" +
 	"\x15HEAD_TASK_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13HEAD_TASK_DETECTION\x10\x01\x12\x1a\n" +
@@ -1410,7 +1415,8 @@ const file_frostline_v1_model_proto_rawDesc = "" +
 	"\x10HEAD_TASK_ACTION\x10\x03\x12\x1c\n" +
 	"\x18HEAD_TASK_CLASSIFICATION\x10\x04\x12\x17\n" +
 	"\x13HEAD_TASK_EMBEDDING\x10\x05\x12\x14\n" +
-	"\x10HEAD_TASK_TENSOR\x10\x06*]\n" +
+	"\x10HEAD_TASK_TENSOR\x10\x06\x12\x17\n" +
+	"\x13HEAD_TASK_KEYPOINTS\x10\a*]\n" +
 	"\fTensorLayout\x12\x1d\n" +
 	"\x19TENSOR_LAYOUT_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12TENSOR_LAYOUT_NCHW\x10\x01\x12\x16\n" +

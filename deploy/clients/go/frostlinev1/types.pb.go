@@ -1469,6 +1469,244 @@ func (x *TensorResult) GetOutputs() []*Tensor {
 	return nil
 }
 
+// A named point of a body.
+type Keypoint struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In the original image's pixels; it may lie outside of the image.
+	X float32 `protobuf:"fixed32,1,opt,name=x,proto3" json:"x,omitempty"`
+	// In the original image's pixels.
+	Y float32 `protobuf:"fixed32,2,opt,name=y,proto3" json:"y,omitempty"`
+	// Confidence, 0 to 1; 0 for a point that was not found, which is given at 0, 0.
+	Score         float32 `protobuf:"fixed32,3,opt,name=score,proto3" json:"score,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Keypoint) Reset() {
+	*x = Keypoint{}
+	mi := &file_frostline_v1_types_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Keypoint) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Keypoint) ProtoMessage() {}
+
+func (x *Keypoint) ProtoReflect() protoreflect.Message {
+	mi := &file_frostline_v1_types_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Keypoint.ProtoReflect.Descriptor instead.
+func (*Keypoint) Descriptor() ([]byte, []int) {
+	return file_frostline_v1_types_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *Keypoint) GetX() float32 {
+	if x != nil {
+		return x.X
+	}
+	return 0
+}
+
+func (x *Keypoint) GetY() float32 {
+	if x != nil {
+		return x.Y
+	}
+	return 0
+}
+
+func (x *Keypoint) GetScore() float32 {
+	if x != nil {
+		return x.Score
+	}
+	return 0
+}
+
+// One body, or whatever else has such points.
+type Pose struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Mean of its points' scores.
+	Score float32 `protobuf:"fixed32,1,opt,name=score,proto3" json:"score,omitempty"`
+	// One for each of the answer's labels, in their order.
+	Keypoints     []*Keypoint `protobuf:"bytes,2,rep,name=keypoints,proto3" json:"keypoints,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Pose) Reset() {
+	*x = Pose{}
+	mi := &file_frostline_v1_types_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Pose) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Pose) ProtoMessage() {}
+
+func (x *Pose) ProtoReflect() protoreflect.Message {
+	mi := &file_frostline_v1_types_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Pose.ProtoReflect.Descriptor instead.
+func (*Pose) Descriptor() ([]byte, []int) {
+	return file_frostline_v1_types_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *Pose) GetScore() float32 {
+	if x != nil {
+		return x.Score
+	}
+	return 0
+}
+
+func (x *Pose) GetKeypoints() []*Keypoint {
+	if x != nil {
+		return x.Keypoints
+	}
+	return nil
+}
+
+// Two points that belong together.
+type Bone struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Index of the first point's label.
+	First uint32 `protobuf:"varint,1,opt,name=first,proto3" json:"first,omitempty"`
+	// Index of the other's.
+	Second        uint32 `protobuf:"varint,2,opt,name=second,proto3" json:"second,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Bone) Reset() {
+	*x = Bone{}
+	mi := &file_frostline_v1_types_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Bone) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Bone) ProtoMessage() {}
+
+func (x *Bone) ProtoReflect() protoreflect.Message {
+	mi := &file_frostline_v1_types_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Bone.ProtoReflect.Descriptor instead.
+func (*Bone) Descriptor() ([]byte, []int) {
+	return file_frostline_v1_types_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *Bone) GetFirst() uint32 {
+	if x != nil {
+		return x.First
+	}
+	return 0
+}
+
+func (x *Bone) GetSecond() uint32 {
+	if x != nil {
+		return x.Second
+	}
+	return 0
+}
+
+// Answer of a keypoints head.
+type KeypointResult struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Highest score first.
+	Poses []*Pose `protobuf:"bytes,1,rep,name=poses,proto3" json:"poses,omitempty"`
+	// Names of the points, which are the head's labels.
+	Labels []string `protobuf:"bytes,2,rep,name=labels,proto3" json:"labels,omitempty"`
+	// What to join in a picture.
+	Skeleton      []*Bone `protobuf:"bytes,3,rep,name=skeleton,proto3" json:"skeleton,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KeypointResult) Reset() {
+	*x = KeypointResult{}
+	mi := &file_frostline_v1_types_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeypointResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeypointResult) ProtoMessage() {}
+
+func (x *KeypointResult) ProtoReflect() protoreflect.Message {
+	mi := &file_frostline_v1_types_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeypointResult.ProtoReflect.Descriptor instead.
+func (*KeypointResult) Descriptor() ([]byte, []int) {
+	return file_frostline_v1_types_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *KeypointResult) GetPoses() []*Pose {
+	if x != nil {
+		return x.Poses
+	}
+	return nil
+}
+
+func (x *KeypointResult) GetLabels() []string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
+func (x *KeypointResult) GetSkeleton() []*Bone {
+	if x != nil {
+		return x.Skeleton
+	}
+	return nil
+}
+
 // Where the time of a call went. Stages of one call may overlap with those of others in the same batch. What takes longer
 // than the 71 minutes that can be told is told as so many.
 type Timing struct {
@@ -1491,7 +1729,7 @@ type Timing struct {
 
 func (x *Timing) Reset() {
 	*x = Timing{}
-	mi := &file_frostline_v1_types_proto_msgTypes[16]
+	mi := &file_frostline_v1_types_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1503,7 +1741,7 @@ func (x *Timing) String() string {
 func (*Timing) ProtoMessage() {}
 
 func (x *Timing) ProtoReflect() protoreflect.Message {
-	mi := &file_frostline_v1_types_proto_msgTypes[16]
+	mi := &file_frostline_v1_types_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1516,7 +1754,7 @@ func (x *Timing) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Timing.ProtoReflect.Descriptor instead.
 func (*Timing) Descriptor() ([]byte, []int) {
-	return file_frostline_v1_types_proto_rawDescGZIP(), []int{16}
+	return file_frostline_v1_types_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Timing) GetQueueUs() uint32 {
@@ -1564,7 +1802,8 @@ func (x *Timing) GetTotalUs() uint32 {
 // How an answer was made.
 type Provenance struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// SHA-256 of the backbone's weights, in hex.
+	// SHA-256 of the backbone's weights, in hex, and "+bf16" where they are computed in that and not as their graph says:
+	// features of different values are not the same.
 	Backbone string `protobuf:"bytes,1,opt,name=backbone,proto3" json:"backbone,omitempty"`
 	// Where the features came from. For a clip, COMPUTED if any frame was computed.
 	FeatureSource FeatureSource `protobuf:"varint,2,opt,name=feature_source,json=featureSource,proto3,enum=frostline.v1.FeatureSource" json:"feature_source,omitempty"`
@@ -1580,7 +1819,7 @@ type Provenance struct {
 
 func (x *Provenance) Reset() {
 	*x = Provenance{}
-	mi := &file_frostline_v1_types_proto_msgTypes[17]
+	mi := &file_frostline_v1_types_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1592,7 +1831,7 @@ func (x *Provenance) String() string {
 func (*Provenance) ProtoMessage() {}
 
 func (x *Provenance) ProtoReflect() protoreflect.Message {
-	mi := &file_frostline_v1_types_proto_msgTypes[17]
+	mi := &file_frostline_v1_types_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1605,7 +1844,7 @@ func (x *Provenance) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Provenance.ProtoReflect.Descriptor instead.
 func (*Provenance) Descriptor() ([]byte, []int) {
-	return file_frostline_v1_types_proto_rawDescGZIP(), []int{17}
+	return file_frostline_v1_types_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Provenance) GetBackbone() string {
@@ -1714,7 +1953,21 @@ const file_frostline_v1_types_proto_rawDesc = "" +
 	"\x05shape\x18\x03 \x03(\rR\x05shape\x12\x12\n" +
 	"\x04data\x18\x04 \x01(\fR\x04data\">\n" +
 	"\fTensorResult\x12.\n" +
-	"\aoutputs\x18\x01 \x03(\v2\x14.frostline.v1.TensorR\aoutputs\"\xbc\x01\n" +
+	"\aoutputs\x18\x01 \x03(\v2\x14.frostline.v1.TensorR\aoutputs\"<\n" +
+	"\bKeypoint\x12\f\n" +
+	"\x01x\x18\x01 \x01(\x02R\x01x\x12\f\n" +
+	"\x01y\x18\x02 \x01(\x02R\x01y\x12\x14\n" +
+	"\x05score\x18\x03 \x01(\x02R\x05score\"R\n" +
+	"\x04Pose\x12\x14\n" +
+	"\x05score\x18\x01 \x01(\x02R\x05score\x124\n" +
+	"\tkeypoints\x18\x02 \x03(\v2\x16.frostline.v1.KeypointR\tkeypoints\"4\n" +
+	"\x04Bone\x12\x14\n" +
+	"\x05first\x18\x01 \x01(\rR\x05first\x12\x16\n" +
+	"\x06second\x18\x02 \x01(\rR\x06second\"\x82\x01\n" +
+	"\x0eKeypointResult\x12(\n" +
+	"\x05poses\x18\x01 \x03(\v2\x12.frostline.v1.PoseR\x05poses\x12\x16\n" +
+	"\x06labels\x18\x02 \x03(\tR\x06labels\x12.\n" +
+	"\bskeleton\x18\x03 \x03(\v2\x12.frostline.v1.BoneR\bskeleton\"\xbc\x01\n" +
 	"\x06Timing\x12\x19\n" +
 	"\bqueue_us\x18\x01 \x01(\rR\aqueueUs\x12\x1b\n" +
 	"\tdecode_us\x18\x02 \x01(\rR\bdecodeUs\x12\x1f\n" +
@@ -1795,7 +2048,7 @@ func file_frostline_v1_types_proto_rawDescGZIP() []byte {
 }
 
 var file_frostline_v1_types_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
-var file_frostline_v1_types_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_frostline_v1_types_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_frostline_v1_types_proto_goTypes = []any{
 	(ErrorReason)(0),             // 0: frostline.v1.ErrorReason
 	(Priority)(0),                // 1: frostline.v1.Priority
@@ -1819,8 +2072,12 @@ var file_frostline_v1_types_proto_goTypes = []any{
 	(*ClassificationResult)(nil), // 19: frostline.v1.ClassificationResult
 	(*Tensor)(nil),               // 20: frostline.v1.Tensor
 	(*TensorResult)(nil),         // 21: frostline.v1.TensorResult
-	(*Timing)(nil),               // 22: frostline.v1.Timing
-	(*Provenance)(nil),           // 23: frostline.v1.Provenance
+	(*Keypoint)(nil),             // 22: frostline.v1.Keypoint
+	(*Pose)(nil),                 // 23: frostline.v1.Pose
+	(*Bone)(nil),                 // 24: frostline.v1.Bone
+	(*KeypointResult)(nil),       // 25: frostline.v1.KeypointResult
+	(*Timing)(nil),               // 26: frostline.v1.Timing
+	(*Provenance)(nil),           // 27: frostline.v1.Provenance
 }
 var file_frostline_v1_types_proto_depIdxs = []int32{
 	8,  // 0: frostline.v1.Image.raw:type_name -> frostline.v1.RawImage
@@ -1835,13 +2092,16 @@ var file_frostline_v1_types_proto_depIdxs = []int32{
 	18, // 9: frostline.v1.ClassificationResult.top:type_name -> frostline.v1.ScoredLabel
 	4,  // 10: frostline.v1.Tensor.data_type:type_name -> frostline.v1.DataType
 	20, // 11: frostline.v1.TensorResult.outputs:type_name -> frostline.v1.Tensor
-	5,  // 12: frostline.v1.Provenance.feature_source:type_name -> frostline.v1.FeatureSource
-	22, // 13: frostline.v1.Provenance.timing:type_name -> frostline.v1.Timing
-	14, // [14:14] is the sub-list for method output_type
-	14, // [14:14] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	22, // 12: frostline.v1.Pose.keypoints:type_name -> frostline.v1.Keypoint
+	23, // 13: frostline.v1.KeypointResult.poses:type_name -> frostline.v1.Pose
+	24, // 14: frostline.v1.KeypointResult.skeleton:type_name -> frostline.v1.Bone
+	5,  // 15: frostline.v1.Provenance.feature_source:type_name -> frostline.v1.FeatureSource
+	26, // 16: frostline.v1.Provenance.timing:type_name -> frostline.v1.Timing
+	17, // [17:17] is the sub-list for method output_type
+	17, // [17:17] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_frostline_v1_types_proto_init() }
@@ -1853,14 +2113,14 @@ func file_frostline_v1_types_proto_init() {
 		(*Image_Encoded)(nil),
 		(*Image_Raw)(nil),
 	}
-	file_frostline_v1_types_proto_msgTypes[17].OneofWrappers = []any{}
+	file_frostline_v1_types_proto_msgTypes[21].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_frostline_v1_types_proto_rawDesc), len(file_frostline_v1_types_proto_rawDesc)),
 			NumEnums:      6,
-			NumMessages:   18,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

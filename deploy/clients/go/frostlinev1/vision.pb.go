@@ -251,7 +251,7 @@ type AnalyzeRequest struct {
 	Input isAnalyzeRequest_Input `protobuf_oneof:"input"`
 	// Names of the heads to run, without repeats. Empty: every loaded head that the input fits.
 	Heads []string `protobuf:"bytes,3,rep,name=heads,proto3" json:"heads,omitempty"`
-	// For the detection heads among them.
+	// For the detection and keypoints heads among them.
 	Detection *DetectionOptions `protobuf:"bytes,4,opt,name=detection,proto3" json:"detection,omitempty"`
 	// For the segmentation heads among them.
 	Segmentation *SegmentationOptions `protobuf:"bytes,5,opt,name=segmentation,proto3" json:"segmentation,omitempty"`
@@ -386,6 +386,7 @@ type HeadResult struct {
 	//	*HeadResult_Segmentation
 	//	*HeadResult_Classification
 	//	*HeadResult_Tensor
+	//	*HeadResult_Keypoints
 	//	*HeadResult_Error
 	Outcome       isHeadResult_Outcome `protobuf_oneof:"outcome"`
 	unknownFields protoimpl.UnknownFields
@@ -479,6 +480,15 @@ func (x *HeadResult) GetTensor() *TensorResult {
 	return nil
 }
 
+func (x *HeadResult) GetKeypoints() *KeypointResult {
+	if x != nil {
+		if x, ok := x.Outcome.(*HeadResult_Keypoints); ok {
+			return x.Keypoints
+		}
+	}
+	return nil
+}
+
 func (x *HeadResult) GetError() *status.Status {
 	if x != nil {
 		if x, ok := x.Outcome.(*HeadResult_Error); ok {
@@ -512,6 +522,11 @@ type HeadResult_Tensor struct {
 	Tensor *TensorResult `protobuf:"bytes,6,opt,name=tensor,proto3,oneof"`
 }
 
+type HeadResult_Keypoints struct {
+	// From a keypoints head.
+	Keypoints *KeypointResult `protobuf:"bytes,9,opt,name=keypoints,proto3,oneof"`
+}
+
 type HeadResult_Error struct {
 	// The head failed; the others' results stand. What it would be if the head had been asked alone, details included.
 	Error *status.Status `protobuf:"bytes,8,opt,name=error,proto3,oneof"`
@@ -524,6 +539,8 @@ func (*HeadResult_Segmentation) isHeadResult_Outcome() {}
 func (*HeadResult_Classification) isHeadResult_Outcome() {}
 
 func (*HeadResult_Tensor) isHeadResult_Outcome() {}
+
+func (*HeadResult_Keypoints) isHeadResult_Outcome() {}
 
 func (*HeadResult_Error) isHeadResult_Outcome() {}
 
@@ -1705,7 +1722,7 @@ const file_frostline_v1_vision_proto_rawDesc = "" +
 	"\fsegmentation\x18\x05 \x01(\v2!.frostline.v1.SegmentationOptionsR\fsegmentation\x12K\n" +
 	"\x0eclassification\x18\x06 \x01(\v2#.frostline.v1.ClassificationOptionsR\x0eclassification\x122\n" +
 	"\bpriority\x18\a \x01(\x0e2\x16.frostline.v1.PriorityR\bpriorityB\a\n" +
-	"\x05input\"\x82\x03\n" +
+	"\x05input\"\xc0\x03\n" +
 	"\n" +
 	"HeadResult\x12\x12\n" +
 	"\x04head\x18\x01 \x01(\tR\x04head\x12\x18\n" +
@@ -1713,7 +1730,8 @@ const file_frostline_v1_vision_proto_rawDesc = "" +
 	"\tdetection\x18\x03 \x01(\v2\x1d.frostline.v1.DetectionResultH\x00R\tdetection\x12F\n" +
 	"\fsegmentation\x18\x04 \x01(\v2 .frostline.v1.SegmentationResultH\x00R\fsegmentation\x12L\n" +
 	"\x0eclassification\x18\x05 \x01(\v2\".frostline.v1.ClassificationResultH\x00R\x0eclassification\x124\n" +
-	"\x06tensor\x18\x06 \x01(\v2\x1a.frostline.v1.TensorResultH\x00R\x06tensor\x12*\n" +
+	"\x06tensor\x18\x06 \x01(\v2\x1a.frostline.v1.TensorResultH\x00R\x06tensor\x12<\n" +
+	"\tkeypoints\x18\t \x01(\v2\x1c.frostline.v1.KeypointResultH\x00R\tkeypoints\x12*\n" +
 	"\x05error\x18\b \x01(\v2\x12.google.rpc.StatusH\x00R\x05errorB\t\n" +
 	"\aoutcomeJ\x04\b\a\x10\b\"\xb7\x01\n" +
 	"\x0fAnalyzeResponse\x122\n" +
@@ -1869,11 +1887,12 @@ var file_frostline_v1_vision_proto_goTypes = []any{
 	(*SegmentationResult)(nil),      // 27: frostline.v1.SegmentationResult
 	(*ClassificationResult)(nil),    // 28: frostline.v1.ClassificationResult
 	(*TensorResult)(nil),            // 29: frostline.v1.TensorResult
-	(*status.Status)(nil),           // 30: google.rpc.Status
-	(*Provenance)(nil),              // 31: frostline.v1.Provenance
-	(*ImageSize)(nil),               // 32: frostline.v1.ImageSize
-	(DataType)(0),                   // 33: frostline.v1.DataType
-	(*Tensor)(nil),                  // 34: frostline.v1.Tensor
+	(*KeypointResult)(nil),          // 30: frostline.v1.KeypointResult
+	(*status.Status)(nil),           // 31: google.rpc.Status
+	(*Provenance)(nil),              // 32: frostline.v1.Provenance
+	(*ImageSize)(nil),               // 33: frostline.v1.ImageSize
+	(DataType)(0),                   // 34: frostline.v1.DataType
+	(*Tensor)(nil),                  // 35: frostline.v1.Tensor
 }
 var file_frostline_v1_vision_proto_depIdxs = []int32{
 	21, // 0: frostline.v1.DetectionOptions.mask_format:type_name -> frostline.v1.MaskFormat
@@ -1888,69 +1907,70 @@ var file_frostline_v1_vision_proto_depIdxs = []int32{
 	27, // 9: frostline.v1.HeadResult.segmentation:type_name -> frostline.v1.SegmentationResult
 	28, // 10: frostline.v1.HeadResult.classification:type_name -> frostline.v1.ClassificationResult
 	29, // 11: frostline.v1.HeadResult.tensor:type_name -> frostline.v1.TensorResult
-	30, // 12: frostline.v1.HeadResult.error:type_name -> google.rpc.Status
-	5,  // 13: frostline.v1.AnalyzeResponse.results:type_name -> frostline.v1.HeadResult
-	31, // 14: frostline.v1.AnalyzeResponse.provenance:type_name -> frostline.v1.Provenance
-	32, // 15: frostline.v1.AnalyzeResponse.image_size:type_name -> frostline.v1.ImageSize
-	8,  // 16: frostline.v1.BatchAnalyzeRequest.items:type_name -> frostline.v1.BatchAnalyzeItem
-	1,  // 17: frostline.v1.BatchAnalyzeRequest.detection:type_name -> frostline.v1.DetectionOptions
-	2,  // 18: frostline.v1.BatchAnalyzeRequest.segmentation:type_name -> frostline.v1.SegmentationOptions
-	3,  // 19: frostline.v1.BatchAnalyzeRequest.classification:type_name -> frostline.v1.ClassificationOptions
-	25, // 20: frostline.v1.BatchAnalyzeRequest.priority:type_name -> frostline.v1.Priority
-	23, // 21: frostline.v1.BatchAnalyzeItem.image:type_name -> frostline.v1.Image
-	24, // 22: frostline.v1.BatchAnalyzeItem.clip:type_name -> frostline.v1.Clip
-	10, // 23: frostline.v1.BatchAnalyzeResponse.results:type_name -> frostline.v1.BatchAnalyzeResult
-	6,  // 24: frostline.v1.BatchAnalyzeResult.response:type_name -> frostline.v1.AnalyzeResponse
-	30, // 25: frostline.v1.BatchAnalyzeResult.error:type_name -> google.rpc.Status
-	23, // 26: frostline.v1.DetectRequest.image:type_name -> frostline.v1.Image
-	1,  // 27: frostline.v1.DetectRequest.options:type_name -> frostline.v1.DetectionOptions
-	25, // 28: frostline.v1.DetectRequest.priority:type_name -> frostline.v1.Priority
-	26, // 29: frostline.v1.DetectResponse.result:type_name -> frostline.v1.DetectionResult
-	31, // 30: frostline.v1.DetectResponse.provenance:type_name -> frostline.v1.Provenance
-	32, // 31: frostline.v1.DetectResponse.image_size:type_name -> frostline.v1.ImageSize
-	23, // 32: frostline.v1.SegmentRequest.image:type_name -> frostline.v1.Image
-	2,  // 33: frostline.v1.SegmentRequest.options:type_name -> frostline.v1.SegmentationOptions
-	25, // 34: frostline.v1.SegmentRequest.priority:type_name -> frostline.v1.Priority
-	27, // 35: frostline.v1.SegmentResponse.result:type_name -> frostline.v1.SegmentationResult
-	31, // 36: frostline.v1.SegmentResponse.provenance:type_name -> frostline.v1.Provenance
-	32, // 37: frostline.v1.SegmentResponse.image_size:type_name -> frostline.v1.ImageSize
-	24, // 38: frostline.v1.RecognizeActionRequest.clip:type_name -> frostline.v1.Clip
-	3,  // 39: frostline.v1.RecognizeActionRequest.options:type_name -> frostline.v1.ClassificationOptions
-	25, // 40: frostline.v1.RecognizeActionRequest.priority:type_name -> frostline.v1.Priority
-	28, // 41: frostline.v1.RecognizeActionResponse.result:type_name -> frostline.v1.ClassificationResult
-	31, // 42: frostline.v1.RecognizeActionResponse.provenance:type_name -> frostline.v1.Provenance
-	32, // 43: frostline.v1.RecognizeActionResponse.image_size:type_name -> frostline.v1.ImageSize
-	23, // 44: frostline.v1.ExtractFeaturesRequest.image:type_name -> frostline.v1.Image
-	32, // 45: frostline.v1.ExtractFeaturesRequest.input_size:type_name -> frostline.v1.ImageSize
-	25, // 46: frostline.v1.ExtractFeaturesRequest.priority:type_name -> frostline.v1.Priority
-	33, // 47: frostline.v1.ExtractFeaturesRequest.data_type:type_name -> frostline.v1.DataType
-	0,  // 48: frostline.v1.ExtractFeaturesRequest.pooling:type_name -> frostline.v1.FeaturePooling
-	17, // 49: frostline.v1.StreamFeaturesRequest.features_request:type_name -> frostline.v1.ExtractFeaturesRequest
-	34, // 50: frostline.v1.StreamFeaturesResponse.piece:type_name -> frostline.v1.Tensor
-	31, // 51: frostline.v1.StreamFeaturesResponse.provenance:type_name -> frostline.v1.Provenance
-	32, // 52: frostline.v1.StreamFeaturesResponse.image_size:type_name -> frostline.v1.ImageSize
-	34, // 53: frostline.v1.ExtractFeaturesResponse.maps:type_name -> frostline.v1.Tensor
-	31, // 54: frostline.v1.ExtractFeaturesResponse.provenance:type_name -> frostline.v1.Provenance
-	32, // 55: frostline.v1.ExtractFeaturesResponse.image_size:type_name -> frostline.v1.ImageSize
-	4,  // 56: frostline.v1.VisionService.Analyze:input_type -> frostline.v1.AnalyzeRequest
-	11, // 57: frostline.v1.VisionService.Detect:input_type -> frostline.v1.DetectRequest
-	13, // 58: frostline.v1.VisionService.Segment:input_type -> frostline.v1.SegmentRequest
-	15, // 59: frostline.v1.VisionService.RecognizeAction:input_type -> frostline.v1.RecognizeActionRequest
-	17, // 60: frostline.v1.VisionService.ExtractFeatures:input_type -> frostline.v1.ExtractFeaturesRequest
-	18, // 61: frostline.v1.VisionService.StreamFeatures:input_type -> frostline.v1.StreamFeaturesRequest
-	7,  // 62: frostline.v1.VisionService.BatchAnalyze:input_type -> frostline.v1.BatchAnalyzeRequest
-	6,  // 63: frostline.v1.VisionService.Analyze:output_type -> frostline.v1.AnalyzeResponse
-	12, // 64: frostline.v1.VisionService.Detect:output_type -> frostline.v1.DetectResponse
-	14, // 65: frostline.v1.VisionService.Segment:output_type -> frostline.v1.SegmentResponse
-	16, // 66: frostline.v1.VisionService.RecognizeAction:output_type -> frostline.v1.RecognizeActionResponse
-	20, // 67: frostline.v1.VisionService.ExtractFeatures:output_type -> frostline.v1.ExtractFeaturesResponse
-	19, // 68: frostline.v1.VisionService.StreamFeatures:output_type -> frostline.v1.StreamFeaturesResponse
-	9,  // 69: frostline.v1.VisionService.BatchAnalyze:output_type -> frostline.v1.BatchAnalyzeResponse
-	63, // [63:70] is the sub-list for method output_type
-	56, // [56:63] is the sub-list for method input_type
-	56, // [56:56] is the sub-list for extension type_name
-	56, // [56:56] is the sub-list for extension extendee
-	0,  // [0:56] is the sub-list for field type_name
+	30, // 12: frostline.v1.HeadResult.keypoints:type_name -> frostline.v1.KeypointResult
+	31, // 13: frostline.v1.HeadResult.error:type_name -> google.rpc.Status
+	5,  // 14: frostline.v1.AnalyzeResponse.results:type_name -> frostline.v1.HeadResult
+	32, // 15: frostline.v1.AnalyzeResponse.provenance:type_name -> frostline.v1.Provenance
+	33, // 16: frostline.v1.AnalyzeResponse.image_size:type_name -> frostline.v1.ImageSize
+	8,  // 17: frostline.v1.BatchAnalyzeRequest.items:type_name -> frostline.v1.BatchAnalyzeItem
+	1,  // 18: frostline.v1.BatchAnalyzeRequest.detection:type_name -> frostline.v1.DetectionOptions
+	2,  // 19: frostline.v1.BatchAnalyzeRequest.segmentation:type_name -> frostline.v1.SegmentationOptions
+	3,  // 20: frostline.v1.BatchAnalyzeRequest.classification:type_name -> frostline.v1.ClassificationOptions
+	25, // 21: frostline.v1.BatchAnalyzeRequest.priority:type_name -> frostline.v1.Priority
+	23, // 22: frostline.v1.BatchAnalyzeItem.image:type_name -> frostline.v1.Image
+	24, // 23: frostline.v1.BatchAnalyzeItem.clip:type_name -> frostline.v1.Clip
+	10, // 24: frostline.v1.BatchAnalyzeResponse.results:type_name -> frostline.v1.BatchAnalyzeResult
+	6,  // 25: frostline.v1.BatchAnalyzeResult.response:type_name -> frostline.v1.AnalyzeResponse
+	31, // 26: frostline.v1.BatchAnalyzeResult.error:type_name -> google.rpc.Status
+	23, // 27: frostline.v1.DetectRequest.image:type_name -> frostline.v1.Image
+	1,  // 28: frostline.v1.DetectRequest.options:type_name -> frostline.v1.DetectionOptions
+	25, // 29: frostline.v1.DetectRequest.priority:type_name -> frostline.v1.Priority
+	26, // 30: frostline.v1.DetectResponse.result:type_name -> frostline.v1.DetectionResult
+	32, // 31: frostline.v1.DetectResponse.provenance:type_name -> frostline.v1.Provenance
+	33, // 32: frostline.v1.DetectResponse.image_size:type_name -> frostline.v1.ImageSize
+	23, // 33: frostline.v1.SegmentRequest.image:type_name -> frostline.v1.Image
+	2,  // 34: frostline.v1.SegmentRequest.options:type_name -> frostline.v1.SegmentationOptions
+	25, // 35: frostline.v1.SegmentRequest.priority:type_name -> frostline.v1.Priority
+	27, // 36: frostline.v1.SegmentResponse.result:type_name -> frostline.v1.SegmentationResult
+	32, // 37: frostline.v1.SegmentResponse.provenance:type_name -> frostline.v1.Provenance
+	33, // 38: frostline.v1.SegmentResponse.image_size:type_name -> frostline.v1.ImageSize
+	24, // 39: frostline.v1.RecognizeActionRequest.clip:type_name -> frostline.v1.Clip
+	3,  // 40: frostline.v1.RecognizeActionRequest.options:type_name -> frostline.v1.ClassificationOptions
+	25, // 41: frostline.v1.RecognizeActionRequest.priority:type_name -> frostline.v1.Priority
+	28, // 42: frostline.v1.RecognizeActionResponse.result:type_name -> frostline.v1.ClassificationResult
+	32, // 43: frostline.v1.RecognizeActionResponse.provenance:type_name -> frostline.v1.Provenance
+	33, // 44: frostline.v1.RecognizeActionResponse.image_size:type_name -> frostline.v1.ImageSize
+	23, // 45: frostline.v1.ExtractFeaturesRequest.image:type_name -> frostline.v1.Image
+	33, // 46: frostline.v1.ExtractFeaturesRequest.input_size:type_name -> frostline.v1.ImageSize
+	25, // 47: frostline.v1.ExtractFeaturesRequest.priority:type_name -> frostline.v1.Priority
+	34, // 48: frostline.v1.ExtractFeaturesRequest.data_type:type_name -> frostline.v1.DataType
+	0,  // 49: frostline.v1.ExtractFeaturesRequest.pooling:type_name -> frostline.v1.FeaturePooling
+	17, // 50: frostline.v1.StreamFeaturesRequest.features_request:type_name -> frostline.v1.ExtractFeaturesRequest
+	35, // 51: frostline.v1.StreamFeaturesResponse.piece:type_name -> frostline.v1.Tensor
+	32, // 52: frostline.v1.StreamFeaturesResponse.provenance:type_name -> frostline.v1.Provenance
+	33, // 53: frostline.v1.StreamFeaturesResponse.image_size:type_name -> frostline.v1.ImageSize
+	35, // 54: frostline.v1.ExtractFeaturesResponse.maps:type_name -> frostline.v1.Tensor
+	32, // 55: frostline.v1.ExtractFeaturesResponse.provenance:type_name -> frostline.v1.Provenance
+	33, // 56: frostline.v1.ExtractFeaturesResponse.image_size:type_name -> frostline.v1.ImageSize
+	4,  // 57: frostline.v1.VisionService.Analyze:input_type -> frostline.v1.AnalyzeRequest
+	11, // 58: frostline.v1.VisionService.Detect:input_type -> frostline.v1.DetectRequest
+	13, // 59: frostline.v1.VisionService.Segment:input_type -> frostline.v1.SegmentRequest
+	15, // 60: frostline.v1.VisionService.RecognizeAction:input_type -> frostline.v1.RecognizeActionRequest
+	17, // 61: frostline.v1.VisionService.ExtractFeatures:input_type -> frostline.v1.ExtractFeaturesRequest
+	18, // 62: frostline.v1.VisionService.StreamFeatures:input_type -> frostline.v1.StreamFeaturesRequest
+	7,  // 63: frostline.v1.VisionService.BatchAnalyze:input_type -> frostline.v1.BatchAnalyzeRequest
+	6,  // 64: frostline.v1.VisionService.Analyze:output_type -> frostline.v1.AnalyzeResponse
+	12, // 65: frostline.v1.VisionService.Detect:output_type -> frostline.v1.DetectResponse
+	14, // 66: frostline.v1.VisionService.Segment:output_type -> frostline.v1.SegmentResponse
+	16, // 67: frostline.v1.VisionService.RecognizeAction:output_type -> frostline.v1.RecognizeActionResponse
+	20, // 68: frostline.v1.VisionService.ExtractFeatures:output_type -> frostline.v1.ExtractFeaturesResponse
+	19, // 69: frostline.v1.VisionService.StreamFeatures:output_type -> frostline.v1.StreamFeaturesResponse
+	9,  // 70: frostline.v1.VisionService.BatchAnalyze:output_type -> frostline.v1.BatchAnalyzeResponse
+	64, // [64:71] is the sub-list for method output_type
+	57, // [57:64] is the sub-list for method input_type
+	57, // [57:57] is the sub-list for extension type_name
+	57, // [57:57] is the sub-list for extension extendee
+	0,  // [0:57] is the sub-list for field type_name
 }
 
 func init() { file_frostline_v1_vision_proto_init() }
@@ -1970,6 +1990,7 @@ func file_frostline_v1_vision_proto_init() {
 		(*HeadResult_Segmentation)(nil),
 		(*HeadResult_Classification)(nil),
 		(*HeadResult_Tensor)(nil),
+		(*HeadResult_Keypoints)(nil),
 		(*HeadResult_Error)(nil),
 	}
 	file_frostline_v1_vision_proto_msgTypes[7].OneofWrappers = []any{

@@ -7,6 +7,7 @@ use prost::Message;
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let files = [
         "frostline/v1/types.proto",
+        "frostline/v1/stream.proto",
         "frostline/v1/vision.proto",
         "frostline/v1/model.proto",
         "inference/grpc_service.proto",

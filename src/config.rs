@@ -12,6 +12,7 @@ mod memory;
 mod repository;
 mod security;
 mod sources;
+mod stream;
 mod telemetry;
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
@@ -36,6 +37,7 @@ pub use memory::WorstCase;
 pub use repository::Repository;
 pub use security::{Auth, Tls};
 pub use sources::{Builder, Listing, Origin};
+pub use stream::Stream;
 pub use telemetry::{LogFormat, Telemetry};
 
 /// Why a configuration is refused.
@@ -76,6 +78,8 @@ pub struct Config {
     pub device: Device,
     /// Which models are served.
     pub repository: Repository,
+    /// Bounds on streams of frames.
+    pub stream: Stream,
     /// What is told of the server's work.
     pub telemetry: Telemetry,
 }
@@ -314,6 +318,7 @@ impl Config {
             },
             tls: self.tls.server(),
             auth: self.auth.server(),
+            stream: self.stream.limits(),
         }
     }
 
@@ -338,6 +343,7 @@ impl Config {
         }
         self.engine.check()?;
         self.limits.check()?;
+        self.stream.check()?;
         self.telemetry.check()?;
         // Beyond an hour or so times are mistakes, and beyond some thousand years they overflow.
         for (path, seconds) in [

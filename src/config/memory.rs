@@ -3,7 +3,7 @@
 use super::Config;
 use crate::{
     cores,
-    server::{CALL_BYTES, CONNECTION_BYTES},
+    server::{CALL_BYTES, CONNECTION_BYTES, STREAM_BYTES},
 };
 
 /// The program, ONNX Runtime, its threads and what the allocator keeps of freed memory: an allowance, measured on the demo
@@ -77,6 +77,11 @@ impl Config {
                 "connections",
                 "server.max_connections",
                 transport.connections as u64 * CONNECTION_BYTES,
+            ),
+            (
+                "streams of frames",
+                "stream.streams",
+                self.stream.streams as u64 * STREAM_BYTES,
             ),
         ];
         WorstCase { parts }

@@ -140,7 +140,11 @@ impl Engine {
             };
             let (mut job, reply) = {
                 let trace = request.trace.clone();
-                let how = (request.options, pixels, Some(Arc::clone(room)));
+                let options = match position {
+                    Position::Head(index) => request.options_of(index),
+                    Position::Features | Position::Row(_) => request.options,
+                };
+                let how = (options, pixels, Some(Arc::clone(room)));
                 Job::new(head.cloned(), rank, frames.len(), how, trace)
             };
             job.keep = keep;

@@ -74,22 +74,39 @@ impl Engine {
         sizes.dedup();
         let rows: f64 = sizes.iter().map(|size| shared.costs.share(*size)).sum();
         let decode = shared.costs.decodes(caller, work).as_secs_f64();
-        let (mut graphs, mut results) = (0.0, 0.0);
-        for head in heads {
-            let size = head.output_size(pixels, &Options::default());
-            graphs += head.takes(caller, size);
-            results += head.finishing(caller, size).as_secs_f64();
-        }
-        let beside = decode * sizes.len() as f64 + results;
-        let lanes = rows + graphs - results;
-        match shared.config.workers {
+        let decode = decode * sizes.len() as f64;
+        let mut all = match shared.config.workers {
             0 => Seconds {
-                lanes: lanes + beside,
+                lanes: rows + decode,
                 workers: 0.0,
             },
             _ => Seconds {
-                lanes,
-                workers: beside,
+                lanes: rows,
+                workers: decode,
+            },
+        };
+        for head in heads {
+            let own = self.head_seconds(caller, head, pixels);
+            all.lanes += own.lanes;
+            all.workers += own.workers;
+        }
+        all
+    }
+
+    /// The part of that which is the head's alone.
+    #[must_use]
+    pub fn head_seconds(&self, caller: &str, head: &Head, pixels: u64) -> Seconds {
+        let size = head.output_size(pixels, &Options::default());
+        let results = head.finishing(caller, size).as_secs_f64();
+        let all = head.takes(caller, size);
+        match self.shared.config.workers {
+            0 => Seconds {
+                lanes: all,
+                workers: 0.0,
+            },
+            _ => Seconds {
+                lanes: all - results,
+                workers: results,
             },
         }
     }
@@ -216,7 +233,7 @@ impl Shared {
         &self,
         mut replies: Vec<Reply>,
         parts: Option<&Parts>,
-        caller: &Arc<str>,
+        (caller, room): (&Arc<str>, &Arc<Room>),
     ) -> Vec<(Position, Result<Done>)> {
         let mut answers = Vec::with_capacity(replies.len());
         poll_fn(|context| {
@@ -226,7 +243,7 @@ impl Shared {
                 };
                 let mut answer = answer.unwrap_or_else(|_| Err(stopped()));
                 if let (Some(parts), Ok(done)) = (parts, &mut answer) {
-                    self.hand_over(*position, done, parts, caller);
+                    self.hand_over(*position, done, parts, (caller, room));
                     if let Position::Row(_) = position {
                         return false;
                     }
@@ -243,11 +260,17 @@ impl Shared {
         answers
     }
 
-    fn hand_over(&self, position: Position, done: &mut Done, parts: &Parts, caller: &Arc<str>) {
+    fn hand_over(
+        &self,
+        position: Position,
+        done: &mut Done,
+        parts: &Parts,
+        (caller, room): (&Arc<str>, &Arc<Room>),
+    ) {
         match (position, done) {
             (Position::Head(index), Done::Head(computed)) => {
                 let outcome = std::mem::replace(&mut computed.outcome, Outcome::Sent);
-                parts.give(Part::Head(index, outcome));
+                parts.give(Part::Head(index, outcome, Arc::clone(room)));
             }
             (Position::Row(size), Done::Features(extracted)) => {
                 parts.give(Part::Row(size, self.keep(extracted, caller)));

@@ -9,7 +9,10 @@ use std::{
     },
 };
 
-use super::{postprocess::Outcome, room::Room};
+use super::{
+    postprocess::{Options, Outcome},
+    room::Room,
+};
 use crate::{backend::FeatureRow, error::Result, media::Geometry};
 
 /// What the name of a stream's flow begins with: no head's name has a space.
@@ -27,6 +30,8 @@ pub struct Live {
     pub begun: Option<Begun>,
     /// Given each result as it is there; the answer then has [`Outcome::Sent`] in its place. Failures are the answer's.
     pub parts: Option<Parts>,
+    /// How the outputs of each head become results, in place of the request's; by default as that says.
+    pub options: Vec<Options>,
     /// Input sizes of which the last image's row is to be kept, each with the feature maps that are read of it.
     pub keep: Vec<Keep>,
 }
@@ -88,8 +93,8 @@ impl fmt::Debug for Begun {
 /// A result that is there before the others.
 #[derive(Debug)]
 pub enum Part {
-    /// That of the request's head of this index.
-    Head(usize, Outcome),
+    /// That of the request's head of this index, with the room that all results of the request take together.
+    Head(usize, Outcome, Arc<Room>),
     /// A kept row, or why it could not be kept.
     Row([u32; 2], Result<Kept>),
 }

@@ -136,8 +136,11 @@ impl Shared {
             }
         }
         let results = images.last().map_or(0, |last| {
-            let of = |head: &Arc<Head>| head.result_bytes(last, &request.options);
-            request.heads.iter().map(of).sum::<u64>()
+            let heads = request.heads.iter().enumerate();
+            let of = |(index, head): (usize, &Arc<Head>)| {
+                head.result_bytes(last, &request.options_of(index))
+            };
+            heads.map(of).sum::<u64>()
         });
         // One after the other: features are let go of when their heads have run.
         whole.results += features.max(results);

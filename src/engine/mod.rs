@@ -272,7 +272,7 @@ impl Engine {
             looked.ok_or_else(|| Error::new(Kind::Internal, "a request was not looked at"))?;
         let (permit, flow) = self.admit(&request)?;
         let mut boarded = self.board(&request, &looked, &permit, &flow)?;
-        let answers = self.wait(&request, &mut boarded).await?;
+        let answers = self.wait(&request, &looked.room, &mut boarded).await?;
         let analysis = self.assemble(request, looked, &boarded, answers, started);
         drop((boarded, permit));
         analysis
@@ -308,10 +308,16 @@ impl Engine {
     }
 
     /// Waits for the answers of a request's jobs, as long as its deadline and the engine last.
-    async fn wait(&self, request: &Request, boarded: &mut Boarded) -> Result<Answers> {
+    async fn wait(
+        &self,
+        request: &Request,
+        room: &Arc<Room>,
+        boarded: &mut Boarded,
+    ) -> Result<Answers> {
         let replies = std::mem::take(&mut boarded.replies);
         let parts = request.live.parts.as_ref();
-        let answers = self.shared.gather(replies, parts, &request.caller);
+        let caller = &request.caller;
+        let answers = self.shared.gather(replies, parts, (caller, room));
         // A lane that hangs never answers what it holds.
         let answers = async {
             tokio::select! {

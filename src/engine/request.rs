@@ -242,6 +242,14 @@ impl From<media::MediaError> for Error {
     }
 }
 
+impl Request {
+    /// How the output of its head of this index becomes a result.
+    pub(super) fn options_of(&self, index: usize) -> Options {
+        let own = self.live.options.get(index);
+        own.copied().unwrap_or(self.options)
+    }
+}
+
 /// The frames of a clip of `count` that a head reads; of an image, or a head that reads one, the last.
 pub(super) fn frames_of(manifest: &HeadManifest, count: usize) -> Vec<usize> {
     match manifest.task.spec().clip {

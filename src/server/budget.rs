@@ -84,6 +84,33 @@ impl Budget {
     }
 }
 
+/// Where the parts of a call that outlive its messages are on account.
+#[derive(Debug, Clone)]
+pub(super) struct Ledger {
+    budget: Arc<Budget>,
+    party: Party,
+}
+
+impl Ledger {
+    /// For calls of `party`.
+    pub(super) fn new(budget: &Arc<Budget>, party: &Party) -> Self {
+        Self {
+            budget: Arc::clone(budget),
+            party: party.clone(),
+        }
+    }
+
+    /// Whom the call is counted for.
+    pub(super) fn party(&self) -> Party {
+        self.party.clone()
+    }
+
+    /// An account that holds nothing yet.
+    pub(super) fn account(&self) -> Account {
+        self.budget.account(self.party.clone())
+    }
+}
+
 impl Account {
     /// Holds `bytes` of `what` in all from now on, of which the first [`FREE`] do not count.
     ///

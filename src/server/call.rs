@@ -67,6 +67,30 @@ impl Call {
         })
     }
 
+    /// The same, of which nothing is recorded in a trace.
+    pub(super) fn without_trace(mut self) -> Self {
+        self.trace = Context::default();
+        self
+    }
+
+    /// What the engine is asked for rows that are kept.
+    pub(super) fn kept(
+        self,
+        head: Arc<Head>,
+        rows: Vec<engine::Kept>,
+        options: Options,
+    ) -> engine::KeptRequest {
+        engine::KeptRequest {
+            head,
+            rows,
+            options,
+            deadline: self.deadline,
+            priority: self.priority,
+            caller: self.identity.name(),
+            trace: self.trace,
+        }
+    }
+
     /// What the engine is asked for in this call's name.
     pub(super) fn request(
         self,

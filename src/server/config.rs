@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::life::Life;
+use super::{life::Life, stream::StreamLimits};
 
 /// How the server listens.
 #[derive(Debug, Clone)]
@@ -30,6 +30,8 @@ pub struct ServerConfig {
     pub tls: Option<TlsConfig>,
     /// Who may call; anybody if unset.
     pub auth: Option<AuthConfig>,
+    /// Bounds on streams of frames.
+    pub stream: StreamLimits,
     /// Told in which phase the server is.
     pub life: Life,
 }
@@ -47,6 +49,7 @@ impl Default for ServerConfig {
             transport: TransportLimits::default(),
             tls: None,
             auth: None,
+            stream: StreamLimits::default(),
             life: Life::default(),
         }
     }

@@ -18,7 +18,7 @@ use super::{
     ServerConfig,
     answer::{Answer, Permits},
     auth::Authenticator,
-    budget::Budget,
+    budget::{Budget, Ledger},
     foreign,
     identity::Identity,
     message::{Bounds, Framing, Message},
@@ -272,6 +272,7 @@ where
         let write = shared.write;
         let bounds = shared.bounds(method(request.uri().path()), eviction.is_some());
         let account = shared.budget.account(party.clone());
+        let ledger = Ledger::new(&shared.budget, &party);
         let unread = shared.budget.account(party);
         let mut request = request.map(|body| {
             let message = Message::new(body, framing, packed.is_some(), bounds, account);
@@ -291,6 +292,9 @@ where
             request.extensions_mut().insert(pixels);
         }
         request.extensions_mut().insert(identity);
+        if framing == Framing::Stream {
+            request.extensions_mut().insert(ledger);
+        }
         let answering = self.inner.call(request);
         Box::pin(async move {
             let mut eviction = eviction;

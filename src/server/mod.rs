@@ -43,6 +43,7 @@ mod registry;
 mod routes;
 mod socket;
 mod status;
+mod stream;
 mod tls;
 mod unpacked;
 mod vision;
@@ -63,6 +64,7 @@ pub use observe::MAX_REQUEST_ID;
 pub use preflight::check_files;
 pub use registry::SPARE_CONNECTIONS;
 pub use socket::{Address, Listener, UnixSocket, check_unix};
+pub use stream::{STREAM_BYTES, StreamLimits};
 
 use crate::{engine::Engine, error::Kind};
 

@@ -6,7 +6,7 @@ use prost::Message;
 use tonic::{server::NamedService, service::Routes};
 use tonic_health::pb::health_server::HealthServer;
 
-use super::{ServerConfig, health, methods::Methods, model, oip, vision};
+use super::{ServerConfig, health, methods::Methods, model, oip, stream::Streams, vision};
 use crate::{
     engine::Engine,
     proto::{
@@ -45,6 +45,7 @@ pub(super) fn routes(engine: &Arc<Engine>, config: &ServerConfig) -> anyhow::Res
     let vision = VisionServiceServer::new(vision::Vision::new(
         Arc::clone(engine),
         config.default_deadline,
+        Streams::new(config),
     ))
     .max_decoding_message_size(limit_in)
     .max_encoding_message_size(limit_out);

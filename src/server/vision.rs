@@ -6,14 +6,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 use super::{
+    budget::Ledger,
     call::Call,
     convert,
     features::{self, Wanted},
     masks,
     status::status,
+    stream::{Answers, Streams},
 };
 use crate::{
     engine::{self, Analysis, Engine, Head, Options, Room},
@@ -94,13 +96,19 @@ async fn encoded<T: Send + 'static>(
 pub(super) struct Vision {
     pub(super) engine: Arc<Engine>,
     default_deadline: Option<Duration>,
+    streams: Arc<Streams>,
 }
 
 impl Vision {
-    pub(super) fn new(engine: Arc<Engine>, default_deadline: Option<Duration>) -> Self {
+    pub(super) fn new(
+        engine: Arc<Engine>,
+        default_deadline: Option<Duration>,
+        streams: Arc<Streams>,
+    ) -> Self {
         Self {
             engine,
             default_deadline,
+            streams,
         }
     }
 
@@ -386,6 +394,19 @@ impl VisionService for Vision {
         request: Request<proto::RecognizeActionRequest>,
     ) -> Result<Response<proto::RecognizeActionResponse>, Status> {
         reply(self.recognize_inner(request).await)
+    }
+
+    type AnalyzeStreamStream = Answers;
+
+    async fn analyze_stream(
+        &self,
+        request: Request<Streaming<proto::AnalyzeStreamRequest>>,
+    ) -> Result<Response<Answers>, Status> {
+        // Without the deadline of calls that bring none: a stream lasts as long as there are frames.
+        let call = Call::read(&request, 0, None).map_err(|error| status(&error))?;
+        let ledger = request.extensions().get::<Ledger>().cloned();
+        let inbound = request.into_inner();
+        reply(self.streams.begin(&self.engine, call, ledger, inbound))
     }
 
     async fn extract_features(

@@ -14,6 +14,13 @@ impl Due {
             .is_none_or(|last| ordinal.saturating_sub(last) >= every.max(1))
     }
 
+    /// The frame `ordinal`, if it was the last one taken, came to nothing: the next one is due.
+    pub fn undo(&mut self, ordinal: u64) {
+        if self.last == Some(ordinal) {
+            self.last = None;
+        }
+    }
+
     /// The frame `ordinal` is taken.
     pub fn take(&mut self, ordinal: u64) {
         self.last = Some(ordinal);
@@ -40,5 +47,9 @@ mod tests {
             .collect();
         assert_eq!(taken, [1, 3, 5, 7, 9, 11]);
         assert!(!due.is(12, 2) && due.is(12, 0));
+        due.undo(9);
+        assert!(!due.is(12, 2));
+        due.undo(11);
+        assert!(due.is(12, 2));
     }
 }

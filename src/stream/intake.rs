@@ -63,7 +63,7 @@ pub struct Frame<T> {
     pub ordinal: u64,
     /// Its sender's number.
     pub id: u64,
-    /// When it was taken, in microseconds of its sender's clock.
+    /// When it was taken, in nanoseconds of its sender's clock.
     pub captured: Option<i64>,
     /// When it came.
     pub arrived: Duration,
@@ -76,9 +76,11 @@ pub struct Frame<T> {
 /// A frame's last word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Word {
+    /// The number that it was given here, where it had got so far.
+    pub ordinal: Option<u64>,
     /// Its sender's number.
     pub id: u64,
-    /// When it was taken, in microseconds of its sender's clock.
+    /// When it was taken, in nanoseconds of its sender's clock.
     pub captured: Option<i64>,
     /// When it came.
     pub arrived: Duration,
@@ -109,6 +111,7 @@ struct Running {
 impl Running {
     fn word(&self, outcome: Outcome) -> Word {
         Word {
+            ordinal: Some(self.ordinal),
             id: self.id,
             captured: self.captured,
             arrived: self.arrived,
@@ -187,6 +190,7 @@ impl<T> Intake<T> {
     ) {
         self.account.offer();
         let mut word = Word {
+            ordinal: None,
             id,
             captured,
             arrived: now,
@@ -256,17 +260,20 @@ impl<T> Intake<T> {
         let Some(max_age) = self.rules.max_age else {
             return;
         };
-        while let Some(frame) = self.waiting.pop_front_if(|f| f.arrived + max_age <= now) {
+        let old = |frame: &Frame<T>| frame.arrived + max_age <= now;
+        while self.waiting.front().is_some_and(old)
+            && let Some(frame) = self.waiting.pop_front()
+        {
             self.drop_waiting(&frame, Reason::Age, words);
         }
     }
 
-    /// When [`Intake::expire`] or [`Intake::next`] has something to do again though nothing has come.
+    /// When after `now` [`Intake::expire`] or [`Intake::next`] has something to do again though nothing has come.
     #[must_use]
-    pub fn wakes(&self) -> Option<Duration> {
+    pub fn wakes(&self, now: Duration) -> Option<Duration> {
         let front = self.waiting.front()?;
         let expiry = self.rules.max_age.map(|max_age| front.arrived + max_age);
-        let retry = (!front.not_before.is_zero()).then_some(front.not_before);
+        let retry = Some(front.not_before).filter(|at| *at > now);
         expiry.into_iter().chain(retry).min()
     }
 
@@ -276,7 +283,8 @@ impl<T> Intake<T> {
         if fresh >= self.rules.ahead || self.running.len() >= self.rules.running {
             return None;
         }
-        let frame = self.waiting.pop_front_if(|f| f.not_before <= now)?;
+        self.waiting.front().filter(|f| f.not_before <= now)?;
+        let frame = self.waiting.pop_front()?;
         self.running.push(Running {
             ordinal: frame.ordinal,
             id: frame.id,
@@ -337,6 +345,12 @@ impl<T> Intake<T> {
         self.closed = true;
     }
 
+    /// Whether no further frame is taken.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.closed
+    }
+
     /// Whether no frame is to come and none is under way.
     #[must_use]
     pub fn is_over(&self) -> bool {
@@ -358,6 +372,7 @@ impl<T> Intake<T> {
     fn drop_waiting(&mut self, frame: &Frame<T>, reason: Reason, words: &mut Vec<Word>) {
         let outcome = Outcome::Dropped(reason);
         let word = Word {
+            ordinal: Some(frame.ordinal),
             id: frame.id,
             captured: frame.captured,
             arrived: frame.arrived,

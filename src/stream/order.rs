@@ -34,19 +34,23 @@ impl<T> Order<T> {
         self.set(ordinal, Slot::Ready(result), out);
     }
 
-    /// The frame has no result. Those that it held up go to `out`.
+    /// The frame has no result, or none that is to be given any more. Those that it held up go to `out`.
     pub fn gone(&mut self, ordinal: u64, out: &mut Vec<(u64, T)>) {
         self.set(ordinal, Slot::Gone, out);
     }
 
     fn set(&mut self, ordinal: u64, to: Slot<T>, out: &mut Vec<(u64, T)>) {
         let slot = self.slots.iter_mut().find(|(own, _)| *own == ordinal);
-        if let Some((_, slot @ Slot::Pending)) = slot {
-            *slot = to;
+        match (slot, &to) {
+            (Some((_, slot @ Slot::Pending)), _)
+            | (Some((_, slot @ Slot::Ready(_))), Slot::Gone) => {
+                *slot = to;
+            }
+            _ => {}
         }
-        while let Some((ordinal, slot)) = self
-            .slots
-            .pop_front_if(|(_, slot)| !matches!(slot, Slot::Pending))
+        let settled = |(_, slot): &(u64, Slot<T>)| !matches!(slot, Slot::Pending);
+        while self.slots.front().is_some_and(settled)
+            && let Some((ordinal, slot)) = self.slots.pop_front()
         {
             if let Slot::Ready(result) = slot {
                 out.push((ordinal, result));
@@ -77,6 +81,9 @@ mod tests {
         // Once gone it does not come back.
         order.ready(1, "a", &mut out);
         assert_eq!(std::mem::take(&mut out), [(2, "b")]);
+        order.expect(5);
+        order.ready(5, "e", &mut out);
+        order.gone(5, &mut out);
         order.gone(3, &mut out);
         assert_eq!(out, [(4, "d")]);
         assert!(order.is_empty());

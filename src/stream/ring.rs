@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 
-/// A clip's shape. Stride and hop are in the unit of the positions: frames, or microseconds.
+/// A clip's shape. Stride and hop are in the unit of the positions: frames, or nanoseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shape {
     /// Frames that are read.
@@ -82,12 +82,12 @@ impl<T: Clone> Ring<T> {
         any
     }
 
-    /// The frame `id` at `position`, which is not before that of the last one.
+    /// The frame `id` at `position`; one before that of the last one begins anew.
     pub fn enter(&mut self, position: i64, id: u64, content: T) -> Entered<T> {
         let gap = self.rows.back().is_some_and(|last| {
             let distance = position.saturating_sub(last.position);
-            // Half a stride is jitter.
-            distance.saturating_mul(2) > self.shape.stride.saturating_mul(3)
+            // Half a stride is jitter. Back in time there is no clip either.
+            distance < 0 || distance.saturating_mul(2) > self.shape.stride.saturating_mul(3)
         });
         let emptied = gap && self.clear();
         self.rows.push_back(Row {

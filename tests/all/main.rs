@@ -45,6 +45,7 @@ mod repository;
 mod sharing;
 mod sizes;
 mod sockets;
+mod streams;
 mod support;
 mod systemd;
 mod tls;

@@ -156,17 +156,17 @@ fn frames_grow_old_and_are_tried_again_in_time() {
     });
     told.offer(1, ms(0));
     told.offer(2, ms(50));
-    assert_eq!(told.intake.wakes(), Some(ms(100)));
+    assert_eq!(told.intake.wakes(ms(50)), Some(ms(100)));
     let first = told.intake.next(ms(10)).unwrap();
     told.intake.put_back(first, ms(40), &mut told.words);
-    assert_eq!(told.intake.wakes(), Some(ms(40)));
+    assert_eq!(told.intake.wakes(ms(10)), Some(ms(40)));
     assert_eq!(told.next(ms(39)), None);
     told.intake.expire(ms(99), &mut told.words);
     assert!(told.said().is_empty());
     told.intake.expire(ms(100), &mut told.words);
     assert_eq!(told.said(), [(1, AGE)]);
     assert_eq!(told.next(ms(100)), Some(2));
-    assert_eq!(told.intake.wakes(), None);
+    assert_eq!(told.intake.wakes(ms(100)), None);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{life::Life, stream::StreamLimits};
+use super::life::Life;
 
 /// How the server listens.
 #[derive(Debug, Clone)]
@@ -99,6 +99,27 @@ impl Default for TransportLimits {
             pending_resets: 1024,
             read: Duration::from_secs(30),
             write: Duration::from_secs(60),
+        }
+    }
+}
+
+/// Bounds on streams of frames.
+#[derive(Debug, Clone)]
+pub struct StreamLimits {
+    /// Streams at once, all callers together.
+    pub streams: usize,
+    /// Streams at once of one caller.
+    pub per_caller: usize,
+    /// The part of the threads' time that promised rates may take together.
+    pub promised_share: f64,
+}
+
+impl Default for StreamLimits {
+    fn default() -> Self {
+        Self {
+            streams: 1024,
+            per_caller: 256,
+            promised_share: 0.9,
         }
     }
 }

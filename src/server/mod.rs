@@ -64,12 +64,14 @@ pub use observe::MAX_REQUEST_ID;
 pub use preflight::check_files;
 pub use registry::SPARE_CONNECTIONS;
 pub use socket::{Address, Listener, UnixSocket, check_unix};
-pub use stream::{STREAM_BYTES, StreamLimits};
+pub use stream::STREAM_BYTES;
 
 use crate::{engine::Engine, error::Kind};
 
 pub use auth::{Grant, KeyEntry, new_token};
-pub use config::{AuthConfig, CertificateName, ServerConfig, TlsConfig, TransportLimits};
+pub use config::{
+    AuthConfig, CertificateName, ServerConfig, StreamLimits, TlsConfig, TransportLimits,
+};
 
 /// Streams of a connection that the server may have to reset for their caller's mistakes.
 const MOST_ERRORS: usize = 1024;

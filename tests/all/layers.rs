@@ -61,6 +61,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "corked",
             "proto",
             "stream",
+            "track",
             "shares",
             "metrics",
             "telemetry",

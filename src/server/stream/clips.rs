@@ -34,6 +34,15 @@ pub(super) struct At {
     pub(super) id: u64,
 }
 
+impl At {
+    /// When it was taken, else when it came, in microseconds from a moment before all others.
+    pub(super) fn micros(&self) -> u64 {
+        let arrived = || i64::try_from(self.arrived.as_nanos()).unwrap_or(i64::MAX);
+        let micros = self.captured.unwrap_or_else(arrived) / 1000;
+        micros.wrapping_sub(i64::MIN) as u64
+    }
+}
+
 /// A clip that is to be run: its frames' numbers and rows.
 pub(super) type Clip = Vec<(u64, Kept)>;
 

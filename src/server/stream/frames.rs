@@ -11,13 +11,15 @@ use std::{
 };
 
 use super::{
+    Outgoing,
     clips::At,
-    settings::Settings,
+    settings::{Settings, Shown},
     words::{Of, Said},
 };
 use crate::{
     engine::{Analysis, Head, Kept, Outcome, Room, Source},
     error::Result,
+    task::Detection,
 };
 
 /// Answers that wait for their reader beyond which no more is read or begun.
@@ -25,6 +27,24 @@ pub(super) const MOST_ANSWERS: usize = 64;
 
 /// What a frame shows, and the name of its field.
 pub(super) type Content = (Source, String);
+
+/// A head's result that waits for its turn.
+#[derive(Debug)]
+pub(super) enum Ready {
+    Message(Outgoing),
+    /// What is to be tracked first, which goes by the order of the frames.
+    Found(Box<Found>),
+}
+
+/// Detections that are to be tracked.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) head: Arc<Head>,
+    pub(super) at: At,
+    pub(super) shown: Shown,
+    pub(super) detections: Vec<Detection>,
+    pub(super) room: Arc<Room>,
+}
 
 /// A frame under way.
 #[derive(Debug)]

@@ -30,9 +30,9 @@ use tokio_stream::Stream;
 use tonic::{Status, Streaming};
 
 use super::{
-    ServerConfig,
     budget::Ledger,
     call::Call,
+    config::{ServerConfig, StreamLimits},
     life::{Life, Phase},
     party::Party,
 };
@@ -52,27 +52,6 @@ const WAIT_FOR_A_STREAM: Duration = Duration::from_secs(1);
 
 /// Messages between a stream's task and its connection: what the transport takes at once.
 const ON_THE_WAY: usize = 4;
-
-/// Bounds on streams of frames.
-#[derive(Debug, Clone)]
-pub struct StreamLimits {
-    /// Streams at once, all callers together.
-    pub streams: usize,
-    /// Streams at once of one caller.
-    pub per_caller: usize,
-    /// The part of the threads' time that promised rates may take together.
-    pub promised_share: f64,
-}
-
-impl Default for StreamLimits {
-    fn default() -> Self {
-        Self {
-            streams: 1024,
-            per_caller: 256,
-            promised_share: 0.9,
-        }
-    }
-}
 
 /// Until when frames are taken, once the server stops.
 #[derive(Debug, Clone, Copy)]

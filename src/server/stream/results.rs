@@ -1,21 +1,22 @@
 //! What comes of frames: results in their order, rows for clips, last words.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::btree_map::Entry, sync::Arc, time::Duration};
 
 use super::{
     Outgoing,
     clips::At,
-    frames::{ClipRun, Given, Under},
+    frames::{ClipRun, Found, Given, Ready, Under},
     hand_out::{TRACED, deadline},
     session::{Event, Session},
     settings::Settings,
     words::{self, Of},
 };
 use crate::{
-    engine::{self, Analysis, Head, KeptRequest, Part, Room},
+    engine::{self, Analysis, Head, KeptRequest, Outcome, Part, Room},
     error::{Error, Kind},
     proto::AnalyzeStreamResponse,
     stream::{self, Frame, Word},
+    track::{self, Tracker},
 };
 
 /// When a frame is tried again that the server was too full for, where it does not say.
@@ -41,10 +42,28 @@ impl Session {
                 let Some((head, at)) = under.heads.get(index) else {
                     return;
                 };
-                let name = Arc::clone(&under.settings.heads[*at].name);
-                let most = self.place.streams.most_bytes;
-                let message = words::result(under.of(), head, Ok(outcome), most);
-                self.result(ordinal, &name, message, Some(room));
+                let wanted = &under.settings.heads[*at];
+                let (name, shown) = (Arc::clone(&wanted.name), wanted.track);
+                let ready = match (outcome, shown) {
+                    (Outcome::Detection(detections), Some(shown)) => {
+                        Ready::Found(Box::new(Found {
+                            head: Arc::clone(head),
+                            at: under.at,
+                            shown,
+                            detections,
+                            room,
+                        }))
+                    }
+                    (outcome, _) => {
+                        let most = self.place.streams.most_bytes;
+                        let message = words::result(under.of(), head, Ok(outcome), most);
+                        Ready::Message(Outgoing {
+                            message,
+                            _room: Some(room),
+                        })
+                    }
+                };
+                self.ready(ordinal, &name, ready);
             }
             Part::Row(size, row) => {
                 under.rows_missing = under.rows_missing.saturating_sub(1);
@@ -237,19 +256,23 @@ impl Session {
         message: AnalyzeStreamResponse,
         room: Option<Arc<Room>>,
     ) {
+        let outgoing = Outgoing {
+            message,
+            _room: room,
+        };
+        self.ready(ordinal, name, Ready::Message(outgoing));
+    }
+
+    fn ready(&mut self, ordinal: u64, name: &Arc<str>, ready: Ready) {
         let under = self.under.get_mut(&ordinal);
         let Some(under) = under.filter(|under| under.awaits(name)) else {
             return;
         };
         under.settle(name);
         under.ready += 1;
-        let outgoing = Outgoing {
-            message,
-            _room: room,
-        };
         let mut turn = Vec::new();
         if let Some(order) = self.orders.get_mut(name) {
-            order.ready(ordinal, outgoing, &mut turn);
+            order.ready(ordinal, ready, &mut turn);
         }
         self.leave(turn);
     }
@@ -268,13 +291,57 @@ impl Session {
         self.leave(turn);
     }
 
-    fn leave(&mut self, turn: Vec<(u64, Outgoing)>) {
-        for (ordinal, outgoing) in turn {
+    fn leave(&mut self, turn: Vec<(u64, Ready)>) {
+        for (ordinal, ready) in turn {
+            let outgoing = match ready {
+                Ready::Message(outgoing) => outgoing,
+                Ready::Found(found) => self.track(*found),
+            };
             self.outbox.push_back(outgoing);
             if let Some(under) = self.under.get_mut(&ordinal) {
                 under.said.results += 1;
             }
             self.close(ordinal);
+        }
+    }
+
+    /// Finds out which objects these are, and leaves out what is too doubtful to be shown.
+    fn track(&mut self, found: Found) -> Outgoing {
+        let Found {
+            head,
+            at,
+            shown,
+            detections,
+            room,
+        } = found;
+        let tracker = match self.trackers.entry(head.manifest.name.as_str().into()) {
+            Entry::Occupied(entry) => Some(entry.into_mut()),
+            // The defaults are within their ranges.
+            Entry::Vacant(entry) => Tracker::new(track::Options::default())
+                .ok()
+                .map(|tracker| entry.insert(tracker)),
+        };
+        let time = at.micros();
+        // A frame of the same moment as the one before has no objects of its own.
+        let ids = tracker.and_then(|tracker| tracker.update(time, &detections).ok());
+        let ids = ids.unwrap_or_else(|| vec![None; detections.len()]);
+        let all = detections.into_iter().zip(ids);
+        let shows = all.filter(|(detection, _)| detection.score >= shown.score);
+        let (detections, ids): (Vec<_>, Vec<_>) = shows.take(shown.most).unzip();
+        let of = Of {
+            id: at.id,
+            captured: at.captured,
+            clip: Vec::new(),
+        };
+        let (found, most) = (
+            Outcome::Detection(detections),
+            self.place.streams.most_bytes,
+        );
+        let mut message = words::result(of, &head, Ok(found), most);
+        words::set_tracks(&mut message, ids);
+        Outgoing {
+            message,
+            _room: Some(room),
         }
     }
 

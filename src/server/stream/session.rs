@@ -12,7 +12,7 @@ use tonic::{Status, Streaming};
 use super::{
     Drain, Outgoing, Place,
     clips::Rings,
-    frames::{Content, Given, MOST_ANSWERS, Under, Works},
+    frames::{Content, Given, MOST_ANSWERS, Ready, Under, Works},
     settings::Settings,
     status::Pace,
     words,
@@ -32,6 +32,7 @@ use crate::{
         status::{part, status},
     },
     stream::{Due, Intake, Order, Reason, Rules},
+    track::Tracker,
 };
 
 /// Longest name of a stream, bytes.
@@ -72,10 +73,11 @@ pub(super) struct Session {
     pub(super) under: BTreeMap<u64, Under>,
     pub(super) works: Works,
     /// Results of each head that wait for those of frames before theirs.
-    pub(super) orders: BTreeMap<Arc<str>, Order<Outgoing>>,
+    pub(super) orders: BTreeMap<Arc<str>, Order<Ready>>,
     /// The same of rows.
     pub(super) rows: Order<()>,
     pub(super) rings: Rings,
+    pub(super) trackers: BTreeMap<Arc<str>, Tracker>,
     pub(super) due: BTreeMap<Arc<str>, Due>,
     pub(super) outbox: VecDeque<Outgoing>,
     pub(super) pace: Pace,
@@ -109,6 +111,7 @@ impl Session {
             orders: BTreeMap::new(),
             rows: Order::default(),
             rings: Rings::default(),
+            trackers: BTreeMap::new(),
             due: BTreeMap::new(),
             outbox: VecDeque::new(),
             pace: Pace::default(),
@@ -199,6 +202,10 @@ impl Session {
         self.due
             .retain(|name, _| settings.heads.iter().any(|wanted| wanted.name == *name));
         self.orders.retain(|_, order| !order.is_empty());
+        self.trackers.retain(|name, _| {
+            let mut heads = settings.heads.iter();
+            heads.any(|wanted| wanted.name == *name && wanted.track.is_some())
+        });
         self.pace.set_interval(settings.status);
         self.settings = Arc::new(settings);
         let mut said = Vec::new();
@@ -255,7 +262,7 @@ impl Session {
         });
         let (now, mut said) = (self.now(), Vec::new());
         self.intake
-            .offer(frame.id, captured, content, now, &mut said);
+            .offer(frame.id.into(), captured, content, now, &mut said);
         self.tell(said, wrong);
     }
 
@@ -364,7 +371,7 @@ impl Session {
         let mut message = self.pace.status(&self.intake.account(), now);
         message.state = state.into();
         message.grace = grace.and_then(|grace| grace.try_into().ok());
-        message.ring_bytes = self.rings.bytes();
+        message.ring_bytes = words::narrow(self.rings.bytes());
         self.push(words::answer(Answer::Status(message)), None);
     }
 

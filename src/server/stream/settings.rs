@@ -47,9 +47,21 @@ pub(super) struct Wanted {
     pub(super) name: Arc<str>,
     pub(super) every: u64,
     pub(super) options: Options,
+    /// What is shown of what it finds, if it tracks: it is then asked for more.
+    pub(super) track: Option<Shown>,
     /// How its clips are made, if it reads clips.
     pub(super) clips: Option<Clips>,
 }
+
+/// Which detections are shown of those that are tracked.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Shown {
+    pub(super) score: f32,
+    pub(super) most: usize,
+}
+
+/// Score down to which detections go on with an object (ByteTrack's second stage).
+const DOUBTFUL: f32 = 0.1;
 
 /// How clips are made of a stream's frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -197,7 +209,7 @@ fn heads(
         let field = |name: &str| format!("heads[{index}].{name}");
         asked.every = asked.every.max(1);
         check_fits(asked, head, &field)?;
-        let options = options(asked, &format!("heads[{index}]"))?;
+        let mut options = options(asked, &format!("heads[{index}]"))?;
         let fields = [field("max_detections"), field("top_k")];
         let fields = [fields[0].as_str(), fields[1].as_str()];
         convert::check_bounds(&options, std::slice::from_ref(head), fields)?;
@@ -208,6 +220,7 @@ fn heads(
         wanted.push(Wanted {
             name: head.manifest.name.as_str().into(),
             every: u64::from(asked.every),
+            track: asked.track.then(|| doubt(&mut options, head)),
             options,
             clips,
         });
@@ -234,6 +247,7 @@ fn check_fits(
             task == Task::Segmentation,
         ),
         ("every", asked.every > 1, !acts),
+        ("track", asked.track, detects),
         ("top_k", asked.top_k.is_some(), scores),
         ("stride", asked.stride.is_some(), acts),
         ("hop", asked.hop.is_some(), acts),
@@ -246,6 +260,20 @@ fn check_fits(
         }
         None => Ok(()),
     }
+}
+
+/// Asks for doubtful detections as well; what is then shown of them.
+fn doubt(options: &mut Options, head: &Head) -> Shown {
+    let manifest = &head.manifest.postprocess;
+    let score = options
+        .score_threshold
+        .unwrap_or_else(|| manifest.score_threshold());
+    let most = options
+        .max_detections
+        .unwrap_or_else(|| manifest.max_detections());
+    options.score_threshold = Some(score.min(DOUBTFUL));
+    options.max_detections = Some(manifest.max_detections());
+    Shown { score, most }
 }
 
 fn options(asked: &proto::StreamHead, field: &str) -> Result<Options> {

@@ -44,7 +44,7 @@ impl Pace {
         let since = now.saturating_sub(self.last).as_secs_f32().max(1e-3);
         let rate = |now: u64, before: u64| now.saturating_sub(before) as f32 / since;
         let message = proto::StreamStatus {
-            frames_offered: account.offered(),
+            frames_offered: words::narrow(account.offered()),
             frames: words::counts(account),
             offered_per_second: rate(account.offered(), self.offered),
             answered_per_second: rate(account.answered(), self.answered),

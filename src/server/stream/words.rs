@@ -102,7 +102,7 @@ pub(super) fn done(word: &Word, said: &Said) -> AnalyzeStreamResponse {
     let made = made.map(|made| convert::provenance(made, "", said.took));
     let made = made.unwrap_or_default();
     answer(Answer::Done(proto::FrameDone {
-        frame_id: word.id,
+        frame_id: narrow(word.id),
         capture_time: timestamp(word.captured),
         outcome: outcome(word.outcome).into(),
         error: own.as_ref().or(said.error.as_ref()).map(part),
@@ -137,6 +137,7 @@ pub(super) fn result(
         Ok(Some(From::Segmentation(found))) => To::Segmentation(found),
         Ok(Some(From::Classification(found))) => To::Classification(found),
         Ok(Some(From::Tensor(found))) => To::Tensor(found),
+        Ok(Some(From::Keypoints(found))) => To::Keypoints(found),
         Ok(Some(From::Error(failed))) => To::Error(failed),
         Ok(None) => To::Error(part(&Error::new(Kind::Internal, "a head gave nothing"))),
         Err(failed) => To::Error(part(&failed)),
@@ -154,6 +155,15 @@ pub(super) fn result(
     named(&of, name, To::Error(part(&too_long)))
 }
 
+/// Adds the numbers of the objects that its detections are, 0 for none.
+pub(super) fn set_tracks(message: &mut AnalyzeStreamResponse, ids: Vec<Option<u32>>) {
+    if let Some(Answer::Result(result)) = &mut message.message
+        && let Some(stream_result::Outcome::Detection(_)) = result.outcome
+    {
+        result.track_ids = ids.into_iter().map(Option::unwrap_or_default).collect();
+    }
+}
+
 /// That a head of this name has no result.
 pub(super) fn failed(of: &Of, head: &str, why: &Error) -> AnalyzeStreamResponse {
     let outcome = stream_result::Outcome::Error(part(why));
@@ -166,11 +176,12 @@ fn named(
     outcome: stream_result::Outcome,
 ) -> AnalyzeStreamResponse {
     answer(Answer::Result(proto::StreamResult {
-        frame_id: of.id,
+        frame_id: narrow(of.id),
         capture_time: timestamp(of.captured),
         head: head.to_owned(),
         version: version.to_owned(),
-        clip_frame_ids: of.clip.clone(),
+        clip_frame_ids: of.clip.iter().copied().map(narrow).collect(),
+        track_ids: Vec::new(),
         outcome: Some(outcome),
     }))
 }
@@ -185,9 +196,14 @@ pub(super) fn counts(account: &Account) -> Vec<proto::FrameCount> {
     all.filter(|(_, frames)| *frames > 0)
         .map(|(ended, frames)| proto::FrameCount {
             outcome: outcome(ended).into(),
-            frames,
+            frames: narrow(frames),
         })
         .collect()
+}
+
+/// A number of 32 bits, as all of the protocol's are; the largest stands for those beyond.
+pub(super) fn narrow(number: u64) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
 }
 
 pub(super) fn answer(message: Answer) -> AnalyzeStreamResponse {

@@ -103,7 +103,7 @@ async fn mistakes_in_frames_are_those_frames_answers() {
             "",
             "",
         ),
-        (at(u64::MAX, captured(19), good()), O::Answered, "", ""),
+        (at(u32::MAX, captured(19), good()), O::Answered, "", ""),
         (
             at(0, captured(20), good()),
             O::Duplicate,
@@ -128,7 +128,7 @@ async fn mistakes_in_frames_are_those_frames_answers() {
         assert_eq!((found.0, found.1.as_str(), found.2.as_str()), wanted);
     }
     let status = camera.end().await.unwrap();
-    assert_eq!(status.frames_offered, count as u64);
+    assert_eq!(status.frames_offered, count as u32);
     server.settled().await;
     server.stop().await;
 }

@@ -24,7 +24,7 @@ pub(super) struct Camera {
     pub(super) out: mpsc::Sender<AnalyzeStreamRequest>,
     pub(super) answers: Streaming<AnalyzeStreamResponse>,
     started: Option<proto::StreamStarted>,
-    results: BTreeMap<u64, Vec<proto::StreamResult>>,
+    results: BTreeMap<u32, Vec<proto::StreamResult>>,
     pub(super) status: Vec<proto::StreamStatus>,
     /// Last words so far.
     pub(super) done: Vec<proto::FrameDone>,
@@ -83,15 +83,15 @@ pub(super) fn ask(message: Asked) -> AnalyzeStreamRequest {
 }
 
 /// When the frame of this number was taken: 40 ms after the one before.
-pub(super) fn captured(id: u64) -> Option<Timestamp> {
-    let millis = 40 * id;
+pub(super) fn captured(id: u32) -> Option<Timestamp> {
+    let millis = 40 * u64::from(id);
     Some(Timestamp {
         seconds: 1_700_000_000 + (millis / 1000) as i64,
         nanos: (millis % 1000) as i32 * 1_000_000 + 7,
     })
 }
 
-pub(super) fn frame(id: u64, image: Option<proto::Image>) -> AnalyzeStreamRequest {
+pub(super) fn frame(id: u32, image: Option<proto::Image>) -> AnalyzeStreamRequest {
     ask(Asked::Frame(proto::StreamFrame {
         id,
         capture_time: captured(id),
@@ -143,12 +143,12 @@ impl Camera {
     }
 
     /// Sends an image file.
-    pub(super) async fn send(&self, id: u64, image: Bytes) {
+    pub(super) async fn send(&self, id: u32, image: Bytes) {
         self.ask(frame(id, Some(encoded(image)))).await;
     }
 
     /// Sends an image.
-    pub(super) async fn show(&self, id: u64, image: proto::Image) {
+    pub(super) async fn show(&self, id: u32, image: proto::Image) {
         self.ask(frame(id, Some(image))).await;
     }
 
@@ -179,7 +179,7 @@ impl Camera {
     }
 
     /// Reads on until the frame has its last word.
-    pub(super) async fn frame(&mut self, id: u64) -> Frame {
+    pub(super) async fn frame(&mut self, id: u32) -> Frame {
         loop {
             if let Some(at) = self.done.iter().rposition(|done| done.frame_id == id) {
                 let mut results = self.results.remove(&id).unwrap_or_default();
@@ -193,7 +193,7 @@ impl Camera {
     }
 
     /// What becomes of frames until so many have had their last word, by number.
-    pub(super) async fn outcomes(&mut self, count: usize) -> BTreeMap<u64, FrameOutcome> {
+    pub(super) async fn outcomes(&mut self, count: usize) -> BTreeMap<u32, FrameOutcome> {
         while self.done.len() < count {
             assert!(self.next().await.unwrap().is_some(), "{:?}", self.done);
         }
@@ -227,15 +227,15 @@ impl Camera {
             .last()
             .cloned()
             .expect("a stream ends with its status");
-        let ended: u64 = status.frames.iter().map(|count| count.frames).sum();
+        let ended: u32 = status.frames.iter().map(|count| count.frames).sum();
         assert_eq!(status.frames_offered, ended, "{status:?}");
-        assert_eq!(ended, self.done.len() as u64, "{status:?}");
+        assert_eq!(ended, self.done.len() as u32, "{status:?}");
         for count in &status.frames {
             let own = self
                 .done
                 .iter()
                 .filter(|done| done.outcome == count.outcome);
-            assert_eq!(own.count() as u64, count.frames, "{status:?}");
+            assert_eq!(own.count() as u32, count.frames, "{status:?}");
         }
         Ok(status)
     }

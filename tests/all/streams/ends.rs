@@ -68,7 +68,7 @@ async fn a_writer_that_never_reads_is_held_up_and_ended() {
     let unread = deaf.analyze_stream(messages).await.unwrap();
     let writing = tokio::spawn(async move {
         for id in 1.. {
-            let image = frostline::client::encoded(png(64, 64, id as u32 % 7));
+            let image = frostline::client::encoded(png(64, 64, id % 7));
             if out.send(frame(id, Some(image))).await.is_err() {
                 return id;
             }
@@ -81,7 +81,7 @@ async fn a_writer_that_never_reads_is_held_up_and_ended() {
         .unwrap();
     // The server lets go of it: its frames go nowhere.
     for id in 1.. {
-        camera.send(id, png(64, 64, id as u32)).await;
+        camera.send(id, png(64, 64, id)).await;
         let done = camera.frame(id).await.done;
         assert_eq!(done.outcome(), FrameOutcome::Answered);
         if writing.is_finished() {

@@ -4,6 +4,7 @@ mod bad;
 mod camera;
 mod clips;
 mod ends;
+mod idle;
 mod policies;
 mod shares;
 
@@ -24,7 +25,7 @@ async fn heads_answer_frames_as_they_answer_calls() {
     assert_eq!(started.settings.as_ref().unwrap().every, 1);
     let before = server.engine.counters().backbone_rows;
     for id in 1..=3 {
-        camera.send(id, png(96, 80, id as u32)).await;
+        camera.send(id, png(96, 80, id)).await;
         // Nothing more is sent before all of it is there: an answer does not wait for the next one.
         let frame = camera.frame(id).await;
         let done = &frame.done;
@@ -32,7 +33,7 @@ async fn heads_answer_frames_as_they_answer_calls() {
         assert_eq!((done.results, done.backbone_rows), (2, 1));
         assert_eq!(done.capture_time, camera::captured(id));
         let call = client
-            .analyze_image(png(96, 80, id as u32), &["objects", "scene"])
+            .analyze_image(png(96, 80, id), &["objects", "scene"])
             .await
             .unwrap();
         for (result, own) in frame.results.iter().zip(["objects", "scene"]) {
@@ -75,7 +76,7 @@ async fn options_are_each_heads_own_and_settings_can_change() {
         .unwrap();
     let mut heads = Vec::new();
     for id in 1..=4 {
-        camera.send(id, png(64, 64, id as u32)).await;
+        camera.send(id, png(64, 64, id)).await;
         let frame = camera.frame(id).await;
         for result in frame.results {
             match result.outcome.unwrap() {
@@ -156,6 +157,59 @@ async fn a_head_that_is_unloaded_fails_its_own_results() {
         frame.of("objects").outcome,
         Some(Outcome::Detection(_))
     ));
+    camera.end().await.unwrap();
+    server.stop().await;
+}
+
+/// Objects keep their numbers while they are seen; what is shown is what is found without tracking.
+#[tokio::test(flavor = "multi_thread")]
+async fn tracked_objects_keep_their_numbers() {
+    let server = Running::start(one_lane()).await;
+    let mut client = server.client().await;
+    let scene = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/models/demo/samples/scene-1.jpg"
+    );
+    let scene: bytes::Bytes = std::fs::read(scene).unwrap().into();
+    let plain = client.detect(scene.clone()).await.unwrap();
+    let plain = plain.result.unwrap().detections;
+    let tracked = proto::StreamHead {
+        track: true,
+        ..head("objects")
+    };
+    let mut camera = Camera::open(&client, settings(vec![tracked]))
+        .await
+        .unwrap();
+    let mut ids = Vec::new();
+    for id in 1..=4 {
+        camera.send(id, scene.clone()).await;
+        let frame = camera.frame(id).await;
+        let result = frame.of("objects");
+        let Some(Outcome::Detection(found)) = &result.outcome else {
+            panic!("{result:?}");
+        };
+        assert_eq!(found.detections, plain, "the detections' own");
+        assert_eq!(result.track_ids.len(), plain.len());
+        ids.push(result.track_ids.clone());
+    }
+    assert!(ids[0].iter().all(|id| *id == 0), "seen once: {ids:?}");
+    let sure = plain.iter().filter(|found| found.score >= 0.7).count();
+    let mut given: Vec<_> = ids[1].iter().copied().filter(|id| *id > 0).collect();
+    assert!(sure > 0 && given.len() >= sure, "{ids:?}");
+    assert_eq!((&ids[2], &ids[3]), (&ids[1], &ids[1]));
+    given.sort_unstable();
+    given.dedup();
+    assert_eq!(given.len(), ids[1].iter().filter(|id| **id > 0).count());
+    // For heads that detect alone.
+    let wrong = proto::StreamHead {
+        track: true,
+        ..head("scene")
+    };
+    let updated = camera.update(settings(vec![wrong])).await;
+    assert_eq!(
+        told(&updated.error.unwrap()).1,
+        "update.settings.heads[0].track"
+    );
     camera.end().await.unwrap();
     server.stop().await;
 }

@@ -42,7 +42,7 @@ pub(super) async fn serve() -> Running {
 }
 
 /// An image of which no other is equal, that costs so much.
-pub(super) fn image(level: u64, green: u8) -> proto::Image {
+pub(super) fn image(level: u32, green: u8) -> proto::Image {
     let blue = (level / 200) as u8;
     raw(
         SIZE[1],
@@ -66,7 +66,7 @@ async fn the_latest_frame_is_the_one_that_is_computed() {
     let mut camera = Camera::open(&client, with(FramePolicy::Latest, 0))
         .await
         .unwrap();
-    const FRAMES: u64 = 200;
+    const FRAMES: u32 = 200;
     for id in 1..=FRAMES {
         camera.show(id, image(id, SLOW)).await;
     }
@@ -119,7 +119,7 @@ async fn who_waits_loses_no_frame_and_a_queue_loses_the_oldest() {
         camera.show(id, image(100 + id, SLOW)).await;
     }
     let outcomes = camera.outcomes(100).await;
-    let superseded = |(id, outcome): (&u64, &FrameOutcome)| {
+    let superseded = |(id, outcome): (&u32, &FrameOutcome)| {
         (*outcome == FrameOutcome::Superseded).then_some(*id)
     };
     let lost: Vec<_> = outcomes.iter().filter_map(superseded).collect();
@@ -148,7 +148,7 @@ async fn frames_are_thinned_and_grow_old() {
     }
     let outcomes = camera.outcomes(7).await;
     let answered =
-        |(id, outcome): (&u64, &FrameOutcome)| (*outcome == FrameOutcome::Answered).then_some(*id);
+        |(id, outcome): (&u32, &FrameOutcome)| (*outcome == FrameOutcome::Answered).then_some(*id);
     let answered: Vec<_> = outcomes.iter().filter_map(answered).collect();
     assert_eq!(answered, [1, 4, 7]);
     assert_eq!(outcomes[&2], FrameOutcome::Skipped);

@@ -101,7 +101,7 @@ async fn streams_of_one_caller_share_what_it_gets() {
     let mut quiet = Camera::named(&client, "quiet", with(FramePolicy::Wait, 64))
         .await
         .unwrap();
-    const FRAMES: u64 = 60;
+    const FRAMES: u32 = 60;
     let sender = flood.out.clone();
     let sending = tokio::spawn(async move {
         for id in 1..=FRAMES {
@@ -117,7 +117,7 @@ async fn streams_of_one_caller_share_what_it_gets() {
     // What of the flood had been computed by then is not read yet: the last of it cannot be, if it only got its share.
     let rows = server.engine.counters().backbone_rows;
     assert!(
-        rows < 10 + FRAMES,
+        rows < u64::from(10 + FRAMES),
         "the quiet one has waited for all of the flood"
     );
     sending.await.unwrap();

@@ -39,6 +39,7 @@ from .results import (
     Tensors,
 )
 from .retry import RetryPolicy
+from .stream import FrameDone, Stream, StreamHead, StreamResult, StreamStatus
 from .version import __version__
 
 __all__ = [
@@ -51,6 +52,7 @@ __all__ = [
     "Detections",
     "FeatureMap",
     "Features",
+    "FrameDone",
     "Frames",
     "FrostlineError",
     "Head",
@@ -68,6 +70,10 @@ __all__ = [
     "ScoredLabel",
     "Segment",
     "Segmentation",
+    "Stream",
+    "StreamHead",
+    "StreamResult",
+    "StreamStatus",
     "Tensor",
     "Tensors",
     "__version__",

@@ -21,6 +21,7 @@ from .errors import FrostlineError
 from .images import Frames, ImageLike
 from .requests import Answer, Call, Priority
 from .retry import Attempts, Budget, RetryPolicy
+from .stream import Policy, Stream, StreamHead, settings
 
 _P = ParamSpec("_P")
 _Made = TypeVar("_Made")
@@ -134,6 +135,34 @@ class AsyncClient:
         if isinstance(args[0], bytes):
             return make(*args, **kwargs)
         return await asyncio.to_thread(make, *args, **kwargs)
+
+    def stream(
+        self,
+        heads: Sequence[str | StreamHead] = (),
+        *,
+        name: str = "",
+        policy: Policy = "latest",
+        queue_length: int = 0,
+        every: int = 1,
+        max_age: float | None = None,
+        frames_per_second: float = 0.0,
+        priority: Priority | None = None,
+        metadata: Metadata | None = None,
+    ) -> Stream:
+        """A stream of live frames; begin it with ``async with``, send frames, iterate over the answers.
+
+        Args:
+            heads: names of heads, or `StreamHead` for what differs from their manifests; none: all that there are.
+            name: of the camera. Streams of one name share one part of what the server gives this caller.
+            policy: what becomes of frames when more come than can be computed.
+            queue_length: frames that wait, for the policies ``queue`` and ``wait``; 0 for the server's choice.
+            every: takes each n-th frame.
+            max_age: seconds after which a frame is dropped.
+            frames_per_second: what is promised not to be exceeded; the server refuses what it cannot hold.
+        """
+        message = settings(heads, policy, queue_length, every, max_age, frames_per_second, priority)
+        carried, _ = self._carried(metadata)
+        return Stream(lambda: self._link.opened().stubs["vision"].AnalyzeStream(metadata=carried), name, message)
 
     async def detect(
         self,

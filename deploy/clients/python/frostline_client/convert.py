@@ -40,7 +40,7 @@ _DTYPES = {
 }
 
 
-def _text(enum: Any, value: int, prefix: str) -> str:
+def text(enum: Any, value: int, prefix: str) -> str:
     """An enum's name as text; a number that this package does not know (of a newer server) as ``unknown_9``."""
     descriptor = enum.DESCRIPTOR.values_by_number.get(value)
     return descriptor.name.removeprefix(prefix).lower() if descriptor else f"unknown_{value}"
@@ -50,7 +50,7 @@ def _provenance(made: types_pb2.Provenance) -> results.Provenance:
     stages = ("queue", "decode", "backbone", "head", "postprocess", "total")
     return results.Provenance(
         backbone=made.backbone,
-        feature_source=_text(types_pb2.FeatureSource, made.feature_source, "FEATURE_SOURCE_"),
+        feature_source=text(types_pb2.FeatureSource, made.feature_source, "FEATURE_SOURCE_"),
         backbone_rows=made.backbone_rows,
         batch_size=made.batch_size,
         seconds={stage: getattr(made.timing, f"{stage}_us") / 1e6 for stage in stages},
@@ -117,30 +117,36 @@ def features(answer: vision_pb2.ExtractFeaturesResponse, about: About) -> Featur
     return Features(_tensors(answer.maps), _provenance(answer.provenance), about.request_id)
 
 
+def head_result(result: Any, made: results.Provenance, about: About) -> HeadResult:
+    """One head's part of an answer, of a call or of a stream."""
+    kind = result.WhichOneof("outcome")
+    if kind == "detection":
+        return _detections(result, result.detection, made, about)
+    if kind == "segmentation":
+        return _segmentation(result, result.segmentation, made, about)
+    if kind == "classification":
+        return _classification(result, result.classification, made, about)
+    if kind == "keypoints":
+        return _poses(result, result.keypoints, made, about)
+    if kind == "tensor":
+        return Tensors(result.head, result.version, _tensors(result.tensor.outputs), made, about.request_id)
+    if kind == "error":
+        error = FrostlineError.of_status(_code(result.error.code), result.error)
+        return HeadFailure(
+            result.head, result.version, error.code, error.reason, error.message, about.request_id, error.details
+        )
+    message = "an answer of a kind that this version of the client does not know"
+    return HeadFailure(result.head, result.version, grpc.StatusCode.UNKNOWN, "", message, about.request_id)
+
+
+def failure(status: Any) -> FrostlineError:
+    """What a part of an answer says in place of a result."""
+    return FrostlineError.of_status(_code(status.code), status)
+
+
 def analysis(answer: vision_pb2.AnalyzeResponse, about: About) -> Analysis:
     made = _provenance(answer.provenance)
-
-    def one(result: vision_pb2.HeadResult) -> HeadResult:
-        kind = result.WhichOneof("outcome")
-        if kind == "detection":
-            return _detections(result, result.detection, made, about)
-        if kind == "segmentation":
-            return _segmentation(result, result.segmentation, made, about)
-        if kind == "classification":
-            return _classification(result, result.classification, made, about)
-        if kind == "keypoints":
-            return _poses(result, result.keypoints, made, about)
-        if kind == "tensor":
-            return Tensors(result.head, result.version, _tensors(result.tensor.outputs), made, about.request_id)
-        if kind == "error":
-            error = FrostlineError.of_status(_code(result.error.code), result.error)
-            return HeadFailure(
-                result.head, result.version, error.code, error.reason, error.message, about.request_id, error.details
-            )
-        message = "an answer of a kind that this version of the client does not know"
-        return HeadFailure(result.head, result.version, grpc.StatusCode.UNKNOWN, "", message, about.request_id)
-
-    return Analysis({result.head: one(result) for result in answer.results}, made, about.request_id, about.image)
+    return Analysis({result.head: head_result(result, made, about) for result in answer.results}, made, about.request_id, about.image)
 
 
 def _code(number: int) -> grpc.StatusCode:
@@ -151,7 +157,7 @@ def head(message: model_pb2.Head) -> results.Head:
     return results.Head(
         name=message.name,
         version=message.version,
-        task=_text(model_pb2.HeadTask, message.task, "HEAD_TASK_"),
+        task=text(model_pb2.HeadTask, message.task, "HEAD_TASK_"),
         labels=tuple(message.labels),
         frames=message.frames,
         input_size=(message.input_size.height, message.input_size.width),
@@ -183,12 +189,12 @@ def backbone(message: model_pb2.Backbone) -> results.Backbone:
         architecture=message.architecture,
         checkpoint=message.checkpoint,
         license=message.license,
-        precision=_text(model_pb2.Precision, message.precision, "PRECISION_"),
+        precision=text(model_pb2.Precision, message.precision, "PRECISION_"),
         sizes=tuple((size.height, size.width) for size in message.input_sizes),
-        resize=_text(model_pb2.ResizeMode, message.resize, "RESIZE_MODE_"),
+        resize=text(model_pb2.ResizeMode, message.resize, "RESIZE_MODE_"),
         maps=tuple(
             results.FeatureMap(
-                m.name, m.stride, m.channels, _text(model_pb2.TensorLayout, m.layout, "TENSOR_LAYOUT_").upper()
+                m.name, m.stride, m.channels, text(model_pb2.TensorLayout, m.layout, "TENSOR_LAYOUT_").upper()
             )
             for m in message.feature_maps
         ),

@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from frostline.v1 import stream_pb2 as frostline_dot_v1_dot_stream__pb2
 from frostline.v1 import vision_pb2 as frostline_dot_v1_dot_vision__pb2
 
 GRPC_GENERATED_VERSION = '1.81.1'
@@ -61,6 +62,11 @@ class VisionServiceStub:
                 request_serializer=frostline_dot_v1_dot_vision__pb2.RecognizeActionRequest.SerializeToString,
                 response_deserializer=frostline_dot_v1_dot_vision__pb2.RecognizeActionResponse.FromString,
                 _registered_method=True)
+        self.AnalyzeStream = channel.stream_stream(
+                '/frostline.v1.VisionService/AnalyzeStream',
+                request_serializer=frostline_dot_v1_dot_stream__pb2.AnalyzeStreamRequest.SerializeToString,
+                response_deserializer=frostline_dot_v1_dot_stream__pb2.AnalyzeStreamResponse.FromString,
+                _registered_method=True)
         self.ExtractFeatures = channel.unary_unary(
                 '/frostline.v1.VisionService/ExtractFeatures',
                 request_serializer=frostline_dot_v1_dot_vision__pb2.ExtractFeaturesRequest.SerializeToString,
@@ -116,6 +122,16 @@ class VisionServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def AnalyzeStream(self, request_iterator, context):
+        """Any set of heads on live frames: each head's answer as it is ready, one backbone pass for a frame however many heads and
+        clips read it. Every frame gets exactly one FrameDone, a mistake in a frame is that frame's answer, and the call itself
+        fails only for what concerns it as a whole: a message before start, a second start, settings that do not hold in start,
+        more streams than there may be.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ExtractFeatures(self, request, context):
         """The backbone's feature maps of one image.
         """
@@ -159,6 +175,11 @@ def add_VisionServiceServicer_to_server(servicer, server):
                     servicer.RecognizeAction,
                     request_deserializer=frostline_dot_v1_dot_vision__pb2.RecognizeActionRequest.FromString,
                     response_serializer=frostline_dot_v1_dot_vision__pb2.RecognizeActionResponse.SerializeToString,
+            ),
+            'AnalyzeStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.AnalyzeStream,
+                    request_deserializer=frostline_dot_v1_dot_stream__pb2.AnalyzeStreamRequest.FromString,
+                    response_serializer=frostline_dot_v1_dot_stream__pb2.AnalyzeStreamResponse.SerializeToString,
             ),
             'ExtractFeatures': grpc.unary_unary_rpc_method_handler(
                     servicer.ExtractFeatures,
@@ -291,6 +312,33 @@ class VisionService:
             '/frostline.v1.VisionService/RecognizeAction',
             frostline_dot_v1_dot_vision__pb2.RecognizeActionRequest.SerializeToString,
             frostline_dot_v1_dot_vision__pb2.RecognizeActionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AnalyzeStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/frostline.v1.VisionService/AnalyzeStream',
+            frostline_dot_v1_dot_stream__pb2.AnalyzeStreamRequest.SerializeToString,
+            frostline_dot_v1_dot_stream__pb2.AnalyzeStreamResponse.FromString,
             options,
             channel_credentials,
             insecure,

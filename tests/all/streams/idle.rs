@@ -5,7 +5,7 @@ use frostline::{client::Client, proto::StreamSettings, server::STREAM_BYTES};
 use super::camera::{Camera, head, settings};
 use crate::common::process::Process;
 
-/// Streams that are opened; `FROSTLINE_IDLE_STREAMS` may say another number.
+/// Streams that are opened; the variable `IDLE_STREAMS` may say another number.
 const STREAMS: usize = 1500;
 /// Those of one connection.
 const PER_CONNECTION: usize = 500;
@@ -13,7 +13,7 @@ const PER_CONNECTION: usize = 500;
 /// The process grows by no more than what `frostline config` counts for each stream.
 #[tokio::test(flavor = "multi_thread")]
 async fn idle_streams_cost_what_is_said() {
-    let asked = std::env::var("FROSTLINE_IDLE_STREAMS");
+    let asked = std::env::var("IDLE_STREAMS");
     let streams = asked.map_or(STREAMS, |count| count.parse().unwrap());
     let settings_ = [
         format!("stream.streams={}", 2 * streams),

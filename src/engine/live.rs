@@ -9,11 +9,8 @@ use std::{
     },
 };
 
-use super::{
-    postprocess::{Options, Outcome},
-    room::Room,
-};
-use crate::{backend::FeatureRow, error::Result, media::Geometry};
+use super::{postprocess::Outcome, room::Room};
+use crate::{backend::FeatureRow, error::Result, media::Geometry, task::Options};
 
 /// What the name of a stream's flow begins with: no head's name has a space.
 const FLOW: &str = "stream ";

@@ -264,7 +264,7 @@ fn check_fits(
 
 /// Asks for doubtful detections as well; what is then shown of them.
 fn doubt(options: &mut Options, head: &Head) -> Shown {
-    let manifest = &head.manifest.postprocess;
+    let manifest = &head.manifest.postprocess.detection;
     let score = options
         .score_threshold
         .unwrap_or_else(|| manifest.score_threshold());
@@ -288,6 +288,7 @@ fn options(asked: &proto::StreamHead, field: &str) -> Result<Options> {
         score_threshold: asked.score_threshold,
         max_detections: asked.max_detections,
         omit_masks: asked.omit_masks,
+        ..DetectionOptions::default()
     };
     convert::detection_options(Some(&detection), field, &mut options)?;
     let classification = ClassificationOptions { top_k: asked.top_k };
@@ -302,7 +303,7 @@ fn clips(
     field: &dyn Fn(&str) -> String,
 ) -> Result<Clips> {
     let frames = head.manifest.frames();
-    let default = head.manifest.postprocess.frame_stride;
+    let default = head.manifest.postprocess.action.frame_stride;
     let default = default.and_then(|stride| u32::try_from(stride).ok());
     let stride = asked.stride.take().unwrap_or(Stride::StrideFrames(0));
     let (stride, unit) = match stride {

@@ -132,7 +132,9 @@ pub(super) fn result(
 ) -> AnalyzeStreamResponse {
     use head_result::Outcome as From;
     use stream_result::Outcome as To;
-    let outcome = match outcome.map(|found| convert::head_result(head, Ok(found)).outcome) {
+    let outcome = match outcome
+        .map(|found| convert::head_result(head, Ok(found), proto::MaskFormat::Unspecified).outcome)
+    {
         Ok(Some(From::Detection(found))) => To::Detection(found),
         Ok(Some(From::Segmentation(found))) => To::Segmentation(found),
         Ok(Some(From::Classification(found))) => To::Classification(found),

@@ -1699,7 +1699,7 @@ var File_frostline_v1_vision_proto protoreflect.FileDescriptor
 
 const file_frostline_v1_vision_proto_rawDesc = "" +
 	"\n" +
-	"\x19frostline/v1/vision.proto\x12\ffrostline.v1\x1a\x18frostline/v1/types.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x17google/rpc/status.proto\"\xed\x01\n" +
+	"\x19frostline/v1/vision.proto\x12\ffrostline.v1\x1a\x19frostline/v1/stream.proto\x1a\x18frostline/v1/types.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x17google/rpc/status.proto\"\xed\x01\n" +
 	"\x10DetectionOptions\x12,\n" +
 	"\x0fscore_threshold\x18\x01 \x01(\x02H\x00R\x0escoreThreshold\x88\x01\x01\x12*\n" +
 	"\x0emax_detections\x18\x02 \x01(\rH\x01R\rmaxDetections\x88\x01\x01\x12\x1d\n" +
@@ -1831,12 +1831,13 @@ const file_frostline_v1_vision_proto_rawDesc = "" +
 	"image_size\x18\x03 \x01(\v2\x17.frostline.v1.ImageSizeR\timageSize*K\n" +
 	"\x0eFeaturePooling\x12\x1f\n" +
 	"\x1bFEATURE_POOLING_UNSPECIFIED\x10\x00\x12\x18\n" +
-	"\x14FEATURE_POOLING_MEAN\x10\x012\xe6\x06\n" +
+	"\x14FEATURE_POOLING_MEAN\x10\x012\xc4\a\n" +
 	"\rVisionService\x12h\n" +
 	"\aAnalyze\x12\x1c.frostline.v1.AnalyzeRequest\x1a\x1d.frostline.v1.AnalyzeResponse\" \x82\xd3\xe4\x93\x02\x17:\x01*\"\x12/v1/vision:analyze\x90\x02\x01\x12d\n" +
 	"\x06Detect\x12\x1b.frostline.v1.DetectRequest\x1a\x1c.frostline.v1.DetectResponse\"\x1f\x82\xd3\xe4\x93\x02\x16:\x01*\"\x11/v1/vision:detect\x90\x02\x01\x12h\n" +
 	"\aSegment\x12\x1c.frostline.v1.SegmentRequest\x1a\x1d.frostline.v1.SegmentResponse\" \x82\xd3\xe4\x93\x02\x17:\x01*\"\x12/v1/vision:segment\x90\x02\x01\x12\x88\x01\n" +
-	"\x0fRecognizeAction\x12$.frostline.v1.RecognizeActionRequest\x1a%.frostline.v1.RecognizeActionResponse\"(\x82\xd3\xe4\x93\x02\x1f:\x01*\"\x1a/v1/vision:recognizeAction\x90\x02\x01\x12\x88\x01\n" +
+	"\x0fRecognizeAction\x12$.frostline.v1.RecognizeActionRequest\x1a%.frostline.v1.RecognizeActionResponse\"(\x82\xd3\xe4\x93\x02\x1f:\x01*\"\x1a/v1/vision:recognizeAction\x90\x02\x01\x12\\\n" +
+	"\rAnalyzeStream\x12\".frostline.v1.AnalyzeStreamRequest\x1a#.frostline.v1.AnalyzeStreamResponse(\x010\x01\x12\x88\x01\n" +
 	"\x0fExtractFeatures\x12$.frostline.v1.ExtractFeaturesRequest\x1a%.frostline.v1.ExtractFeaturesResponse\"(\x82\xd3\xe4\x93\x02\x1f:\x01*\"\x1a/v1/vision:extractFeatures\x90\x02\x01\x12\x86\x01\n" +
 	"\x0eStreamFeatures\x12#.frostline.v1.StreamFeaturesRequest\x1a$.frostline.v1.StreamFeaturesResponse\"'\x82\xd3\xe4\x93\x02\x1e:\x01*\"\x19/v1/vision:streamFeatures\x90\x02\x010\x01\x12|\n" +
 	"\fBatchAnalyze\x12!.frostline.v1.BatchAnalyzeRequest\x1a\".frostline.v1.BatchAnalyzeResponse\"%\x82\xd3\xe4\x93\x02\x1c:\x01*\"\x17/v1/vision:batchAnalyze\x90\x02\x01B\xaa\x01\n" +
@@ -1893,6 +1894,8 @@ var file_frostline_v1_vision_proto_goTypes = []any{
 	(*ImageSize)(nil),               // 33: frostline.v1.ImageSize
 	(DataType)(0),                   // 34: frostline.v1.DataType
 	(*Tensor)(nil),                  // 35: frostline.v1.Tensor
+	(*AnalyzeStreamRequest)(nil),    // 36: frostline.v1.AnalyzeStreamRequest
+	(*AnalyzeStreamResponse)(nil),   // 37: frostline.v1.AnalyzeStreamResponse
 }
 var file_frostline_v1_vision_proto_depIdxs = []int32{
 	21, // 0: frostline.v1.DetectionOptions.mask_format:type_name -> frostline.v1.MaskFormat
@@ -1956,18 +1959,20 @@ var file_frostline_v1_vision_proto_depIdxs = []int32{
 	11, // 58: frostline.v1.VisionService.Detect:input_type -> frostline.v1.DetectRequest
 	13, // 59: frostline.v1.VisionService.Segment:input_type -> frostline.v1.SegmentRequest
 	15, // 60: frostline.v1.VisionService.RecognizeAction:input_type -> frostline.v1.RecognizeActionRequest
-	17, // 61: frostline.v1.VisionService.ExtractFeatures:input_type -> frostline.v1.ExtractFeaturesRequest
-	18, // 62: frostline.v1.VisionService.StreamFeatures:input_type -> frostline.v1.StreamFeaturesRequest
-	7,  // 63: frostline.v1.VisionService.BatchAnalyze:input_type -> frostline.v1.BatchAnalyzeRequest
-	6,  // 64: frostline.v1.VisionService.Analyze:output_type -> frostline.v1.AnalyzeResponse
-	12, // 65: frostline.v1.VisionService.Detect:output_type -> frostline.v1.DetectResponse
-	14, // 66: frostline.v1.VisionService.Segment:output_type -> frostline.v1.SegmentResponse
-	16, // 67: frostline.v1.VisionService.RecognizeAction:output_type -> frostline.v1.RecognizeActionResponse
-	20, // 68: frostline.v1.VisionService.ExtractFeatures:output_type -> frostline.v1.ExtractFeaturesResponse
-	19, // 69: frostline.v1.VisionService.StreamFeatures:output_type -> frostline.v1.StreamFeaturesResponse
-	9,  // 70: frostline.v1.VisionService.BatchAnalyze:output_type -> frostline.v1.BatchAnalyzeResponse
-	64, // [64:71] is the sub-list for method output_type
-	57, // [57:64] is the sub-list for method input_type
+	36, // 61: frostline.v1.VisionService.AnalyzeStream:input_type -> frostline.v1.AnalyzeStreamRequest
+	17, // 62: frostline.v1.VisionService.ExtractFeatures:input_type -> frostline.v1.ExtractFeaturesRequest
+	18, // 63: frostline.v1.VisionService.StreamFeatures:input_type -> frostline.v1.StreamFeaturesRequest
+	7,  // 64: frostline.v1.VisionService.BatchAnalyze:input_type -> frostline.v1.BatchAnalyzeRequest
+	6,  // 65: frostline.v1.VisionService.Analyze:output_type -> frostline.v1.AnalyzeResponse
+	12, // 66: frostline.v1.VisionService.Detect:output_type -> frostline.v1.DetectResponse
+	14, // 67: frostline.v1.VisionService.Segment:output_type -> frostline.v1.SegmentResponse
+	16, // 68: frostline.v1.VisionService.RecognizeAction:output_type -> frostline.v1.RecognizeActionResponse
+	37, // 69: frostline.v1.VisionService.AnalyzeStream:output_type -> frostline.v1.AnalyzeStreamResponse
+	20, // 70: frostline.v1.VisionService.ExtractFeatures:output_type -> frostline.v1.ExtractFeaturesResponse
+	19, // 71: frostline.v1.VisionService.StreamFeatures:output_type -> frostline.v1.StreamFeaturesResponse
+	9,  // 72: frostline.v1.VisionService.BatchAnalyze:output_type -> frostline.v1.BatchAnalyzeResponse
+	65, // [65:73] is the sub-list for method output_type
+	57, // [57:65] is the sub-list for method input_type
 	57, // [57:57] is the sub-list for extension type_name
 	57, // [57:57] is the sub-list for extension extendee
 	0,  // [0:57] is the sub-list for field type_name
@@ -1978,6 +1983,7 @@ func file_frostline_v1_vision_proto_init() {
 	if File_frostline_v1_vision_proto != nil {
 		return
 	}
+	file_frostline_v1_stream_proto_init()
 	file_frostline_v1_types_proto_init()
 	file_frostline_v1_vision_proto_msgTypes[0].OneofWrappers = []any{}
 	file_frostline_v1_vision_proto_msgTypes[2].OneofWrappers = []any{}

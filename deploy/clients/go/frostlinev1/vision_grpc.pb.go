@@ -23,6 +23,7 @@ const (
 	VisionService_Detect_FullMethodName          = "/frostline.v1.VisionService/Detect"
 	VisionService_Segment_FullMethodName         = "/frostline.v1.VisionService/Segment"
 	VisionService_RecognizeAction_FullMethodName = "/frostline.v1.VisionService/RecognizeAction"
+	VisionService_AnalyzeStream_FullMethodName   = "/frostline.v1.VisionService/AnalyzeStream"
 	VisionService_ExtractFeatures_FullMethodName = "/frostline.v1.VisionService/ExtractFeatures"
 	VisionService_StreamFeatures_FullMethodName  = "/frostline.v1.VisionService/StreamFeatures"
 	VisionService_BatchAnalyze_FullMethodName    = "/frostline.v1.VisionService/BatchAnalyze"
@@ -48,6 +49,11 @@ type VisionServiceClient interface {
 	Segment(ctx context.Context, in *SegmentRequest, opts ...grpc.CallOption) (*SegmentResponse, error)
 	// One action head on one clip.
 	RecognizeAction(ctx context.Context, in *RecognizeActionRequest, opts ...grpc.CallOption) (*RecognizeActionResponse, error)
+	// Any set of heads on live frames: each head's answer as it is ready, one backbone pass for a frame however many heads and
+	// clips read it. Every frame gets exactly one FrameDone, a mistake in a frame is that frame's answer, and the call itself
+	// fails only for what concerns it as a whole: a message before start, a second start, settings that do not hold in start,
+	// more streams than there may be.
+	AnalyzeStream(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[AnalyzeStreamRequest, AnalyzeStreamResponse], error)
 	// The backbone's feature maps of one image.
 	ExtractFeatures(ctx context.Context, in *ExtractFeaturesRequest, opts ...grpc.CallOption) (*ExtractFeaturesResponse, error)
 	// The same in messages of about 1 MiB, for maps of any size.
@@ -104,6 +110,19 @@ func (c *visionServiceClient) RecognizeAction(ctx context.Context, in *Recognize
 	return out, nil
 }
 
+func (c *visionServiceClient) AnalyzeStream(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[AnalyzeStreamRequest, AnalyzeStreamResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &VisionService_ServiceDesc.Streams[0], VisionService_AnalyzeStream_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[AnalyzeStreamRequest, AnalyzeStreamResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type VisionService_AnalyzeStreamClient = grpc.BidiStreamingClient[AnalyzeStreamRequest, AnalyzeStreamResponse]
+
 func (c *visionServiceClient) ExtractFeatures(ctx context.Context, in *ExtractFeaturesRequest, opts ...grpc.CallOption) (*ExtractFeaturesResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ExtractFeaturesResponse)
@@ -116,7 +135,7 @@ func (c *visionServiceClient) ExtractFeatures(ctx context.Context, in *ExtractFe
 
 func (c *visionServiceClient) StreamFeatures(ctx context.Context, in *StreamFeaturesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[StreamFeaturesResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &VisionService_ServiceDesc.Streams[0], VisionService_StreamFeatures_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &VisionService_ServiceDesc.Streams[1], VisionService_StreamFeatures_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -163,6 +182,11 @@ type VisionServiceServer interface {
 	Segment(context.Context, *SegmentRequest) (*SegmentResponse, error)
 	// One action head on one clip.
 	RecognizeAction(context.Context, *RecognizeActionRequest) (*RecognizeActionResponse, error)
+	// Any set of heads on live frames: each head's answer as it is ready, one backbone pass for a frame however many heads and
+	// clips read it. Every frame gets exactly one FrameDone, a mistake in a frame is that frame's answer, and the call itself
+	// fails only for what concerns it as a whole: a message before start, a second start, settings that do not hold in start,
+	// more streams than there may be.
+	AnalyzeStream(grpc.BidiStreamingServer[AnalyzeStreamRequest, AnalyzeStreamResponse]) error
 	// The backbone's feature maps of one image.
 	ExtractFeatures(context.Context, *ExtractFeaturesRequest) (*ExtractFeaturesResponse, error)
 	// The same in messages of about 1 MiB, for maps of any size.
@@ -190,6 +214,9 @@ func (UnimplementedVisionServiceServer) Segment(context.Context, *SegmentRequest
 }
 func (UnimplementedVisionServiceServer) RecognizeAction(context.Context, *RecognizeActionRequest) (*RecognizeActionResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RecognizeAction not implemented")
+}
+func (UnimplementedVisionServiceServer) AnalyzeStream(grpc.BidiStreamingServer[AnalyzeStreamRequest, AnalyzeStreamResponse]) error {
+	return status.Error(codes.Unimplemented, "method AnalyzeStream not implemented")
 }
 func (UnimplementedVisionServiceServer) ExtractFeatures(context.Context, *ExtractFeaturesRequest) (*ExtractFeaturesResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ExtractFeatures not implemented")
@@ -293,6 +320,13 @@ func _VisionService_RecognizeAction_Handler(srv interface{}, ctx context.Context
 	return interceptor(ctx, in, info, handler)
 }
 
+func _VisionService_AnalyzeStream_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(VisionServiceServer).AnalyzeStream(&grpc.GenericServerStream[AnalyzeStreamRequest, AnalyzeStreamResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type VisionService_AnalyzeStreamServer = grpc.BidiStreamingServer[AnalyzeStreamRequest, AnalyzeStreamResponse]
+
 func _VisionService_ExtractFeatures_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ExtractFeaturesRequest)
 	if err := dec(in); err != nil {
@@ -373,6 +407,12 @@ var VisionService_ServiceDesc = grpc.ServiceDesc{
 		},
 	},
 	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "AnalyzeStream",
+			Handler:       _VisionService_AnalyzeStream_Handler,
+			ServerStreams: true,
+			ClientStreams: true,
+		},
 		{
 			StreamName:    "StreamFeatures",
 			Handler:       _VisionService_StreamFeatures_Handler,

@@ -13,7 +13,7 @@ use crate::{
     config::Config,
     engine::{Curve, Engine, EngineConfig, Trial},
     metrics,
-    repository::{Graph, OnBadHead},
+    repository::{Graph, OnBadHead, Repository},
 };
 
 pub(super) fn run(config: &Config) -> anyhow::Result<()> {
@@ -45,35 +45,9 @@ pub(super) fn run(config: &Config) -> anyhow::Result<()> {
         engine.load().lanes,
         millis(ready)
     );
-    if let (Some(before), Some(now)) = (before, metrics::resident()) {
-        let (lanes, mb) = (engine.load().lanes.max(1), |bytes: u64| bytes as f64 / 1e6);
-        let limit = metrics::memory_limit().map_or(String::new(), |limit| {
-            format!(" of {:.0} MB that the process may have", mb(limit))
-        });
-        say!(
-            "memory {:.0} MB at rest{limit}, {:.1} MB of it for each of {lanes} lanes",
-            mb(now),
-            mb(now.saturating_sub(before)) / lanes as f64
-        );
-    }
+    show_memory(before, engine.load().lanes)?;
     let mut table = vec![row(["file", "input", "output", "MB", "ms"])];
-    for &size in &manifest.input.sizes {
-        let [height, width] = size;
-        let outputs: Vec<_> = manifest
-            .features
-            .iter()
-            .map(|f| format!("{} {:?}", f.name, f.row_shape(size)))
-            .collect();
-        let alone = engine.curves().find(|(curve, _)| curve.size == size);
-        let alone = alone.and_then(|(curve, _)| curve.points.first().copied());
-        table.push(row([
-            &repository.graph.name,
-            &format!("uint8 [N, {height}, {width}, 3]"),
-            &outputs.join(", "),
-            &megabytes(&repository.graph),
-            &alone.map_or_else(String::new, |(_, seconds)| format!("{:.1}", seconds * 1e3)),
-        ]));
-    }
+    table.extend(backbone_rows(&engine, &repository));
     engine.stop();
     let options = SessionOptions {
         lanes: 1,
@@ -115,6 +89,45 @@ pub(super) fn run(config: &Config) -> anyhow::Result<()> {
         say!("{name} is left out: {reason}");
     }
     Ok(())
+}
+
+/// What the process holds, and how much of it each lane took.
+fn show_memory(before: Option<u64>, lanes: usize) -> anyhow::Result<()> {
+    if let (Some(before), Some(now)) = (before, metrics::resident()) {
+        let (lanes, mb) = (lanes.max(1), |bytes: u64| bytes as f64 / 1e6);
+        let limit = metrics::memory_limit().map_or(String::new(), |limit| {
+            format!(" of {:.0} MB that the process may have", mb(limit))
+        });
+        say!(
+            "memory {:.0} MB at rest{limit}, {:.1} MB of it for each of {lanes} lanes",
+            mb(now),
+            mb(now.saturating_sub(before)) / lanes as f64
+        );
+    }
+    Ok(())
+}
+
+/// The backbone's graph at each input size: what it takes and gives, and milliseconds for one image.
+fn backbone_rows(engine: &Engine, repository: &Repository) -> Vec<Vec<String>> {
+    let manifest = &repository.backbone;
+    let of = |&size: &[u32; 2]| {
+        let [height, width] = size;
+        let outputs: Vec<_> = manifest
+            .features
+            .iter()
+            .map(|f| format!("{} {:?}", f.name, f.row_shape(size)))
+            .collect();
+        let alone = engine.curves().find(|(curve, _)| curve.size == size);
+        let alone = alone.and_then(|(curve, _)| curve.points.first().copied());
+        row([
+            &repository.graph.name,
+            &format!("uint8 [N, {height}, {width}, 3]"),
+            &outputs.join(", "),
+            &megabytes(&repository.graph),
+            &alone.map_or_else(String::new, |(_, seconds)| format!("{:.1}", seconds * 1e3)),
+        ])
+    };
+    manifest.input.sizes.iter().map(of).collect()
 }
 
 /// The ways that were tried to run the backbone, and which of them is taken.

@@ -155,7 +155,7 @@ fn tell_ready(engine: &Engine, runtime: &Runtime, addresses: &[Address], started
     let failed_heads: Vec<_> = engine.faults().into_keys().collect();
     let all: Vec<_> = addresses.iter().map(ToString::to_string).collect();
     tracing::info!(
-        address = all.first(),
+        address = addresses.first().map(tracing::field::display),
         addresses = all.join(","),
         backbone = engine.backbone().name,
         heads,

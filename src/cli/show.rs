@@ -70,24 +70,28 @@ pub(super) fn text(name: &str, answer: &proto::AnalyzeResponse) -> String {
         }
     }
     if let Some(made) = &answer.provenance {
-        let t = made.timing.unwrap_or_default();
-        let ms = |us: u32| f64::from(us) / 1e3;
-        let heads = answer.results.len();
-        out += &format!(
-            "  {} backbone pass{} for {heads} head{}; ms: queue {:.1}, decode {:.1}, backbone {:.1}, heads {:.1}, \
-             postprocess {:.1}, total {:.1}\n",
-            made.backbone_rows,
-            if made.backbone_rows == 1 { "" } else { "es" },
-            if heads == 1 { "" } else { "s" },
-            ms(t.queue_us),
-            ms(t.decode_us),
-            ms(t.backbone_us),
-            ms(t.head_us),
-            ms(t.postprocess_us),
-            ms(t.total_us),
-        );
+        out += &passes(made, answer.results.len());
     }
     out
+}
+
+/// What an answer took, on one line.
+fn passes(made: &proto::Provenance, heads: usize) -> String {
+    let t = made.timing.unwrap_or_default();
+    let ms = |us: u32| f64::from(us) / 1e3;
+    format!(
+        "  {} backbone pass{} for {heads} head{}; ms: queue {:.1}, decode {:.1}, backbone {:.1}, heads {:.1}, \
+         postprocess {:.1}, total {:.1}\n",
+        made.backbone_rows,
+        if made.backbone_rows == 1 { "" } else { "es" },
+        if heads == 1 { "" } else { "s" },
+        ms(t.queue_us),
+        ms(t.decode_us),
+        ms(t.backbone_us),
+        ms(t.head_us),
+        ms(t.postprocess_us),
+        ms(t.total_us),
+    )
 }
 
 /// Segments with their share of the image, the largest first.

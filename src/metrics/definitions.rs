@@ -89,7 +89,7 @@ pub const DEFINITIONS: &[Definition] = &[
         Counter,
         "frostline_refused_total",
         &["reason"],
-        "Requests refused before any work: full, deadline (cannot be met), too_large, bytes (of requests in arrival and unread answers); by a limit on their caller: rate, concurrency, pixels; connections that only make work: flood; connections without a place: connections; what is no gRPC: not_grpc",
+        "Requests refused before any work: full, deadline (cannot be met), too_large, bytes (of requests in arrival and unread answers); by a limit on their caller: rate, concurrency, pixels; connections that only make work: flood; connections without a place: connections; streams without a place or beyond what can be promised: streams; what is no gRPC: not_grpc",
     ),
     of(
         Gauge,

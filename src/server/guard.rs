@@ -264,10 +264,8 @@ where
             Ok(packed) => packed,
             Err(refusal) => return refuse(refusal.into_http()),
         };
-        let asked = match shared.packing {
-            true => Packing::of_answer(request.headers(), packed),
-            false => None,
-        };
+        let asked = Packing::of_answer(request.headers(), packed);
+        let asked = asked.filter(|_| shared.packing);
         let asked = asked.map(|packing| (packing, shared.aside.clone()));
         let write = shared.write;
         let bounds = shared.bounds(method(request.uri().path()), eviction.is_some());

@@ -123,27 +123,7 @@ pub fn choose(
         };
         return Ok((runtime, Some(trial)));
     }
-    // What cannot be used at all costs no time.
-    let mut trial = Trial::default();
-    let mut usable = Vec::new();
-    for (device, precision) in ways {
-        let opened = runtime.on(&with(&asked, device, precision));
-        usable.extend(
-            opened
-                .as_ref()
-                .ok()
-                .map(|runtime| (trial.tried.len(), runtime.clone())),
-        );
-        trial.tried.push(Tried {
-            device,
-            precision,
-            rate: None,
-            ratio: 0.0,
-            verdict: opened
-                .err()
-                .map_or_else(String::new, |error| error.to_string()),
-        });
-    }
+    let (mut trial, usable) = open_each(runtime, &asked, ways);
     if let [(at, runtime)] = &usable[..] {
         trial.tried[*at].verdict = ALONE.to_owned();
         trial.took = begun.elapsed();
@@ -176,6 +156,35 @@ pub fn choose(
         recall::write(file, &key, &trial.tried);
     }
     Ok((chosen, Some(trial)))
+}
+
+/// Opens each way; those that can be used, with their place in the table. What cannot be used at all costs no time.
+fn open_each(
+    runtime: &Runtime,
+    asked: &DeviceOptions,
+    ways: Vec<(DeviceChoice, Precision)>,
+) -> (Trial, Vec<(usize, Runtime)>) {
+    let mut trial = Trial::default();
+    let mut usable = Vec::new();
+    for (device, precision) in ways {
+        let opened = runtime.on(&with(asked, device, precision));
+        usable.extend(
+            opened
+                .as_ref()
+                .ok()
+                .map(|runtime| (trial.tried.len(), runtime.clone())),
+        );
+        trial.tried.push(Tried {
+            device,
+            precision,
+            rate: None,
+            ratio: 0.0,
+            verdict: opened
+                .err()
+                .map_or_else(String::new, |error| error.to_string()),
+        });
+    }
+    (trial, usable)
 }
 
 /// How the verdict on the way that is taken begins.
@@ -283,14 +292,17 @@ fn compare(
         }
     }
     let base: Vec<f64> = best_of_rounds(&ways[0]);
+    let base_rate = median(base.clone());
     for way in &*ways {
         let rates = best_of_rounds(way);
+        // Rounds that were disturbed can favour either; what is taken is faster in the middle round and by its own rate.
+        let overall = median(rates.clone()) / base_rate.max(1e-9);
         let ratios = rates
             .iter()
             .zip(&base)
             .map(|(rate, base)| rate / base.max(1e-9));
         let one = &mut tried[way.at];
-        one.ratio = rounded(median(ratios.collect()));
+        one.ratio = rounded(median(ratios.collect()).min(overall));
         let best = way
             .rates
             .iter()

@@ -117,23 +117,37 @@ fn within(from: [f32; 2], to: [f32; 2], size: [f32; 2]) -> Option<([f32; 2], [f3
     if !from.iter().chain(&to).all(|side| side.is_finite()) {
         return None;
     }
-    let (mut first, mut last) = (0.0_f32, 1.0_f32);
+    // Where along the line its part begins and ends, and on which side of the image, if on one.
+    let (mut first, mut last) = ((0.0_f32, None), (1.0_f32, None));
     for axis in [0, 1] {
         let way = to[axis] - from[axis];
-        let (low, high) = ((0.0 - from[axis]) / way, (size[axis] - from[axis]) / way);
         if way == 0.0 {
             if !(0.0..=size[axis]).contains(&from[axis]) {
                 return None;
             }
-        } else {
-            first = first.max(low.min(high));
-            last = last.min(low.max(high));
+            continue;
+        }
+        let sides = [0.0, size[axis]].map(|side| ((side - from[axis]) / way, Some((axis, side))));
+        let (enters, leaves) = match way > 0.0 {
+            true => (sides[0], sides[1]),
+            false => (sides[1], sides[0]),
+        };
+        if enters.0 > first.0 {
+            first = enters;
+        }
+        if leaves.0 < last.0 {
+            last = leaves;
         }
     }
-    // Rounding may carry it out again where an end is far away.
+    // Of an end that is far away rounding would leave nothing: ends, and where sides are met, are as they are.
     let on = |axis: usize, share: f32| from[axis] + share * (to[axis] - from[axis]);
-    let at = |share: f32| [0, 1].map(|axis| on(axis, share).clamp(0.0, size[axis]));
-    (first <= last).then(|| (at(first), at(last)))
+    let at = |(share, side): (f32, Option<(usize, f32)>), end: [f32; 2]| {
+        let Some((met, side)) = side else { return end };
+        let mut at = [0, 1].map(|axis| on(axis, share).clamp(0.0, size[axis]));
+        at[met] = side;
+        at
+    };
+    (first.0 <= last.0).then(|| (at(first, from), at(last, to)))
 }
 
 /// Text on a ground of `color`, white or black, whichever is easier to read; its top left corner at (`left`, `top`), moved to stay inside the image.

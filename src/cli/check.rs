@@ -35,7 +35,7 @@ pub(super) fn run(config: &Config) -> anyhow::Result<()> {
     let manifest = &repository.backbone;
     match &trial {
         None => say!("device {}", runtime.device().describe()),
-        Some(trial) => show_trial(trial)?,
+        Some(trial) => show_trial(trial, runtime.device().reason())?,
     }
     say!(
         "backbone {} {} ({}), ready on {} lanes in {:.0} ms",
@@ -131,10 +131,10 @@ fn backbone_rows(engine: &Engine, repository: &Repository) -> Vec<Vec<String>> {
 }
 
 /// The ways that were tried to run the backbone, and which of them is taken.
-fn show_trial(trial: &Trial) -> anyhow::Result<()> {
+fn show_trial(trial: &Trial, reason: &str) -> anyhow::Result<()> {
     let chosen = trial.chosen().context("nothing was chosen")?;
     say!(
-        "device {}: {} in {:.1} s",
+        "device {}: {reason}; {} in {:.1} s",
         chosen.name(),
         match trial.remembered {
             true => "by an earlier trial, read",

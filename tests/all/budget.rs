@@ -312,10 +312,9 @@ async fn each_method_has_its_own_size() {
         stream.send_data(prefix(most + 1), false).unwrap();
         let status = status(answer).await;
         assert_eq!(status.code(), Code::InvalidArgument);
-        assert!(
-            status.message().contains(&format!("the limit is {most}")),
-            "{status:?}"
-        );
+        let info = status.get_error_details().error_info().cloned();
+        let limit = info.and_then(|info| info.metadata.get("limit").cloned());
+        assert_eq!(limit, Some(most.to_string()), "{status:?}");
     }
     client.detect(png(32, 32, 0)).await.unwrap();
     drop((client, sender));

@@ -297,7 +297,7 @@ def test_methods_exist():
         if bare and code not in every and not re.search(rf"\b{code}\b", source()):
             wrong.add((name, code))
     assert not wrong
-    assert "AnalyzeStream" not in every and not re.search(r"\bAnalyzeStream\b", source())
+    assert "AnalyzeVideo" not in every and not re.search(r"\bAnalyzeVideo\b", source())
 
 
 def test_metrics_and_alerts_exist():

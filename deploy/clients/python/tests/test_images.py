@@ -250,7 +250,7 @@ def test_folders_list_their_pictures_as_people_count(tmp_path):
 
 
 def test_what_is_too_large_raw_is_refused_with_the_limit(client):
-    with pytest.raises(FrostlineError, match="limit") as refused:
+    with pytest.raises(FrostlineError, match="67108864 bytes") as refused:
         client.detect(Image.new("RGB", (6000, 4000)))
     assert refused.value.code is grpc.StatusCode.INVALID_ARGUMENT
     assert refused.value.reason == "LIMIT_EXCEEDED"

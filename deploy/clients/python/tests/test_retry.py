@@ -8,7 +8,7 @@ import grpc
 import pytest
 from conftest import own_port
 from frostline.v1 import model_pb2, model_pb2_grpc
-from frostline_client import AsyncClient, Client, FrostlineError, RetryPolicy
+from frostline_client import AsyncClient, Client, FrostlineError, RetryPolicy, errors
 from frostline_client.retry import Attempts, Budget
 from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2, status_pb2
@@ -193,10 +193,10 @@ def test_a_budget_ends_retries_of_what_a_full_server_refuses(service):
 
 def test_a_damaged_detail_is_no_second_error(service):
     error = FrostlineError(grpc.StatusCode.INTERNAL, "x")
-    error._read(b"\xff\xff\xff")
+    error._read(errors._status(b"\xff\xff\xff"))
     status = status_pb2.Status(code=13)
     status.details.add(type_url="type.googleapis.com/google.rpc.ErrorInfo", value=b"\xff")
-    error._read(status.SerializeToString())
+    error._read(errors._status(status.SerializeToString()))
     assert error.reason == ""
 
 

@@ -22,6 +22,7 @@ from frostline_client import (
     HeadFailure,
     ImageLike,
     Mask,
+    Poses,
     RetryPolicy,
     Segmentation,
     Tensors,
@@ -74,6 +75,8 @@ def several(client: Client, path: Path) -> None:
                 print(result.label_map.shape, result.segments[0].pixels)
             case Classification():
                 print(result.top[0].probability)
+            case Poses():
+                print(result[0].keypoints)
             case Tensors():
                 print(result.tensors)
             case HeadFailure():

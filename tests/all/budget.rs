@@ -20,6 +20,7 @@ use tokio::{
 };
 use tonic::{Code, Status};
 use tonic_health::pb::HealthCheckRequest;
+use tonic_types::StatusExt;
 
 use crate::{
     abuse::{DETECT, LIMIT, Witness, bare, bounded, detect, request},

@@ -44,10 +44,12 @@ def _generate(proto: Path) -> tuple:
             "evaluating through the server needs grpcio and grpcio-tools "
             "(pip install 'frostline-models[serve]')"
         ) from None
-    files = [proto / "frostline" / "v1" / f"{name}.proto" for name in FILES]
-    for file in files:
+    folder = proto / "frostline" / "v1"
+    for file in (folder / f"{name}.proto" for name in FILES):
         if not file.is_file():
             raise at(file, "no such file (--proto names the folder that holds frostline/v1)")
+    # Those import others of the folder.
+    files = sorted(folder.glob("*.proto"))
     import grpc_tools
 
     out = tempfile.mkdtemp(prefix="frostline-stubs-")

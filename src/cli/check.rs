@@ -25,6 +25,8 @@ pub(super) fn run(config: &Config) -> anyhow::Result<()> {
         on_bad_head: config.repository.on_bad_head.unwrap_or(OnBadHead::Refuse),
         ..config.engine()
     };
+    // Why the choice was left to a trial.
+    let reason = runtime.device().reason().to_owned();
     let (runtime, trial) = super::placed(config, &runtime, &repository, &engine)?;
     let (before, started) = match trial {
         Some(_) => (metrics::resident(), Instant::now()),
@@ -35,7 +37,7 @@ pub(super) fn run(config: &Config) -> anyhow::Result<()> {
     let manifest = &repository.backbone;
     match &trial {
         None => say!("device {}", runtime.device().describe()),
-        Some(trial) => show_trial(trial, runtime.device().reason())?,
+        Some(trial) => show_trial(trial, &reason)?,
     }
     say!(
         "backbone {} {} ({}), ready on {} lanes in {:.0} ms",

@@ -261,6 +261,29 @@ fn load(
     Ok((runtime, backbone, rates))
 }
 
+/// Runs each way in turns, as long as there is time for them.
+fn take_turns(
+    ways: &mut [Way],
+    begun: Instant,
+    options: &TrialOptions,
+    repository: &Repository,
+) -> Result<(), BackendError> {
+    let size = repository.backbone.input.sizes.first().copied();
+    let size = size.unwrap_or_default();
+    for round in 0..ROUNDS {
+        if round >= LEAST_ROUNDS && begun.elapsed() > options.budget {
+            break;
+        }
+        for way in &mut *ways {
+            let backbone = &way.backbone;
+            for (rows, rates) in &mut way.rates {
+                rates.push(turn(backbone, size, *rows)?);
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Lets the ways take turns, and says which of them is taken and why each of the others is not.
 fn compare(
     ways: &mut [Way],
@@ -278,19 +301,7 @@ fn compare(
         ALONE.clone_into(&mut tried[ways[0].at].verdict);
         return Ok(runtime);
     }
-    let size = repository.backbone.input.sizes.first().copied();
-    let size = size.unwrap_or_default();
-    for round in 0..ROUNDS {
-        if round >= LEAST_ROUNDS && begun.elapsed() > options.budget {
-            break;
-        }
-        for way in &mut *ways {
-            let backbone = &way.backbone;
-            for (rows, rates) in &mut way.rates {
-                rates.push(turn(backbone, size, *rows)?);
-            }
-        }
-    }
+    take_turns(ways, begun, options, repository)?;
     let base: Vec<f64> = best_of_rounds(&ways[0]);
     let base_rate = median(base.clone());
     for way in &*ways {

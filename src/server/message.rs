@@ -195,7 +195,7 @@ impl Message {
     /// Bytes that the current message takes, here or with its reader.
     fn bytes(&self) -> usize {
         let own = if self.holds() {
-            self.length - self.body_bytes
+            self.length - self.body_bytes + self.ready.bytes
         } else if self.body_bytes > 0 || self.ready.bytes > 0 {
             self.length + self.ready.bytes
         } else {
@@ -235,11 +235,20 @@ impl Message {
         }
         if self.holds() {
             let rest = data.split_off(began.unwrap_or(0));
+            let before = match began {
+                Some(_) => std::mem::take(&mut self.held),
+                None => Pieces::default(),
+            };
             self.held.push(rest);
-            self.charge()?;
-            return Ok((!data.is_empty()).then_some(data));
-        }
-        if !self.held.pieces.is_empty() {
+            if before.pieces.is_empty() {
+                self.charge()?;
+                return Ok((!data.is_empty()).then_some(data));
+            }
+            // The message before was held back as well, and this is its end.
+            self.ready = before;
+            self.ready.push(data);
+            data = self.ready.pop().unwrap_or_default();
+        } else if !self.held.pieces.is_empty() {
             self.held.push(data);
             self.ready = std::mem::take(&mut self.held);
             data = self.ready.pop().unwrap_or_default();

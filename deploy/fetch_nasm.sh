@@ -25,7 +25,7 @@ echo "fetching nasm"
 download() { (cd "$work" && apt-get download -qq nasm >/dev/null 2>&1); }
 # A fresh system knows of no packages until it is told to look, which takes root.
 download || { [ "$(id -u)" = 0 ] && apt-get update -qq >/dev/null 2>&1 && download; } || without "apt-get download failed"
-dpkg-deb --extract "$work"/nasm_*.deb "$work/root"
+dpkg-deb --extract "$work"/nasm_*.deb "$work/unpacked"
 mkdir -p "$folder/bin"
-"$work/root/usr/bin/nasm" -v >/dev/null 2>&1 || without "Debian's does not run here"
-mv "$work/root/usr/bin/nasm" "$folder/bin/nasm"
+"$work/unpacked/usr/bin/nasm" -v >/dev/null 2>&1 || without "Debian's does not run here"
+mv "$work/unpacked/usr/bin/nasm" "$folder/bin/nasm"

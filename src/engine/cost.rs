@@ -181,11 +181,11 @@ impl Costs {
         }
     }
 
-    /// Notes that `crowd` images wait when a batch is formed.
-    pub(super) fn waited(&self, size: [u32; 2], crowd: usize) {
+    /// Notes that `crowd` images wait when a batch is formed, the batch size `fastest` serving the most of them.
+    pub(super) fn waited(&self, size: [u32; 2], crowd: usize, fastest: usize) {
         if let Some(buckets) = self.buckets.get(&size) {
             // So that a flood is forgotten as fast as it is noticed.
-            let most = 2 * CROWD * self.batching(size).fastest();
+            let most = 2 * CROWD * fastest;
             buckets.crowd.follow(crowd.min(most) as f64, NOTICE);
         }
     }

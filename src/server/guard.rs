@@ -270,7 +270,7 @@ where
         let write = shared.write;
         let bounds = shared.bounds(method(request.uri().path()), eviction.is_some());
         let account = shared.budget.account(party.clone());
-        let ledger = Ledger::new(&shared.budget, &party);
+        let ledger = (framing == Framing::Stream).then(|| Ledger::new(&shared.budget, &party));
         let unread = shared.budget.account(party);
         let mut request = request.map(|body| {
             let message = Message::new(body, framing, packed.is_some(), bounds, account);
@@ -290,7 +290,7 @@ where
             request.extensions_mut().insert(pixels);
         }
         request.extensions_mut().insert(identity);
-        if framing == Framing::Stream {
+        if let Some(ledger) = ledger {
             request.extensions_mut().insert(ledger);
         }
         let answering = self.inner.call(request);

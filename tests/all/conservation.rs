@@ -20,7 +20,7 @@ use tonic::{Code, Request};
 
 use crate::{
     common::graphs::{BAD_FOR_BACKBONE, HeadGraph, TOUCHY, pixels, write_head},
-    support::Running,
+    support::{Running, touchy},
 };
 
 const SIZE: [u32; 2] = [64, 64];
@@ -36,17 +36,7 @@ fn dice(seed: (u64, u64, &str), sides: u64) -> u64 {
 #[tokio::test(flavor = "multi_thread")]
 async fn under_cancellations_deadlines_refusals_failures_and_reloads_nothing_is_lost() {
     let folder = tempfile::tempdir().unwrap();
-    let backbone = TOUCHY.write(folder.path());
-    for name in ["a", "b"] {
-        write_head(
-            folder.path(),
-            name,
-            "1",
-            &backbone,
-            SIZE,
-            &HeadGraph::Mean(1.0),
-        );
-    }
+    touchy(folder.path(), SIZE, ["a", "b"]);
     let mut config = EngineConfig::default();
     config.admission.images = 12;
     let repository = Repository::open(folder.path()).unwrap();

@@ -4,7 +4,6 @@
 use std::{
     collections::BTreeMap,
     path::PathBuf,
-    process::Command,
     sync::{Arc, atomic::Ordering},
 };
 
@@ -21,7 +20,10 @@ use frostline::{
 use tokio::task::JoinSet;
 use tonic::Code;
 
-use crate::support::{Running, one_lane, png};
+use crate::{
+    process::check,
+    support::{Running, one_lane, png},
+};
 
 fn emulated() -> DeviceOptions {
     DeviceOptions {
@@ -345,24 +347,12 @@ fn library_beside(files: &[&str]) -> (tempfile::TempDir, PathBuf) {
     (folder, library)
 }
 
-fn check_with(settings: &[&str]) -> (Option<i32>, String) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_frostline"));
-    command.arg("check");
-    for setting in settings {
-        command.args(["--set", setting]);
-    }
-    let output = command.output().unwrap();
-    let text = [output.stderr, output.stdout].concat();
-    let text = String::from_utf8_lossy(&text).into_owned();
-    (output.status.code(), text)
-}
-
 #[test]
 fn a_device_that_the_library_cannot_use_is_one_sentence() {
     let (_folder, library) = library_beside(&[]);
     let library = format!("device.library={}", library.display());
     for (device, provider) in [("cuda:0", "cuda"), ("tensorrt:1", "cuda")] {
-        let (code, said) = check_with(&[&library, &format!("device.device={device}")]);
+        let (code, said) = check(&[&library, &format!("device.device={device}")]);
         assert_eq!(code, Some(1), "{said}");
         let wanted = format!(
             "the device {device} cannot be used: libonnxruntime_providers_{provider}.so is not beside"
@@ -370,7 +360,7 @@ fn a_device_that_the_library_cannot_use_is_one_sentence() {
         assert!(said.contains(&wanted), "{said}");
         assert!(said.contains("the GPU build is needed"), "{said}");
     }
-    let (code, said) = check_with(&["device.device=gpu"]);
+    let (code, said) = check(&["device.device=gpu"]);
     assert_eq!(code, Some(2));
     assert!(said.contains("\"cuda:N\" or \"tensorrt:N\""), "{said}");
 }
@@ -383,10 +373,10 @@ fn tensorrt_does_not_build_engines_unasked() {
     ];
     let (folder, library) = library_beside(&providers);
     let library = format!("device.library={}", library.display());
-    let (_, said) = check_with(&[&library, "device.device=tensorrt:0"]);
+    let (_, said) = check(&[&library, "device.device=tensorrt:0"]);
     assert!(said.contains("set device.tensorrt_engine_cache"), "{said}");
     let cache = format!("device.tensorrt_engine_cache={}", folder.path().display());
-    let (_, said) = check_with(&[&library, "device.device=tensorrt:0", &cache]);
+    let (_, said) = check(&[&library, "device.device=tensorrt:0", &cache]);
     assert!(said.contains("holds no built engine"), "{said}");
 }
 
@@ -396,7 +386,7 @@ fn auto_without_a_gpu_is_the_cpu_and_says_why() {
     let options = DeviceOptions::default();
     assert_eq!(options.device, DeviceChoice::Auto);
     let library = format!("device.library={}", library.display());
-    let (code, said) = check_with(&[&library]);
+    let (code, said) = check(&[&library]);
     assert_eq!(code, Some(0), "{said}");
     assert!(said.contains("device cpu: "), "{said}");
     assert!(said.contains("CPU build"), "{said}");

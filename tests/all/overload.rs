@@ -8,14 +8,11 @@ use std::{
     time::Duration,
 };
 
-use frostline::{client::raw, engine::EngineConfig, proto, repository::Repository};
+use frostline::{client::raw, proto};
 use tokio::task::JoinSet;
 use tonic::{Request, Status};
 
-use crate::{
-    common::graphs::{HeadGraph, TOUCHY, pixels, write_head},
-    support::Running,
-};
+use crate::{common::graphs::pixels, support::Running};
 
 const SIZE: [u32; 2] = [64, 64];
 /// Green of a first pixel that costs about ten milliseconds.
@@ -25,24 +22,7 @@ const FLOOD: u8 = 60;
 
 /// One lane that runs one image at a time, and two heads.
 async fn serve() -> Running {
-    let folder = tempfile::tempdir().unwrap();
-    let backbone = TOUCHY.write(folder.path());
-    for name in ["flooded", "other"] {
-        write_head(
-            folder.path(),
-            name,
-            "1",
-            &backbone,
-            SIZE,
-            &HeadGraph::Mean(1.0),
-        );
-    }
-    let config = EngineConfig {
-        lanes: 1,
-        buckets: Some(vec![1]),
-        ..EngineConfig::default()
-    };
-    Running::start_of(&Repository::open(folder.path()).unwrap(), config).await
+    Running::one_at_a_time(SIZE, ["flooded", "other"]).await
 }
 
 struct Call {

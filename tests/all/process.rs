@@ -428,3 +428,16 @@ async fn numbers_are_numbers_and_a_start_on_a_cpu_says_nothing_of_gpus() {
         "{lines:?}"
     );
 }
+
+/// Runs `frostline check` with these settings; its exit code, and what it says.
+pub(crate) fn check(settings: &[impl AsRef<str>]) -> (Option<i32>, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_frostline"));
+    command.arg("check");
+    for setting in settings {
+        command.args(["--set", setting.as_ref()]);
+    }
+    let output = command.output().unwrap();
+    let text = [output.stderr, output.stdout].concat();
+    let text = String::from_utf8_lossy(&text).into_owned();
+    (output.status.code(), text)
+}

@@ -1,6 +1,6 @@
 //! A server on a free port, and pictures to send.
 
-use std::{io::Cursor, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io::Cursor, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use frostline::{
@@ -16,6 +16,8 @@ use rcgen::{
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 use tonic::{Status, transport::Channel};
 use tonic_types::StatusExt;
+
+use crate::common::graphs::{HeadGraph, TOUCHY, write_head};
 
 /// A running server. Stop it to see that it drains.
 pub(crate) struct Running {
@@ -62,6 +64,17 @@ impl Running {
         server: ServerConfig,
     ) -> Self {
         Self::serve_with(Runtime::load(None).unwrap(), repository, engine, server).await
+    }
+
+    /// One lane that runs one image at a time, on the models of [`touchy`].
+    pub(crate) async fn one_at_a_time(size: [u32; 2], names: [&str; 2]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        touchy(folder.path(), size, names);
+        let config = EngineConfig {
+            buckets: Some(vec![1]),
+            ..one_lane()
+        };
+        Self::start_of(&Repository::open(folder.path()).unwrap(), config).await
     }
 
     async fn serve_with(
@@ -142,6 +155,15 @@ impl Running {
     pub(crate) async fn stop(self) {
         drop(self.stop);
         self.serving.await.unwrap().unwrap();
+    }
+}
+
+/// Writes a backbone that costs what its images say ([`TOUCHY`]), and heads of these names that give a mean.
+pub(crate) fn touchy(folder: &Path, size: [u32; 2], names: [&str; 2]) {
+    let backbone = TOUCHY.write(folder);
+    for name in names {
+        let graph = HeadGraph::Mean(1.0);
+        write_head(folder, name, "1", &backbone, size, &graph);
     }
 }
 

@@ -123,14 +123,14 @@ fn a_batch_size_that_gains_less_while_serving_than_at_warm_up_is_left() {
 fn a_crowd_counts_where_it_lasts() {
     let core = costs(&[(1, 0.0099), (2, 0.0194), (4, 0.0378), (8, 0.0740)]);
     let plan = || core.batching(SIZE).plan(8).bucket;
-    (0..10).for_each(|_| core.waited(SIZE, 30));
+    (0..10).for_each(|_| core.waited(SIZE, 30, core.batching(SIZE).fastest()));
     assert_eq!(plan(), 2, "a stall");
-    (0..100).for_each(|_| core.waited(SIZE, 30));
+    (0..100).for_each(|_| core.waited(SIZE, 30, core.batching(SIZE).fastest()));
     assert_eq!(plan(), 8, "more than can be served");
-    (0..200).for_each(|_| core.waited(SIZE, 0));
+    (0..200).for_each(|_| core.waited(SIZE, 0, core.batching(SIZE).fastest()));
     assert_eq!(plan(), 1);
-    (0..1000).for_each(|_| core.waited(SIZE, 1_000_000));
-    (0..200).for_each(|_| core.waited(SIZE, 0));
+    (0..1000).for_each(|_| core.waited(SIZE, 1_000_000, core.batching(SIZE).fastest()));
+    (0..200).for_each(|_| core.waited(SIZE, 0, core.batching(SIZE).fastest()));
     assert_eq!(plan(), 1, "a flood is forgotten as soon");
 }
 

@@ -59,8 +59,11 @@ impl Queue {
             }
             Decision::Batch { size, plan } => {
                 state.batch_next = false;
-                let crowd = view.encoded + view.ready.as_ref().map_or(0, |ready| ready.waiting);
-                look.costs.waited(size, crowd);
+                if let Some(ready) = &view.ready {
+                    let crowd = view.encoded + ready.waiting;
+                    let fastest = ready.batching.fastest();
+                    look.costs.waited(size, crowd, fastest);
+                }
                 self.take_batch(state, look, size, plan)
             }
             Decision::Decode => self.take_encoded(state, look).map(Work::Decode),

@@ -1,5 +1,7 @@
 //! How large a batch is.
 
+use smallvec::SmallVec;
+
 use super::tuning::{BESIDE, CROWD, NEAR};
 
 /// A batch size, and how long it takes as it has run of late.
@@ -32,8 +34,8 @@ impl Plan {
 /// What is known of the batches of one input size at one moment.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Batching {
-    /// Smallest first.
-    pub(crate) buckets: Vec<Bucket>,
+    /// Smallest first; in place, since this is asked for each image.
+    pub(crate) buckets: SmallVec<[Bucket; 8]>,
     /// Seconds that a lane spends on an image beside the backbone.
     pub(crate) other: f64,
     /// How many images have been waiting of late.

@@ -4,16 +4,11 @@ use std::time::Duration;
 
 use frostline::{
     client::raw,
-    engine::EngineConfig,
     proto::{self, FrameOutcome, FramePolicy, StreamSettings},
-    repository::Repository,
 };
 
 use super::camera::{Camera, head, settings};
-use crate::{
-    common::graphs::{HeadGraph, TOUCHY, pixels, write_head},
-    support::Running,
-};
+use crate::{common::graphs::pixels, support::Running};
 
 pub(super) const SIZE: [u32; 2] = [64, 64];
 /// Green of a first pixel that costs some tens of milliseconds.
@@ -21,24 +16,7 @@ pub(super) const SLOW: u8 = 60;
 
 /// One lane that runs one image at a time, and two heads.
 pub(super) async fn serve() -> Running {
-    let folder = tempfile::tempdir().unwrap();
-    let backbone = TOUCHY.write(folder.path());
-    for name in ["mean", "other"] {
-        write_head(
-            folder.path(),
-            name,
-            "1",
-            &backbone,
-            SIZE,
-            &HeadGraph::Mean(1.0),
-        );
-    }
-    let config = EngineConfig {
-        lanes: 1,
-        buckets: Some(vec![1]),
-        ..EngineConfig::default()
-    };
-    Running::start_of(&Repository::open(folder.path()).unwrap(), config).await
+    Running::one_at_a_time(SIZE, ["mean", "other"]).await
 }
 
 /// An image of which no other is equal, that costs so much.

@@ -16,15 +16,13 @@ from .connection import Metadata
 from .errors import FrostlineError
 from .images import Frames, ImageLike, pictures
 from .requests import Priority
+from .models import Backbone, FeatureMap, Head
 from .results import (
     Analysis,
-    Backbone,
     Classification,
     Detection,
     Detections,
-    FeatureMap,
     Features,
-    Head,
     HeadFailure,
     HeadResult,
     Keypoint,

@@ -13,7 +13,7 @@ from typing import Any, ParamSpec, TypeVar
 import grpc
 from grpc_health.v1 import health_pb2
 
-from . import bulk, requests, results
+from . import bulk, models, requests, results
 from . import images as _images
 from .connection import AsyncLink, Metadata, PathLike, Target, pairs, serving, survives_fork
 from .convert import About
@@ -278,11 +278,11 @@ class AsyncClient:
         call = await self._build(requests.features, image, names, size, priority)
         return await self._run(call, timeout, metadata)
 
-    async def backbone(self, *, metadata: Metadata | None = None, timeout: float | None = None) -> results.Backbone:
+    async def backbone(self, *, metadata: Metadata | None = None, timeout: float | None = None) -> models.Backbone:
         """The frozen backbone: its name, fingerprint, input sizes and feature maps."""
         return await self._run(requests.backbone(), timeout, metadata)
 
-    async def heads(self, *, metadata: Metadata | None = None, timeout: float | None = None) -> list[results.Head]:
+    async def heads(self, *, metadata: Metadata | None = None, timeout: float | None = None) -> list[models.Head]:
         """The loaded heads, by name."""
         found, page = await self._run(requests.heads(), timeout, metadata)
         while page:
@@ -290,15 +290,15 @@ class AsyncClient:
             found += more
         return found
 
-    async def head(self, name: str, *, metadata: Metadata | None = None, timeout: float | None = None) -> results.Head:
+    async def head(self, name: str, *, metadata: Metadata | None = None, timeout: float | None = None) -> models.Head:
         """A loaded head."""
         return await self._run(requests.head(name), timeout, metadata)
 
-    async def load(self, name: str, *, metadata: Metadata | None = None, timeout: float | None = None) -> results.Head:
+    async def load(self, name: str, *, metadata: Metadata | None = None, timeout: float | None = None) -> models.Head:
         """Loads a head from the server's repository, or loads it again."""
         return await self._run(requests.load(name), timeout, metadata)
 
-    async def unload(self, name: str, *, metadata: Metadata | None = None, timeout: float | None = None) -> results.Head:
+    async def unload(self, name: str, *, metadata: Metadata | None = None, timeout: float | None = None) -> models.Head:
         """Takes a head out of service. Never sent twice: a second one would find no head."""
         return await self._run(requests.unload(name), timeout, metadata)
 

@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health_pb2
 
-from . import bulk, requests, results
+from . import bulk, models, requests, results
 from . import images as _images
 from .connection import Link, Metadata, PathLike, Target, pairs, serving, survives_fork
 from .convert import About
@@ -238,11 +238,11 @@ class Client:
         call = requests.features(image, names, size, priority)
         return self._run(call, timeout, metadata)
 
-    def backbone(self, *, metadata: Metadata | None = None, timeout: float | None = None) -> results.Backbone:
+    def backbone(self, *, metadata: Metadata | None = None, timeout: float | None = None) -> models.Backbone:
         """The frozen backbone: its name, fingerprint, input sizes and feature maps."""
         return self._run(requests.backbone(), timeout, metadata)
 
-    def heads(self, *, metadata: Metadata | None = None, timeout: float | None = None) -> list[results.Head]:
+    def heads(self, *, metadata: Metadata | None = None, timeout: float | None = None) -> list[models.Head]:
         """The loaded heads, by name."""
         found, page = self._run(requests.heads(), timeout, metadata)
         while page:
@@ -250,15 +250,15 @@ class Client:
             found += more
         return found
 
-    def head(self, name: str, *, metadata: Metadata | None = None, timeout: float | None = None) -> results.Head:
+    def head(self, name: str, *, metadata: Metadata | None = None, timeout: float | None = None) -> models.Head:
         """A loaded head."""
         return self._run(requests.head(name), timeout, metadata)
 
-    def load(self, name: str, *, metadata: Metadata | None = None, timeout: float | None = None) -> results.Head:
+    def load(self, name: str, *, metadata: Metadata | None = None, timeout: float | None = None) -> models.Head:
         """Loads a head from the server's repository, or loads it again."""
         return self._run(requests.load(name), timeout, metadata)
 
-    def unload(self, name: str, *, metadata: Metadata | None = None, timeout: float | None = None) -> results.Head:
+    def unload(self, name: str, *, metadata: Metadata | None = None, timeout: float | None = None) -> models.Head:
         """Takes a head out of service. Never sent twice: a second one would find no head."""
         return self._run(requests.unload(name), timeout, metadata)
 

@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 from frostline.v1 import model_pb2, types_pb2, vision_pb2
 
-from . import results
+from . import models, results
 from .errors import FrostlineError
 from .results import (
     Analysis,
@@ -153,8 +153,8 @@ def _code(number: int) -> grpc.StatusCode:
     return next((code for code in grpc.StatusCode if code.value[0] == number), grpc.StatusCode.UNKNOWN)
 
 
-def head(message: model_pb2.Head) -> results.Head:
-    return results.Head(
+def head(message: model_pb2.Head) -> models.Head:
+    return models.Head(
         name=message.name,
         version=message.version,
         task=text(model_pb2.HeadTask, message.task, "HEAD_TASK_"),
@@ -181,8 +181,8 @@ def _settings(message: model_pb2.Head) -> dict[str, Any]:
     return settings
 
 
-def backbone(message: model_pb2.Backbone) -> results.Backbone:
-    return results.Backbone(
+def backbone(message: model_pb2.Backbone) -> models.Backbone:
+    return models.Backbone(
         name=message.name,
         version=message.version,
         fingerprint=message.fingerprint,
@@ -193,7 +193,7 @@ def backbone(message: model_pb2.Backbone) -> results.Backbone:
         sizes=tuple((size.height, size.width) for size in message.input_sizes),
         resize=text(model_pb2.ResizeMode, message.resize, "RESIZE_MODE_"),
         maps=tuple(
-            results.FeatureMap(
+            models.FeatureMap(
                 m.name, m.stride, m.channels, text(model_pb2.TensorLayout, m.layout, "TENSOR_LAYOUT_").upper()
             )
             for m in message.feature_maps

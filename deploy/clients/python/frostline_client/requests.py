@@ -9,7 +9,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 from frostline.v1 import model_pb2, types_pb2, vision_pb2
 
-from . import convert, images, results
+from . import convert, images, models, results
 from .connection import LARGEST_MESSAGE
 from .images import Frames, ImageLike
 
@@ -183,27 +183,27 @@ def features(
     return Call("vision", "ExtractFeatures", request, convert.features)
 
 
-def backbone() -> Call[results.Backbone]:
+def backbone() -> Call[models.Backbone]:
     return Call("model", "GetBackbone", model_pb2.GetBackboneRequest(), lambda a, _: convert.backbone(a.backbone))
 
 
-def heads(page: str = "") -> Call[tuple[list[results.Head], str]]:
+def heads(page: str = "") -> Call[tuple[list[models.Head], str]]:
     """One page of them, and where the next begins; empty after the last."""
     request = model_pb2.ListHeadsRequest(page_token=page)
     return Call("model", "ListHeads", request, lambda a, _: ([convert.head(h) for h in a.heads], a.next_page_token))
 
 
-def head(name: str) -> Call[results.Head]:
+def head(name: str) -> Call[models.Head]:
     request = model_pb2.GetHeadRequest(name=_head(name))
     return Call("model", "GetHead", request, lambda a, _: convert.head(a.head))
 
 
-def load(name: str) -> Call[results.Head]:
+def load(name: str) -> Call[models.Head]:
     request = model_pb2.LoadHeadRequest(name=_head(name))
     return Call("model", "LoadHead", request, lambda a, _: convert.head(a.head))
 
 
-def unload(name: str) -> Call[results.Head]:
+def unload(name: str) -> Call[models.Head]:
     # A second one finds no head: whether the first got through would not be known.
     request = model_pb2.UnloadHeadRequest(name=_head(name))
     return Call("model", "UnloadHead", request, lambda a, _: convert.head(a.head), repeatable=False)

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use serde_json::{Map, Value, json};
 
 use super::schema::{kind, schema, text};
@@ -35,8 +35,21 @@ pub(super) fn head_schema() -> anyhow::Result<Value> {
             about.insert("default".to_owned(), number(default));
         }
     }
+    check_keys(post)?;
     head["allOf"] = Task::ALL.into_iter().map(rules).collect();
     Ok(head)
+}
+
+/// Refuses a field of `[postprocess]` that no task has among its keys: it would be taken for every task, unchecked.
+fn check_keys(post: &Map<String, Value>) -> anyhow::Result<()> {
+    let keys = Postprocess::keys();
+    let stray = post
+        .keys()
+        .find(|name| !keys.iter().any(|key| key.name == name.as_str()));
+    match stray {
+        Some(name) => bail!("{name} is a field of a task's Keys, but in no task's Spec.keys"),
+        None => Ok(()),
+    }
 }
 
 /// What else holds for the heads of a task.
@@ -259,4 +272,22 @@ fn outputs(page: &mut String) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_field_without_its_row_of_keys_is_noticed() {
+        let mut post: Map<String, Value> = Postprocess::keys()
+            .iter()
+            .map(|key| (key.name.to_owned(), Value::Null))
+            .collect();
+        assert!(check_keys(&post).is_ok() && head_schema().is_ok());
+        post.insert("min_size".to_owned(), Value::Null);
+        let error = check_keys(&post).unwrap_err().to_string();
+        assert!(error.contains("min_size"), "{error}");
+    }
 }

@@ -44,7 +44,7 @@ def environment() -> dict[str, str]:
 def generate_protocol() -> None:
     """Makes the client modules `frostline.v1.*` importable."""
     out = Path(tempfile.mkdtemp(prefix="frostline-proto-"))
-    names = [f"frostline/v1/{name}.proto" for name in ("types", "vision", "model")]
+    names = sorted(str(file.relative_to(ROOT / "proto")) for file in (ROOT / "proto/frostline/v1").glob("*.proto"))
     includes = [f"-I{ROOT / 'proto'}", f"-I{Path(grpc_tools.__file__).parent / '_proto'}"]
     flags = [*includes, f"--python_out={out}", f"--grpc_python_out={out}"]
     if protoc.main(["protoc", *flags, *names]) != 0:

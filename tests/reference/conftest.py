@@ -21,7 +21,7 @@ BINARY = os.environ.get("FROSTLINE_BINARY", ROOT / "target/debug/frostline")
 def proto(tmp_path_factory):
     """The generated modules: `proto.vision`, `proto.types`, `proto.stub(channel)`."""
     out = tmp_path_factory.mktemp("proto")
-    names = [f"frostline/v1/{name}.proto" for name in ("types", "vision", "model")]
+    names = sorted(str(file.relative_to(ROOT / "proto")) for file in (ROOT / "proto/frostline/v1").glob("*.proto"))
     includes = [f"-I{ROOT / 'proto'}", f"-I{Path(grpc_tools.__file__).parent / '_proto'}"]
     flags = [*includes, f"--python_out={out}", f"--grpc_python_out={out}"]
     assert protoc.main(["protoc", *flags, *names]) == 0
